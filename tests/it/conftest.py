@@ -1,0 +1,177 @@
+"""Fixtures: a pair of servers for the whole session, a fresh pair of databases for each test.
+
+A test that asks for `pair` runs once for each rung (how loops are avoided, which follows from what
+the role may do): "marker" is an owner with REPLICATION and nothing else, "origin" a superuser.
+`@pytest.mark.rung("marker")` keeps one of them.
+"""
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import tempfile
+
+import psycopg2
+import pytest
+
+import pg
+import tw
+
+SEED = os.environ.get("TWSYNC_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
+numbers = itertools.count(1)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "rung(*names): run only on these rungs")
+
+
+def pytest_report_header(config):
+    return f"twsync: {tw.BINARY}; PostgreSQL: {pg.bin_dir()}; TWSYNC_TEST_SEED={SEED}"
+
+
+def pytest_generate_tests(metafunc):
+    if "rung" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("rung")
+        metafunc.parametrize("rung", list(only.args) if only else ["marker", "origin"])
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows its seed and the ends of the logs."""
+    report = (yield).get_result()
+    setattr(item, "failed_" + report.when, report.failed)
+    if not report.failed:
+        return
+    report.sections.append(("seed", f"TWSYNC_TEST_SEED={SEED}"))
+    for job in getattr(item, "jobs", []):
+        report.sections.append((f"job file {job.path}", mask(tw.ini(job.sections))))
+        report.sections.append((f"end of {job.log}", job.log_tail(60)))
+        with contextlib.suppress(Exception):
+            report.sections.append(("status", str(job.status())))
+    for server in getattr(item, "servers", []):
+        with contextlib.suppress(OSError), open(server.log, errors="replace") as f:
+            report.sections.append((f"end of {server.log}", "".join(f.readlines()[-25:])))
+
+
+def mask(text):
+    return text.replace(pg.CANARY, "***")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Leaves the counts for run.sh."""
+    path = os.environ.get("TWSYNC_TEST_COUNTS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if path and reporter:
+        def count(*kinds):
+            return sum(len(reporter.stats.get(kind, [])) for kind in kinds)
+        with open(path, "w") as f:
+            f.write(f"{count('passed')} {count('failed', 'error')} {count('skipped', 'xfailed')}\n")
+
+
+@pytest.fixture(scope="session")
+def folder():
+    """A short path for sockets, data and job files; kept when TWSYNC_TEST_KEEP is set."""
+    path = tempfile.mkdtemp(prefix="twit-", dir="/tmp")
+    os.chmod(path, 0o755)
+    yield path
+    if not os.environ.get("TWSYNC_TEST_KEEP"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def templates(folder):
+    """Data directories to copy from.  There are two, because copies share the system identifier."""
+    return [pg.Server(folder, f"template{n}").data for n in (1, 2)]
+
+
+@pytest.fixture(scope="session")
+def make_server(folder, templates):
+    """make_server(name, settings, hba) -> a running server; all are stopped at the end."""
+    servers = []
+
+    def make(name, settings=None, hba=pg.HBA, template=0):
+        server = pg.Server(folder, f"{name}{next(numbers)}", settings, hba, templates[template]).start()
+        servers.append(server)
+        server.make_roles()
+        return server
+
+    yield make
+    for server in servers:
+        server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def servers(make_server):
+    """The two servers that most tests share."""
+    return make_server("a"), make_server("b", template=1)
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that are the same again under the same seed."""
+    return random.Random(f"{SEED} {request.node.nodeid}")
+
+
+@pytest.fixture
+def pair(request, servers, rung):
+    """Two fresh databases on the shared servers."""
+    yield from new_pair(request, *servers, rung)
+
+
+@pytest.fixture
+def own_pair(request, make_server, rung):
+    """Two fresh databases on servers of this test alone, which may crash."""
+    own = make_server("owna"), make_server("ownb", template=1)
+    yield from new_pair(request, *own, rung)
+    for server in own:
+        server.stop("immediate")
+        shutil.rmtree(server.root, ignore_errors=True)
+
+
+def new_pair(request, server_a, server_b, rung):
+    request.node.servers = (server_a, server_b)
+    pair = pg.make_pair(server_a, server_b, f"db{next(numbers)}", rung)
+    yield pair
+    for job in pair.jobs:
+        job.clean_up()
+    with contextlib.suppress(psycopg2.OperationalError):
+        pg.drop_pair(pair)
+
+
+@pytest.fixture
+def make_job(request, folder):
+    """make_job(pair, schemas, section={...}) -> a tw.Job; afterwards its log must be clean."""
+    if not os.access(tw.BINARY, os.X_OK):
+        pytest.fail(f"{tw.BINARY} is not built (./build.sh)", pytrace=False)
+    jobs = request.node.jobs = []
+
+    def make(pair, schemas="public", name=None, **sections):
+        name = name or f"t{next(numbers)}"
+        job = tw.Job(pair, os.path.join(folder, "jobs", f"{name}-{next(numbers)}"), name, schemas,
+                     **sections)
+        jobs.append(job)
+        return job
+
+    yield make
+    for job in jobs:
+        job.clean_up()
+    for job in jobs:
+        log = job.log_text()
+        assert not tw.DEFECT.search(log), f"a defect shows in {job.log}:\n{job.log_tail()}"
+        assert_no_secret(job)
+
+
+def assert_no_secret(job):
+    """No password is in the log or in any file of the state folder."""
+    paths = [job.log] + [os.path.join(base, name) for base, _, names in os.walk(job.state_dir)
+                         for name in names]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+            assert pg.CANARY.encode() not in f.read(), f"a password is in {path}"
+
+
+@pytest.fixture
+def job(pair, make_job):
+    """The ordinary job: schema public in both directions.  The test starts it."""
+    return make_job(pair)

@@ -1,0 +1,336 @@
+"""Throwaway PostgreSQL servers, and databases on them.
+
+PostgreSQL refuses to run as root, so root runs the servers as an unprivileged user.  One data
+directory is made by initdb and copied for each server.  Over the Unix socket everybody is trusted;
+over TCP (127.0.0.1) a password is needed, so that both ways of connecting are in use.
+"""
+
+import contextlib
+import glob
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+
+import psycopg2
+import psycopg2.extensions
+
+from wait import wait_for
+
+# Every password of the suite contains this word; nothing twsync writes may contain it.
+CANARY = "canary8f3a"
+PASSWORD = CANARY + "-word"
+
+# Two ways to be somebody on a server (the rungs of loop avoidance that follow from them).
+ROLES = {"marker": "tw_owner", "origin": "tw_super"}
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "wal_level": "logical",
+    "track_commit_timestamp": "on",
+    "max_replication_slots": "20",
+    "max_wal_senders": "20",
+    "max_connections": "100",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "30min",
+    "autovacuum": "off",
+    "timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%a %u@%d ",
+}
+
+HBA = """\
+local all         all            trust
+local replication all            trust
+host  all         tw_rejected    127.0.0.1/32 reject
+host  all         all            127.0.0.1/32 scram-sha-256
+host  replication all            127.0.0.1/32 scram-sha-256
+"""
+
+# The harness reads and writes values in one fixed form, whatever a database is set to.
+SESSION = (
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
+    "-c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex "
+    "-c xmloption=content -c array_nulls=on -c timezone=UTC -c default_transaction_read_only=off "
+    "-c default_transaction_isolation=read\\ committed -c transform_null_equals=off "
+    "-c synchronous_commit=on -c row_security=on -c client_min_messages=warning "
+    "-c search_path=public -c standard_conforming_strings=on"
+)
+
+
+def bin_dir():
+    """The folder of initdb, postgres, pg_dump, pgbench: the newest installed."""
+    named = os.environ.get("TWSYNC_TEST_PGBIN")
+    if named:
+        return named
+    found = [d for d in glob.glob("/usr/lib/postgresql/*/bin") if os.path.exists(d + "/initdb")]
+    if not found:
+        raise RuntimeError("no PostgreSQL server is installed (apt-get install postgresql)")
+    return max(found, key=lambda d: int(re.search(r"/(\d+)/", d).group(1)))
+
+
+def server_user():
+    """Who runs the servers: None is ourselves."""
+    return None if os.geteuid() != 0 else pwd.getpwnam("postgres")
+
+
+def as_server_user(argv):
+    user = server_user()
+    if user is None:
+        return argv
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *argv]
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def lsn_int(text):
+    """A position as a number; NULL and the empty text come before all."""
+    if not text:
+        return 0
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def lsn_text(value):
+    return f"{value >> 32:X}/{value & 0xFFFFFFFF:X}"
+
+
+class Server:
+    """One running PostgreSQL server in a folder of its own."""
+
+    def __init__(self, root, name, settings=None, hba=HBA, template=None):
+        self.root, self.name = os.path.join(root, name), name
+        self.data = os.path.join(self.root, "data")
+        self.log = os.path.join(self.root, "server.log")
+        self.port = free_port()
+        os.makedirs(self.root)
+        if server_user():
+            os.chown(self.root, server_user().pw_uid, server_user().pw_gid)
+        if template:
+            subprocess.run(["cp", "-a", template, self.data], check=True)
+        else:
+            self._run("initdb", "-N", "-D", self.data, "-U", "postgres", "--auth=trust",
+                      "--encoding=UTF8", "--locale=C.UTF-8", "--wal-segsize=1")
+        self.configure(settings or {}, hba)
+
+    def configure(self, settings, hba=HBA):
+        with open(os.path.join(self.data, "twsync_test.conf"), "w") as f:
+            for key, value in {**SETTINGS, **settings}.items():
+                f.write(f"{key} = '{value}'\n")
+        conf = os.path.join(self.data, "postgresql.conf")
+        with open(conf) as f:
+            known = "twsync_test.conf" in f.read()
+        if not known:
+            with open(conf, "a") as f:
+                f.write("include 'twsync_test.conf'\n")
+        with open(os.path.join(self.data, "pg_hba.conf"), "w") as f:
+            f.write(hba)
+        self._give(os.path.join(self.data, "twsync_test.conf"))
+
+    def add_file(self, name, source, mode=0o600):
+        """Puts a file (a certificate, a key) into the data folder."""
+        path = os.path.join(self.data, name)
+        shutil.copy(source, path)
+        os.chmod(path, mode)
+        self._give(path)
+
+    @staticmethod
+    def _give(path):
+        if server_user():
+            os.chown(path, server_user().pw_uid, server_user().pw_gid)
+
+    def _run(self, tool, *args, check=True):
+        # Output goes to a file: a server started by pg_ctl would keep a pipe open.
+        with open(self.log + ".tools", "ab") as out:
+            done = subprocess.run(as_server_user([os.path.join(bin_dir(), tool), *args]),
+                                  stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/",
+                                  env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"})
+        if check and done.returncode:
+            raise RuntimeError(f"{tool} failed on {self.name}: see {self.log}.tools, {self.log}")
+        return done.returncode
+
+    def start(self):
+        self._run("pg_ctl", "start", "-w", "-t", "30", "-D", self.data, "-l", self.log,
+                  "-o", f"-p {self.port} -k {self.root}")
+        return self
+
+    def stop(self, mode="fast"):
+        self._run("pg_ctl", "stop", "-w", "-t", "60", "-m", mode, "-D", self.data, check=False)
+
+    def restart(self, mode="fast"):
+        self.stop(mode)
+        self.start()
+
+    def connect(self, dbname="postgres", user="postgres", **more):
+        conn = psycopg2.connect(host=self.root, port=self.port, dbname=dbname, user=user,
+                                application_name="harness", options=SESSION, **more)
+        conn.autocommit = True
+        return conn
+
+    def sql(self, query, args=None, dbname="postgres", user="postgres"):
+        """Runs one statement in its own session: rows, or the number of rows it touched."""
+        with contextlib.closing(self.connect(dbname, user)) as conn, conn.cursor() as cur:
+            cur.execute(query, args)
+            return cur.fetchall() if cur.description else cur.rowcount
+
+    def make_roles(self):
+        self.sql(f"CREATE ROLE tw_owner LOGIN REPLICATION PASSWORD '{PASSWORD}'")
+        self.sql(f"CREATE ROLE tw_super LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+        self.sql(f"CREATE ROLE tw_plain LOGIN PASSWORD '{PASSWORD}'")
+        self.sql(f"CREATE ROLE tw_rejected LOGIN REPLICATION PASSWORD '{PASSWORD}'")
+
+    def version(self):
+        return int(self.sql("SHOW server_version_num")[0][0])
+
+    def create_db(self, dbname, owner):
+        self.sql(f'CREATE DATABASE "{dbname}" OWNER "{owner}"')
+
+    def drop_db(self, dbname):
+        """Drops a database with all that twsync may have left in it."""
+        query = "SELECT slot_name FROM pg_replication_slots WHERE database = %s"
+
+        def drop_slots():
+            self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                     (dbname,))
+            for (slot,) in self.sql(query, (dbname,)):
+                with contextlib.suppress(psycopg2.Error):
+                    self.sql("SELECT pg_drop_replication_slot(%s)", (slot,))
+            return not self.sql(query, (dbname,))
+
+        wait_for(drop_slots, f"no slot left in {dbname}", 20)
+        self.sql(f'DROP DATABASE IF EXISTS "{dbname}" WITH (FORCE)')
+
+    def drop_origins(self, prefix):
+        for (name,) in self.sql("SELECT roname FROM pg_replication_origin WHERE starts_with(roname, %s)",
+                                (prefix,)):
+            with contextlib.suppress(psycopg2.Error):
+                self.sql("SELECT pg_replication_origin_drop(%s)", (name,))
+
+
+class Node:
+    """A database on a server, seen as the role that owns it and that twsync connects as."""
+
+    def __init__(self, letter, server, dbname, role, tcp):
+        self.letter, self.server, self.dbname, self.role = letter, server, dbname, role
+        self.tcp = tcp
+
+    def connect(self, autocommit=True, user=None):
+        conn = self.server.connect(self.dbname, user or self.role)
+        conn.autocommit = autocommit
+        return conn
+
+    def sql(self, query, args=None, user=None):
+        return self.server.sql(query, args, self.dbname, user or self.role)
+
+    def one(self, query, args=None, user=None):
+        """The single value that a query yields."""
+        return self.sql(query, args, user)[0][0]
+
+    def admin(self, query, args=None):
+        return self.sql(query, args, user="postgres")
+
+    @contextlib.contextmanager
+    def transaction(self, user=None):
+        """One transaction; yields its cursor."""
+        with contextlib.closing(self.connect(False, user)) as conn, conn, conn.cursor() as cur:
+            yield cur
+
+    def lsn(self):
+        """The end of what is durable here, as a number."""
+        return lsn_int(self.one("SELECT pg_current_wal_flush_lsn()::text", user="postgres"))
+
+    def job_keys(self):
+        """What a job file's section about this node says."""
+        keys = {"port": self.server.port, "dbname": self.dbname, "user": self.role}
+        if self.tcp:
+            return {"host": "127.0.0.1", **keys, "password": PASSWORD, "sslmode": "disable"}
+        return {"host": self.server.root, **keys}
+
+    def set_hostile(self, flavour):
+        """Gives the database defaults that bend values in text form; flavour 0 or 1 are opposites."""
+        hostile = {
+            "datestyle": ("SQL, DMY", "German, MDY"),
+            "intervalstyle": ("sql_standard", "iso_8601"),
+            "timezone": ("Asia/Tokyo", "America/St_Johns"),
+            "bytea_output": ("escape", "hex"),
+            "extra_float_digits": ("-15", "0"),
+            "xmloption": ("document", "content"),
+            "xmlbinary": ("hex", "base64"),
+            "array_nulls": ("off", "on"),
+            "search_path": ("pg_temp", "nowhere, public"),
+            "quote_all_identifiers": ("on", "off"),
+            "standard_conforming_strings": ("off", "on"),
+            "transform_null_equals": ("on", "off"),
+            "row_security": ("on", "off"),
+            "statement_timeout": ("300ms", "400ms"),
+            "lock_timeout": ("200ms", "0"),
+            "idle_in_transaction_session_timeout": ("300ms", "500ms"),
+            "default_transaction_isolation": ("serializable", "repeatable read"),
+            "default_transaction_read_only": ("on", "on"),
+            "default_transaction_deferrable": ("on", "off"),
+            "synchronous_commit": ("off", "on"),
+        }
+        for key, values in hostile.items():
+            self.server.sql(f'ALTER DATABASE "{self.dbname}" SET {key} TO '
+                            + (values[flavour] if key in ("datestyle", "search_path")
+                               else f"'{values[flavour]}'"))
+
+
+class Pair:
+    """The two databases of a test."""
+
+    def __init__(self, a, b, rung):
+        self.a, self.b, self.rung = a, b, rung
+        self.nodes = (a, b)
+        self.jobs = []
+
+    def both(self, query, args=None):
+        for node in self.nodes:
+            node.sql(query, args)
+
+    def source(self, task):
+        return self.a if task == "forward" else self.b
+
+    def target(self, task):
+        return self.b if task == "forward" else self.a
+
+
+def make_pair(server_a, server_b, dbname, rung):
+    """Fresh databases; the marker rung comes over TCP with a password, the origin rung by socket."""
+    role = ROLES[rung]
+    nodes = []
+    for letter, server in (("a", server_a), ("b", server_b)):
+        name = f"{dbname}_{letter}"
+        server.create_db(name, role)
+        nodes.append(Node(letter, server, name, role, rung == "marker"))
+    return Pair(*nodes, rung)
+
+
+def drop_pair(pair):
+    for node in pair.nodes:
+        node.server.drop_db(node.dbname)
+        for job in pair.jobs:
+            node.server.drop_origins(f"twsync_{job.name}_")
+
+
+def signal_backends(node, sig, application):
+    """Sends a signal to the backends of this server whose application_name is like the pattern."""
+    pids = [pid for (pid,) in node.admin(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s", (application,))]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sig)
+    return pids
+
+
+def resume(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,10428 @@
+/* twsync.c - opening comment: written last */
+#include "twsync.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ini.h>
+#include <inttypes.h>
+#include <libpq-fe.h>
+#include <openssl/crypto.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <zlib.h>
+
+/* ==== 2. status ============================================================
+ * What can go wrong and what to do about it.  An error is born in fail(), travels by TRY, and
+ * is logged once, by the task or the command that gives up. */
+
+typedef tw_status status;
+#define MUST_CHECK __attribute__((warn_unused_result))
+#define PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+
+enum reaction { REACT_DONE, REACT_RETRY, REACT_REDO, REACT_LATER, REACT_STOP };
+
+static const struct {
+    const char *name, *text;
+    enum reaction reaction;
+} status_table[TW_NSTATUS] = {
+#define X(n, r, t) [TW_##n] = {#n, t, REACT_##r},
+    TW_STATUSES(X)
+#undef X
+};
+
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        status try_status_ = (call);                                                               \
+        if (try_status_ != TW_OK) return try_status_;                                              \
+    } while (0)
+
+static enum reaction status_reaction(status s)
+{
+    assert(s < TW_NSTATUS);
+    return status_table[s].reaction;
+}
+
+static void error_clear(struct tw_error *e)
+{
+    *e = (struct tw_error){.code = TW_OK};
+}
+
+/* Every error is born here: a breakpoint on this line sees them all.  The first one wins, since
+ * what follows is usually its consequence. */
+static status PRINTF(4, 5) fail_at(struct tw_error *e, int line, status code, const char *fmt, ...)
+{
+    assert(code != TW_OK && code < TW_NSTATUS);
+    if (e->code != TW_OK) return e->code;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(e->msg, sizeof e->msg, fmt, args);
+    va_end(args);
+    e->code = code;
+    e->line = line;
+    return code;
+}
+#define fail(e, ...) fail_at(e, __LINE__, __VA_ARGS__)
+
+static void PRINTF(2, 3) fail_hint(struct tw_error *e, const char *fmt, ...)
+{
+    if (e->hint[0]) return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(e->hint, sizeof e->hint, fmt, args);
+    va_end(args);
+}
+
+static void PRINTF(2, 3) fail_detail(struct tw_error *e, const char *fmt, ...)
+{
+    if (e->detail[0]) return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(e->detail, sizeof e->detail, fmt, args);
+    va_end(args);
+}
+
+/* ==== 3. arena, buf ========================================================
+ * Memory by lifetime.  An arena is emptied as a whole, so nothing is freed one by one; a buffer
+ * grows and is reused.  Real lack of memory ends the process (exit 71): all that matters is on
+ * the servers, and the supervisor starts the task again. */
+
+enum { EXIT_OOM = 71 };
+
+static _Noreturn void mem_die(void)
+{
+    static const char text[] = "twsync: out of memory\n";
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void) ignored;
+    _exit(EXIT_OOM);
+}
+
+static void *mem_resize(void *old, size_t size)
+{
+    void *p = realloc(old, size ? size : 1);
+    if (!p) mem_die();
+    return p;
+}
+
+struct chunk {
+    struct chunk *next;
+    size_t used, size;
+    /* The bytes follow, aligned as malloc aligned the header. */
+};
+
+struct defer {
+    struct defer *next;
+    void (*fn)(void *);
+    void *arg;
+};
+
+struct arena {
+    struct chunk *chunks;  /* newest first */
+    struct defer *defers;  /* newest first: released in reverse order of registration */
+    size_t total;          /* bytes handed out since the last reset */
+};
+
+enum { ARENA_CHUNK = 16 * 1024, ARENA_ALIGN = 16 };
+
+static size_t align_up(size_t n)
+{
+    return (n + ARENA_ALIGN - 1) & ~(size_t) (ARENA_ALIGN - 1);
+}
+
+/* Zeroed memory that lives until the arena is reset. */
+static void *arena_alloc(struct arena *a, size_t size)
+{
+    const size_t head = align_up(sizeof(struct chunk));
+    size = align_up(size ? size : 1);
+    if (!a->chunks || a->chunks->size - a->chunks->used < size) {
+        size_t room = size > ARENA_CHUNK ? size : ARENA_CHUNK;
+        struct chunk *c = mem_resize(NULL, head + room);
+        *c = (struct chunk){.next = a->chunks, .size = room};
+        a->chunks = c;
+    }
+    char *p = (char *) a->chunks + head + a->chunks->used;
+    a->chunks->used += size;
+    a->total += size;
+    memset(p, 0, size);
+    return p;
+}
+
+#define arena_new(a, type) ((type *) arena_alloc(a, sizeof(type)))
+#define arena_array(a, type, n) ((type *) arena_alloc(a, sizeof(type) * (size_t) (n)))
+
+/* Register a release that arena_reset() performs. */
+static void arena_defer(struct arena *a, void (*fn)(void *), void *arg)
+{
+    struct defer *d = arena_new(a, struct defer);
+    *d = (struct defer){.next = a->defers, .fn = fn, .arg = arg};
+    a->defers = d;
+}
+
+static void arena_reset(struct arena *a)
+{
+    for (struct defer *d = a->defers; d; d = d->next) d->fn(d->arg);
+    struct chunk *keep = NULL;
+    for (struct chunk *c = a->chunks, *next; c; c = next) {
+        next = c->next;
+        if (!next && c->size == ARENA_CHUNK) {
+            keep = c;  /* the first one: spare the next user a malloc */
+            keep->used = 0;
+        } else {
+            free(c);
+        }
+    }
+    *a = (struct arena){.chunks = keep};
+}
+
+static void arena_free(struct arena *a)
+{
+    arena_reset(a);
+    free(a->chunks);
+    *a = (struct arena){0};
+}
+
+/* A growing byte buffer.  data[len] is always '\0' once something was written. */
+struct buf {
+    char *data;
+    size_t len, cap;
+};
+
+static void buf_room(struct buf *b, size_t more)
+{
+    if (b->cap - b->len > more) return;
+    size_t cap = b->cap ? b->cap : 256;
+    while (cap - b->len <= more) cap *= 2;
+    b->data = mem_resize(b->data, cap);
+    b->cap = cap;
+}
+
+static void buf_bytes(struct buf *b, const void *data, size_t len)
+{
+    buf_room(b, len + 1);
+    if (len) memcpy(b->data + b->len, data, len);
+    b->len += len;
+    b->data[b->len] = '\0';
+}
+
+static void buf_str(struct buf *b, const char *s)
+{
+    buf_bytes(b, s, strlen(s));
+}
+
+static void buf_char(struct buf *b, char c)
+{
+    buf_bytes(b, &c, 1);
+}
+
+static void PRINTF(2, 3) buf_fmt(struct buf *b, const char *fmt, ...)
+{
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    assert(n >= 0);
+    buf_room(b, (size_t) n + 1);
+    vsnprintf(b->data + b->len, (size_t) n + 1, fmt, again);
+    va_end(again);
+    b->len += (size_t) n;
+}
+
+static void buf_reset(struct buf *b)
+{
+    b->len = 0;
+    if (b->data) b->data[0] = '\0';
+}
+
+static const char *buf_cstr(const struct buf *b)
+{
+    return b->data ? b->data : "";
+}
+
+static void buf_free(struct buf *b)
+{
+    free(b->data);
+    *b = (struct buf){0};
+}
+
+static char *arena_str(struct arena *a, const char *s)
+{
+    size_t n = strlen(s) + 1;
+    return memcpy(arena_alloc(a, n), s, n);
+}
+
+static char *PRINTF(2, 3) arena_fmt(struct arena *a, const char *fmt, ...)
+{
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    assert(n >= 0);
+    char *p = arena_alloc(a, (size_t) n + 1);
+    vsnprintf(p, (size_t) n + 1, fmt, again);
+    va_end(again);
+    return p;
+}
+
+/* ==== 4. str, lsn, ts ======================================================
+ * Small values: quoted SQL, JSON strings, log sequence numbers, instants. */
+
+typedef uint64_t lsn_t;  /* a position in one server's WAL; never compared across servers */
+typedef int64_t usec;    /* microseconds: an instant since 1970-01-01 UTC, or a duration */
+
+#define LSN_FMT "%X/%X"
+#define LSN_ARG(l) (unsigned) ((l) >> 32), (unsigned) (l)
+enum { LSN_TEXT = 18 };
+#define USEC_SEC ((usec) 1000000)
+
+/* Seconds between 1970-01-01 and PostgreSQL's epoch 2000-01-01 (timestamp.h, POSTGRES_EPOCH_JDATE). */
+#define TS_PG_EPOCH ((usec) 946684800 * 1000000)
+
+static bool lsn_parse(const char *text, lsn_t *out)
+{
+    unsigned hi, lo;
+    int used = 0;
+    if (!text || sscanf(text, "%8X/%8X%n", &hi, &lo, &used) != 2 || text[used]) return false;
+    *out = (lsn_t) hi << 32 | lo;
+    return true;
+}
+
+static const char *lsn_text(struct arena *a, lsn_t lsn)
+{
+    return arena_fmt(a, LSN_FMT, LSN_ARG(lsn));
+}
+
+/* "quoted" identifier.  Always quoted: no keyword list to keep in step with the server. */
+static void sql_ident(struct buf *b, const char *name)
+{
+    buf_char(b, '"');
+    for (; *name; name++) {
+        if (*name == '"') buf_char(b, '"');
+        buf_char(b, *name);
+    }
+    buf_char(b, '"');
+}
+
+static void sql_table(struct buf *b, const char *schema, const char *table)
+{
+    sql_ident(b, schema);
+    buf_char(b, '.');
+    sql_ident(b, table);
+}
+
+/* 'quoted' literal, right whatever standard_conforming_strings says. */
+static void sql_literal(struct buf *b, const char *text)
+{
+    if (strchr(text, '\\')) buf_str(b, " E");
+    buf_char(b, '\'');
+    for (; *text; text++) {
+        if (*text == '\'' || *text == '\\') buf_char(b, *text);
+        buf_char(b, *text);
+    }
+    buf_char(b, '\'');
+}
+
+static char *sql_quoted_table(struct arena *a, const char *schema, const char *table)
+{
+    struct buf b = {0};
+    sql_table(&b, schema, table);
+    char *s = arena_str(a, b.data);
+    buf_free(&b);
+    return s;
+}
+
+static char *sql_quoted_literal(struct arena *a, const char *text)
+{
+    struct buf b = {0};
+    sql_literal(&b, text);
+    char *s = arena_str(a, b.data);
+    buf_free(&b);
+    return s;
+}
+
+static void json_bytes(struct buf *b, const char *s, size_t len)
+{
+    buf_char(b, '"');
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char) s[i];
+        if (c == '"' || c == '\\') {
+            buf_char(b, '\\');
+            buf_char(b, (char) c);
+        } else if (c == '\n') {
+            buf_str(b, "\\n");
+        } else if (c < 0x20) {
+            buf_fmt(b, "\\u%04x", c);
+        } else {
+            buf_char(b, (char) c);
+        }
+    }
+    buf_char(b, '"');
+}
+
+static void json_str(struct buf *b, const char *s)
+{
+    json_bytes(b, s, strlen(s));
+}
+
+static bool str_is(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+/* Copy with certain termination; the tail is cut. */
+static void str_copy(char *to, size_t size, const char *from)
+{
+    snprintf(to, size, "%s", from);
+}
+
+/* ==== 5. log ===============================================================
+ * One line per event, text or JSON, on standard error. */
+
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
+
+/* The log's destination and form: process-wide, set once after the job is read. */
+static struct {
+    bool json, quiet, debug;
+    const char *job, *task;
+    bool live;  /* a live line is on the terminal: log lines must start on a fresh one */
+} log_sink;
+
+static const char *const log_names[] = {"debug", "info", "warning", "error"};
+
+static void log_time(char *out, size_t size)
+{
+    struct timespec now;
+    struct tm tm;
+    char sec[32];
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    strftime(sec, sizeof sec, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out, size, "%s.%03dZ", sec, (int) (now.tv_nsec / 1000000));
+}
+
+static void log_line_json(struct buf *b, enum log_level level, const char *msg)
+{
+    char when[40];
+    log_time(when, sizeof when);
+    buf_fmt(b, "{\"time\":\"%s\",\"level\":\"%s\"", when, log_names[level]);
+    if (log_sink.job) buf_fmt(b, ",\"job\":\"%s\"", log_sink.job);
+    if (log_sink.task) buf_fmt(b, ",\"task\":\"%s\"", log_sink.task);
+    buf_str(b, ",\"msg\":");
+    json_str(b, msg);
+    buf_str(b, "}\n");
+}
+
+static void log_line_text(struct buf *b, enum log_level level, const char *msg)
+{
+    char when[40];
+    log_time(when, sizeof when);
+    if (log_sink.live) buf_str(b, "\r\033[K");
+    buf_fmt(b, "%s ", when);
+    if (log_sink.task) buf_fmt(b, "[%s] ", log_sink.task);
+    if (level != LOG_INFO) buf_fmt(b, "%s: ", log_names[level]);
+    buf_str(b, msg);
+    buf_char(b, '\n');
+}
+
+static void PRINTF(2, 3) log_at(enum log_level level, const char *fmt, ...)
+{
+    if (level == LOG_DEBUG && !log_sink.debug) return;
+    if (level == LOG_INFO && log_sink.quiet) return;
+    char msg[4096];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(msg, sizeof msg, fmt, args);
+    va_end(args);
+    struct buf b = {0};
+    if (log_sink.json)
+        log_line_json(&b, level, msg);
+    else
+        log_line_text(&b, level, msg);
+    /* One write per line, so that lines of several processes do not mix. */
+    ssize_t ignored = write(STDERR_FILENO, b.data, b.len);
+    (void) ignored;
+    buf_free(&b);
+}
+#define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
+#define log_info(...) log_at(LOG_INFO, __VA_ARGS__)
+#define log_warning(...) log_at(LOG_WARNING, __VA_ARGS__)
+#define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
+
+/* The whole of an error: message, then detail, then hint. */
+static void log_failure(const struct tw_error *e, const char *context)
+{
+    struct buf b = {0};
+    buf_str(&b, e->msg);
+    if (e->sqlstate[0]) buf_fmt(&b, " (SQLSTATE %s)", e->sqlstate);
+    if (e->detail[0]) buf_fmt(&b, "; detail: %s", e->detail);
+    if (context && context[0]) buf_fmt(&b, "; while %s", context);
+    if (e->hint[0]) buf_fmt(&b, "; hint: %s", e->hint);
+    log_error("%s", b.data);
+    log_debug("born at line %d as %s", e->line, status_table[e->code].name);
+    buf_free(&b);
+}
+
+/* ==== 6. os ================================================================
+ * Clock, signals, files, test points. */
+
+/* Wishes of the outside, set by signal handlers only. */
+static volatile sig_atomic_t stop_flag, reload_flag, child_flag;
+
+/* For timers: never jumps with the wall clock. */
+static usec os_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (usec) t.tv_sec * USEC_SEC + t.tv_nsec / 1000;
+}
+
+/* For people and for PostgreSQL's timestamps. */
+static usec os_wall(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (usec) t.tv_sec * USEC_SEC + t.tv_nsec / 1000;
+}
+
+static void os_sleep_ms(int ms)
+{
+    poll(NULL, 0, ms);  /* ends early on a signal, as every wait here should */
+}
+
+/* A named place where tests make the program fail.  TWSYNC_FAULT=name:nth:kind arms one; kinds:
+ * kill (as kill -9), error (returns TW_ECONN), stall (hangs until killed), drop (as error). */
+#ifdef TWSYNC_TEST
+static struct {
+    bool read;
+    char name[64], kind[16];
+    long nth, seen;
+} test_hook;
+
+static bool os_testpoint(const char *name)
+{
+    if (!test_hook.read) {
+        const char *spec = getenv("TWSYNC_FAULT");
+        test_hook.read = true;
+        if (spec) sscanf(spec, "%63[^:]:%ld:%15s", test_hook.name, &test_hook.nth, test_hook.kind);
+    }
+    if (!str_is(name, test_hook.name) || ++test_hook.seen != test_hook.nth) return false;
+    log_info("test point %s: %s", name, test_hook.kind);
+    if (str_is(test_hook.kind, "kill")) raise(SIGKILL);
+    while (str_is(test_hook.kind, "stall")) os_sleep_ms(1000);
+    return true;
+}
+#define TESTPOINT(e, name)                                                                         \
+    do {                                                                                           \
+        if (os_testpoint(name)) return fail(e, TW_ECONN, "test point %s", name);                   \
+    } while (0)
+#else
+#define TESTPOINT(e, name) ((void) 0)
+#endif
+
+static status MUST_CHECK os_write_all(int fd, const void *data, size_t len, const char *what,
+                                      struct tw_error *e)
+{
+    const char *p = data;
+    while (len) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return fail(e, TW_EOS, "could not write %s: %s", what, strerror(errno));
+        p += n;
+        len -= (size_t) n;
+    }
+    return TW_OK;
+}
+
+/* Whole file into b; TW_EOS with errno kept when it cannot be read. */
+static status MUST_CHECK os_read_file(const char *path, struct buf *b, size_t limit,
+                                      struct tw_error *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(e, TW_EOS, "could not open \"%s\": %s", path, strerror(errno));
+    for (;;) {
+        char block[8192];
+        ssize_t n = read(fd, block, sizeof block);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            int err = errno;
+            close(fd);
+            return fail(e, TW_EOS, "could not read \"%s\": %s", path, strerror(err));
+        }
+        if (n == 0) break;
+        buf_bytes(b, block, (size_t) n);
+        if (b->len > limit) {
+            close(fd);
+            return fail(e, TW_ELIMIT, "\"%s\" is larger than %zu bytes", path, limit);
+        }
+    }
+    close(fd);
+    return TW_OK;
+}
+
+static status MUST_CHECK os_sync_dir(const char *dir, struct tw_error *e)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return fail(e, TW_EOS, "could not open \"%s\": %s", dir, strerror(errno));
+    int rc = fsync(fd);
+    int err = errno;
+    close(fd);
+    if (rc) return fail(e, TW_EOS, "could not sync \"%s\": %s", dir, strerror(err));
+    return TW_OK;
+}
+
+/* Replace dir/name as a whole: whatever happens, a reader sees the old or the new contents. */
+static status MUST_CHECK os_replace_file(const char *dir, const char *name, const void *data,
+                                         size_t len, struct tw_error *e)
+{
+    struct arena a = {0};
+    const char *path = arena_fmt(&a, "%s/%s", dir, name);
+    const char *temp = arena_fmt(&a, "%s/.%s.tmp", dir, name);
+    unlink(temp);
+    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    status s = TW_OK;
+    if (fd < 0) {
+        s = fail(e, TW_EOS, "could not create \"%s\": %s", temp, strerror(errno));
+    } else {
+        s = os_write_all(fd, data, len, temp, e);
+        if (s == TW_OK && fsync(fd))
+            s = fail(e, TW_EOS, "could not sync \"%s\": %s", temp, strerror(errno));
+        close(fd);
+        if (s == TW_OK && rename(temp, path))
+            s = fail(e, TW_EOS, "could not rename \"%s\": %s", temp, strerror(errno));
+        if (s == TW_OK) s = os_sync_dir(dir, e);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* mkdir -p, private. */
+static status MUST_CHECK os_make_dir(const char *path, struct tw_error *e)
+{
+    struct arena a = {0};
+    char *p = arena_str(&a, path);
+    status s = TW_OK;
+    for (char *c = p + 1; s == TW_OK; c++) {
+        if (*c && *c != '/') continue;
+        char keep = *c;
+        *c = '\0';
+        if (mkdir(p, 0700) && errno != EEXIST)
+            s = fail(e, TW_EOS, "could not create folder \"%s\": %s", p, strerror(errno));
+        *c = keep;
+        if (!keep) break;
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* ==== 7. sum ===============================================================
+ * A small hash for cache keys; the checksum of files is zlib's CRC-32. */
+
+static uint64_t sum_bytes(uint64_t seed, const void *data, size_t len)
+{
+    const unsigned char *p = data;
+    uint64_t h = seed ^ 0xcbf29ce484222325u;  /* FNV-1a */
+    for (size_t i = 0; i < len; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* ==== 8. stat ==============================================================
+ * Counters and the page they live in: a small file in the state directory, mapped by every
+ * process of the job and by `twsync status`.  One writer per task section.  A reader may catch a
+ * counter halfway through an update; worst case it shows what was true a microsecond ago. */
+
+#define STAT_COUNTERS(X)                                                                           \
+    X(transactions) X(rows) X(inserts) X(updates) X(deletes) X(truncates) X(conflicts)             \
+    X(skipped_transactions) X(bytes) X(restarts) X(copy_tables) X(copy_tables_done)                \
+    X(copy_chunks) X(copy_chunks_done) X(copy_rows) X(copy_bytes)
+
+#define TASK_STATES(X)                                                                             \
+    X(NotStarted) X(Prechecking) X(PrecheckFailed) X(Initializing) X(Running) X(Retrying)          \
+    X(Paused) X(Failed) X(Completed)
+
+enum task_state {
+#define X(n) TASK_##n,
+    TASK_STATES(X)
+#undef X
+    TASK_NSTATES
+};
+
+static const char *const task_state_names[] = {
+#define X(n) #n,
+    TASK_STATES(X)
+#undef X
+};
+
+enum { STAT_MAGIC = 0x74775333 };  /* "twS3": changes with the layout */
+
+/* Written by the task's process; `restarts` and, after a death, `state` by the supervisor. */
+struct stat_task {
+    _Atomic int64_t state;      /* enum task_state */
+    _Atomic int64_t enabled;
+    _Atomic int64_t ready;      /* forward only: initialised, so reverse may start */
+    _Atomic int64_t caught_up;  /* nothing received is unapplied, nothing sent is unreceived */
+    _Atomic int64_t delay_us;   /* by the source's clock: newest message minus applied commit */
+    _Atomic int64_t beat_us;    /* wall clock of the last loop turn */
+    _Atomic uint64_t received_lsn, applied_lsn, confirmed_lsn, source_lsn;
+#define X(n) _Atomic int64_t n;
+    STAT_COUNTERS(X)
+#undef X
+    char phase[16], rung[16];
+    char last_error[2048];
+};
+
+struct stat_page {
+    uint32_t magic;
+    _Atomic int32_t supervisor_pid;
+    _Atomic int64_t started_us;
+    struct stat_task task[2];  /* by enum tw_direction */
+};
+
+static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_error *e)
+{
+    struct arena a = {0};
+    const char *path = arena_fmt(&a, "%s/page", state_dir);
+    int fd = open(path, create ? O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC : O_RDONLY | O_CLOEXEC,
+                  0600);
+    struct stat st = {0};
+    struct stat_page *page = NULL;
+    /* Allocated, not sparse: writing a mapped hole on a full disk would be a SIGBUS. */
+    int err = fd < 0 ? errno : create ? posix_fallocate(fd, 0, sizeof *page) : 0;
+    if (err || fstat(fd, &st) || st.st_size != (off_t) sizeof *page) {
+        fail(e, TW_EOS, "could not use \"%s\": %s", path, err ? strerror(err) : "wrong size");
+    } else {
+        page = mmap(NULL, sizeof *page, create ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
+                    fd, 0);
+        if (page == MAP_FAILED) {
+            fail(e, TW_EOS, "could not map \"%s\": %s", path, strerror(errno));
+            page = NULL;
+        } else if (!create && page->magic != STAT_MAGIC) {
+            fail(e, TW_EOS, "\"%s\" was written by another version of twsync", path);
+            munmap(page, sizeof *page);
+            page = NULL;
+        }
+    }
+    if (fd >= 0) close(fd);
+    arena_free(&a);
+    return page;
+}
+
+/* ==== 9. job ===============================================================
+ * The job file: what the user wants, checked as a whole before anything is touched. */
+
+enum policy { POLICY_FAIL, POLICY_IGNORE, POLICY_OVERWRITE };
+enum merge_unit { MERGE_COLUMNS, MERGE_ROWS };
+enum identity { IDENTITY_FULL, IDENTITY_KEY };
+enum existing { EXISTING_ERROR, EXISTING_KEEP };
+enum job_tag { TAG_NORMAL, TAG_ONLINE };
+
+static const char *const policy_names[] = {"fail", "ignore", "overwrite", NULL};
+static const char *const merge_names[] = {"columns", "rows", NULL};
+static const char *const identity_names[] = {"full", "key", NULL};
+static const char *const existing_names[] = {"error", "keep", NULL};
+static const char *const tag_names[] = {"normal", "online", NULL};
+static const char *const direction_names[] = {"forward", "reverse"};
+
+/* One libpq connection setting as given in the job file. */
+struct conn_setting {
+    const char *keyword, *value;
+    bool secret;  /* password, sslpassword: never printed */
+};
+
+struct node {
+    char letter;                    /* 'a' or 'b' */
+    struct conn_setting *settings;  /* as in the file, password_file already read into password */
+    int nsettings;
+    const char *password_file;      /* NULL unless given */
+};
+
+struct qname {
+    const char *schema, *table;  /* table NULL: a whole schema */
+};
+
+struct qname_list {
+    struct qname *items;
+    int n;
+};
+
+struct str_list {
+    const char **items;
+    int n;
+};
+
+struct task_conf {
+    bool enabled, schema, copy;  /* schema and copy: forward only */
+    int workers;
+    enum policy on_conflict;
+    enum merge_unit merge;
+    enum identity identity;
+};
+
+struct job {
+    struct arena arena;  /* owns everything below */
+    const char *path;    /* of the job file */
+    const char *name;
+    const char *state_dir;
+    enum job_tag tag;
+    bool log_json;
+    struct str_list accept;  /* codes of failed precheck items the user takes on himself */
+    struct node node[2];     /* A, B */
+    struct str_list schemas;
+    struct qname_list tables, exclude;
+    enum existing existing;
+    struct task_conf task[2];  /* by enum tw_direction */
+    usec retention_us, heartbeat_us;
+    int64_t retention_bytes;
+    int connection_retry_min, other_retry_min;
+    const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
+    int nkeys;
+};
+
+/* The form of the file.  `[section]`, `key = value` (or `key: value`), one to a line.  A comment
+ * starts with ; or # at the start of a line, or with a ; after a blank.  A value may stand in
+ * double quotes, a quote inside doubled: then blanks at its ends, ; and # are part of it.  Lists
+ * are separated by commas and may go on in indented lines.
+ *
+ * Sections and keys are found by inih.  It is shown a skeleton of each line, with the line's number
+ * in the place of the value: its line buffer would cut long values (200 bytes by default), its
+ * inline comments know no quotes, and its handler is not told the line.  The value is then read
+ * from the file's own text.  So nothing depends on how inih was built.
+ *
+ * Every mistake is noted with its line and reading goes on; all are shown together at the end. */
+
+struct job_file {
+    struct job *job;
+    const char *path;
+    struct stat st;          /* of the file as opened: decides whether it may hold a password */
+    struct buf text;
+    struct job_line *lines;  /* lines[1] to lines[nlines] */
+    int nlines, at;          /* at: the line job_reader() showed last */
+    int *given;              /* parallel to job->keys: the line that sets the key, or 0 */
+    struct job_mistake *mistakes;
+    int nmistakes;
+};
+
+enum job_line_kind { LINE_NOTHING, LINE_SECTION, LINE_KEY, LINE_MORE, LINE_BAD_SECTION };
+
+struct job_line {
+    const char *text;
+    enum job_line_kind kind;
+    const char *name;   /* of the section or key */
+    const char *value;  /* what follows the = (LINE_KEY), or the whole (LINE_MORE) */
+};
+
+struct job_mistake {
+    int line;  /* 0: the file as a whole */
+    int order; /* in which it was found */
+    const char *text;
+};
+
+/* How a type of setting is read into its field and written back.  A list is read once per line. */
+struct job_kind {
+    void (*read)(struct job_file *f, const struct job_key *k, const char *text, int line,
+                 void *field);
+    void (*write)(struct buf *b, const struct job_key *k, const void *field);
+    bool is_list;
+};
+
+struct job_key {
+    const char *section, *key;
+    const struct job_kind *kind;
+    size_t field;              /* offset in struct job */
+    const char *standard;      /* the default as it would stand in the file, or NULL */
+    const char *const *words;  /* what an enum may be */
+    int64_t min, max;          /* of a number, in the unit of its field's kind */
+    const char *help;          /* shown by job_print(); for job_refused: why it is refused */
+    bool is_secret;
+};
+
+enum {
+    JOB_FILE_MAX = 1024 * 1024,
+    JOB_PASSWORD_MAX = 64 * 1024,
+    JOB_NAME_MAX = 40,     /* keeps "twsync_NAME_forward" within NAMEDATALEN */
+    JOB_KEY_MAX = 40,      /* inih cuts names at 49 bytes */
+    JOB_MISTAKES_MAX = 100,
+    JOB_IDENT_MAX = 63     /* NAMEDATALEN - 1 */
+};
+
+static const struct {
+    const char *name, *help;
+    bool required;
+} job_sections[] = {
+    {"job", "the job as a whole", false},
+    {"a", "database A, where forward starts; any connection setting of libpq", true},
+    {"b", "database B, where forward ends", true},
+    {"objects", "what is kept in step", true},
+    {"forward", "from A to B", false},
+    {"reverse", "from B to A; starts by itself once forward is running", false},
+    {"slots", "what the source servers keep for us", false},
+    {"retry", "how long to go on trying, counted from the first failure", false},
+};
+enum { JOB_NSECTIONS = sizeof job_sections / sizeof *job_sections };
+
+/* ---- mistakes ---- */
+
+static void PRINTF(3, 4) job_mistake(struct job_file *f, int line, const char *fmt, ...)
+{
+    if (f->nmistakes == JOB_MISTAKES_MAX) return;
+    char text[600];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    f->mistakes[f->nmistakes] = (struct job_mistake){line, f->nmistakes,
+                                                     arena_str(&f->job->arena, text)};
+    f->nmistakes++;
+}
+
+static int job_mistake_order(const void *a, const void *b)
+{
+    const struct job_mistake *x = a, *y = b;
+    return x->line != y->line ? x->line - y->line : x->order - y->order;
+}
+
+/* Show all mistakes in the order of the file, in one write. */
+static status MUST_CHECK job_report(struct job_file *f, struct tw_error *e)
+{
+    int n = f->nmistakes;
+    if (!n) return TW_OK;
+    qsort(f->mistakes, (size_t) n, sizeof *f->mistakes, job_mistake_order);
+    struct buf b = {0};
+    status s = TW_OK;
+    for (int i = 0; i < n; i++) {
+        const struct job_mistake *m = &f->mistakes[i];
+        size_t start = b.len;
+        buf_fmt(&b, "%s:", f->path);
+        if (m->line) buf_fmt(&b, "%d:", m->line);
+        buf_fmt(&b, " %s", m->text);
+        if (i == 0) s = fail(e, TW_EJOB, "%s", b.data + start);
+        buf_char(&b, '\n');
+    }
+    if (n == JOB_MISTAKES_MAX) buf_fmt(&b, "%s: stopped after %d mistakes\n", f->path, n);
+    fail_detail(e, "%d mistake%s in \"%s\"", n, n == 1 ? "" : "s", f->path);
+    fflush(stderr);
+    struct tw_error ignored = {0};
+    status written = os_write_all(STDERR_FILENO, b.data, b.len, "mistakes", &ignored);
+    (void) written;
+    buf_free(&b);
+    return s;
+}
+
+/* How many letters to change, insert, drop or swap with their neighbour, in any case. */
+static int job_distance(const char *a, const char *b)
+{
+    enum { MAX = JOB_KEY_MAX };
+    int d[MAX + 1][MAX + 1];
+    int na = (int) strlen(a), nb = (int) strlen(b);
+    if (na > MAX || nb > MAX) return MAX;
+    for (int i = 0; i <= na; i++) {
+        for (int j = 0; j <= nb; j++) {
+            if (i == 0 || j == 0) {
+                d[i][j] = i + j;
+                continue;
+            }
+            int x = tolower((unsigned char) a[i - 1]), y = tolower((unsigned char) b[j - 1]);
+            int best = d[i - 1][j - 1] + (x != y);
+            if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
+            if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && x == tolower((unsigned char) b[j - 2]) &&
+                y == tolower((unsigned char) a[i - 2]) && d[i - 2][j - 2] + 1 < best)
+                best = d[i - 2][j - 2] + 1;
+            d[i][j] = best;
+        }
+    }
+    return d[na][nb];
+}
+
+/* The better of the best name so far and a candidate; start with NULL.  A name too far from what
+ * was written is never offered. */
+static const char *job_nearer(const char *written, const char *best, const char *candidate)
+{
+    int nw = (int) strlen(written), nc = (int) strlen(candidate);
+    int d = job_distance(written, candidate);
+    if (d > 1 + nw / 4 || d >= (nw > nc ? nw : nc)) return best;
+    return !best || d < job_distance(written, best) ? candidate : best;
+}
+
+/* "; did you mean "host"?", or nothing. */
+static const char *job_hint(struct job_file *f, const char *best)
+{
+    return best ? arena_fmt(&f->job->arena, "; did you mean \"%s\"?", best) : "";
+}
+
+/* ---- finding things ---- */
+
+/* Where a section begins, or 0. */
+static int job_section_line(const struct job_file *f, const char *section)
+{
+    for (int i = 1; i <= f->nlines; i++)
+        if (f->lines[i].kind == LINE_SECTION && str_is(f->lines[i].name, section)) return i;
+    return 0;
+}
+
+static int job_key_index(const struct job *job, const char *section, const char *key)
+{
+    for (int i = 0; i < job->nkeys; i++)
+        if (str_is(job->keys[i].key, key) && str_is(job->keys[i].section, section)) return i;
+    return -1;
+}
+
+/* The line that sets a key, or 0. */
+static int job_given(const struct job_file *f, const char *section, const char *key)
+{
+    int i = job_key_index(f->job, section, key);
+    return i < 0 ? 0 : f->given[i];
+}
+
+/* The line to blame for a key: its own, or its section's, or the first. */
+static int job_blame(const struct job_file *f, const char *section, const char *key)
+{
+    int line = job_given(f, section, key);
+    if (!line) line = job_section_line(f, section);
+    return line ? line : 1;
+}
+
+/* Has the line of a key been found wrong already?  Then its value proves nothing. */
+static bool job_is_wrong(const struct job_file *f, const char *section, const char *key)
+{
+    int line = job_given(f, section, key);
+    for (int i = 0; line && i < f->nmistakes; i++)
+        if (f->mistakes[i].line == line) return true;
+    return false;
+}
+
+static const char *job_node_setting(const struct node *n, const char *keyword)
+{
+    for (int i = 0; i < n->nsettings; i++)
+        if (str_is(n->settings[i].keyword, keyword)) return n->settings[i].value;
+    return NULL;
+}
+
+/* There is room for every keyword of libpq, each set at most once. */
+static void job_add_setting(struct node *n, const char *keyword, const char *value, bool secret)
+{
+    assert(!job_node_setting(n, keyword));
+    n->settings[n->nsettings++] = (struct conn_setting){keyword, value, secret};
+}
+
+/* ---- words and numbers ---- */
+
+/* Index of text among words, or -1 and a mistake. */
+static int job_word(struct job_file *f, const struct job_key *k, const char *text, int line)
+{
+    struct buf all = {0};
+    const char *best = NULL;
+    for (int i = 0; k->words[i]; i++) {
+        if (str_is(text, k->words[i])) {
+            buf_free(&all);
+            return i;
+        }
+        buf_fmt(&all, "%s%s", i ? ", " : "", k->words[i]);
+        best = job_nearer(text, best, k->words[i]);
+    }
+    job_mistake(f, line, "%s must be one of %s, not \"%.60s\"%s", k->key, buf_cstr(&all), text,
+                job_hint(f, best));
+    buf_free(&all);
+    return -1;
+}
+
+static void job_read_enum(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    int i = job_word(f, k, text, line);
+    if (i < 0) return;
+    unsigned value = (unsigned) i;  /* gcc and clang store an enum without negatives as unsigned */
+    memcpy(field, &value, sizeof value);
+}
+
+static void job_write_enum(struct buf *b, const struct job_key *k, const void *field)
+{
+    unsigned value;
+    memcpy(&value, field, sizeof value);
+    buf_str(b, k->words[value]);
+}
+
+static void job_read_bool(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    static const char *const spellings[] = {"no", "yes", "off", "on", "false", "true", "0", "1"};
+    bool *to = field;
+    if (k->words) {
+        int i = job_word(f, k, text, line);
+        *to = i == 1;
+        return;
+    }
+    for (size_t i = 0; i < sizeof spellings / sizeof *spellings; i++) {
+        if (strcasecmp(text, spellings[i])) continue;
+        *to = i % 2;
+        return;
+    }
+    job_mistake(f, line, "%s must be yes or no, not \"%.60s\"", k->key, text);
+}
+
+static void job_write_bool(struct buf *b, const struct job_key *k, const void *field)
+{
+    static const char *const no_yes[] = {"no", "yes"};
+    buf_str(b, (k->words ? k->words : no_yes)[*(const bool *) field]);
+}
+
+/* A whole number of at most 18 digits, so that it cannot overflow; the end goes to *rest. */
+static bool job_digits(const char *text, int64_t *out, const char **rest)
+{
+    int n = 0;
+    *out = 0;
+    for (; isdigit((unsigned char) text[n]); n++) {
+        if (n == 18) return false;
+        *out = *out * 10 + (text[n] - '0');
+    }
+    *rest = text + n;
+    return n > 0;
+}
+
+static void job_read_int(struct job_file *f, const struct job_key *k, const char *text, int line,
+                         void *field)
+{
+    int64_t v;
+    const char *rest;
+    if (!job_digits(text, &v, &rest) || *rest)
+        job_mistake(f, line, "%s must be a whole number, not \"%.60s\"", k->key, text);
+    else if (v < k->min || v > k->max)
+        job_mistake(f, line, "%s must be between %" PRId64 " and %" PRId64 ", not %" PRId64,
+                    k->key, k->min, k->max, v);
+    else
+        *(int *) field = (int) v;
+}
+
+static void job_write_int(struct buf *b, const struct job_key *k, const void *field)
+{
+    (void) k;
+    buf_fmt(b, "%d", *(const int *) field);
+}
+
+struct job_unit {
+    const char *name;
+    int64_t factor;
+};
+
+#define JOB_MINUTE (60 * USEC_SEC)
+#define JOB_HOUR (60 * JOB_MINUTE)
+#define JOB_DAY (24 * JOB_HOUR)
+#define JOB_GB ((int64_t) 1024 * 1024 * 1024)
+
+/* Smallest first. */
+static const struct job_unit job_time_units[] = {
+    {"us", 1}, {"ms", 1000}, {"s", USEC_SEC}, {"min", JOB_MINUTE}, {"h", JOB_HOUR},
+    {"d", JOB_DAY}, {NULL, 0}
+};
+static const struct job_unit job_size_units[] = {
+    {"kB", 1024}, {"MB", 1024 * 1024}, {"GB", JOB_GB}, {"TB", 1024 * JOB_GB}, {NULL, 0}
+};
+
+/* In the largest unit that divides it. */
+static void job_write_amount(struct buf *b, int64_t value, const struct job_unit *units)
+{
+    const struct job_unit *u = units;
+    while (u[1].name && value % u[1].factor == 0) u++;
+    if (value)
+        buf_fmt(b, "%" PRId64 "%s", value / u->factor, u->name);
+    else
+        buf_char(b, '0');
+}
+
+/* A number with its unit; only 0 needs none. */
+static bool job_parse_amount(const char *text, const struct job_unit *units, int64_t *out)
+{
+    const char *unit;
+    if (!job_digits(text, out, &unit)) return false;
+    if (!*unit) return *out == 0;
+    while (*unit == ' ') unit++;
+    for (const struct job_unit *u = units; u->name; u++) {
+        bool same = units == job_size_units ? !strcasecmp(unit, u->name) : str_is(unit, u->name);
+        if (same) return !__builtin_mul_overflow(*out, u->factor, out);
+    }
+    return false;
+}
+
+static bool job_read_amount(struct job_file *f, const struct job_key *k, const char *text,
+                            int line, const struct job_unit *units, int64_t *out)
+{
+    struct buf b = {0};
+    bool ok = job_parse_amount(text, units, out);
+    if (!ok) {
+        for (const struct job_unit *u = units; u->name; u++)
+            buf_fmt(&b, "%s%s", u == units ? "" : u[1].name ? ", " : " or ", u->name);
+        job_mistake(f, line, "%s must be a number with a unit (%s), not \"%.60s\"", k->key,
+                    buf_cstr(&b), text);
+    } else if (*out < k->min || *out > k->max) {
+        ok = false;
+        job_write_amount(&b, k->min, units);
+        buf_str(&b, " and ");
+        job_write_amount(&b, k->max, units);
+        job_mistake(f, line, "%s must be between %s, not %.60s", k->key, buf_cstr(&b), text);
+    }
+    buf_free(&b);
+    return ok;
+}
+
+static void job_read_time(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    int64_t v;
+    if (job_read_amount(f, k, text, line, job_time_units, &v)) *(usec *) field = v;
+}
+
+static void job_write_time(struct buf *b, const struct job_key *k, const void *field)
+{
+    (void) k;
+    job_write_amount(b, *(const usec *) field, job_time_units);
+}
+
+static void job_read_size(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    int64_t v;
+    if (job_read_amount(f, k, text, line, job_size_units, &v)) *(int64_t *) field = v;
+}
+
+static void job_write_size(struct buf *b, const struct job_key *k, const void *field)
+{
+    (void) k;
+    job_write_amount(b, *(const int64_t *) field, job_size_units);
+}
+
+/* Stored as a number of minutes: what the retry windows of a job count in. */
+static void job_read_minutes(struct job_file *f, const struct job_key *k, const char *text,
+                             int line, void *field)
+{
+    int64_t v;
+    if (!job_read_amount(f, k, text, line, job_time_units, &v)) return;
+    if (v % JOB_MINUTE)
+        job_mistake(f, line, "%s must be whole minutes, not %.60s", k->key, text);
+    else
+        *(int *) field = (int) (v / JOB_MINUTE);
+}
+
+static void job_write_minutes(struct buf *b, const struct job_key *k, const void *field)
+{
+    (void) k;
+    buf_fmt(b, "%dmin", *(const int *) field);
+}
+
+/* ---- strings and files ---- */
+
+/* As it must be written to be read back the same. */
+static void job_write_string(struct buf *b, const char *s)
+{
+    size_t n = strlen(s);
+    bool quote = n == 0 || isspace((unsigned char) s[0]) || isspace((unsigned char) s[n - 1]) ||
+                 strpbrk(s, ";#\"");
+    if (quote)
+        sql_ident(b, s);  /* the same rule: "..." with "" inside */
+    else
+        buf_str(b, s);
+}
+
+static void job_read_path(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    const char **to = field;
+    char cwd[4096];
+    if (!text[0])
+        job_mistake(f, line, "%s is empty", k->key);
+    else if (text[0] == '/')
+        *to = text;
+    else if (!getcwd(cwd, sizeof cwd))
+        job_mistake(f, line, "could not find the current directory: %s", strerror(errno));
+    else
+        *to = arena_fmt(&f->job->arena, "%s/%s", str_is(cwd, "/") ? "" : cwd, text);
+}
+
+static void job_write_path(struct buf *b, const struct job_key *k, const void *field)
+{
+    (void) k;
+    job_write_string(b, *(const char *const *) field);
+}
+
+/* text with everything that a job name may not hold turned into _. */
+static char *job_fold_name(struct arena *a, const char *text)
+{
+    char *name = arena_fmt(a, "%.*s", JOB_NAME_MAX, text);
+    for (char *c = name; *c; c++) {
+        *c = (char) tolower((unsigned char) *c);
+        if (!strchr("abcdefghijklmnopqrstuvwxyz0123456789_", *c)) *c = '_';
+    }
+    return name;
+}
+
+static void job_read_name(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    const char *folded = job_fold_name(&f->job->arena, text);
+    if (!text[0])
+        job_mistake(f, line, "%s is empty", k->key);
+    else if (!str_is(folded, text))
+        job_mistake(f, line, "%s must be 1 to %d of a-z, 0-9 and _, not \"%.60s\"%s", k->key,
+                    JOB_NAME_MAX, text, job_hint(f, folded));
+    else
+        *(const char **) field = text;
+}
+
+static void job_read_refused(struct job_file *f, const struct job_key *k, const char *text,
+                             int line, void *field)
+{
+    (void) text;
+    (void) field;
+    job_mistake(f, line, "%s cannot be set in [%s]: %s", k->key, k->section, k->help);
+}
+
+/* May this file hold a password?  It may when nobody but us and root can read it. */
+static bool job_is_private(struct job_file *f, const struct stat *st, const char *path,
+                           const char *what, int line)
+{
+    if (st->st_uid != geteuid() && st->st_uid != 0) {
+        job_mistake(f, line, "%s in \"%s\", which belongs to user %u; run: chown %u '%s'", what,
+                    path, (unsigned) st->st_uid, (unsigned) geteuid(), path);
+        return false;
+    }
+    if (st->st_mode & 077) {
+        job_mistake(f, line, "%s in \"%s\", which others may read or change; run: chmod 600 '%s'",
+                    what, path, path);
+        return false;
+    }
+    return true;
+}
+
+/* Read a whole regular file; 0 or an errno.  EFBIG: larger than limit.  One read of the size found
+ * at opening, so that no copy of a password is left behind by a growing buffer. */
+static int job_read_fd(int fd, struct stat *st, size_t limit, struct buf *b)
+{
+    if (fstat(fd, st)) return errno;
+    if (S_ISDIR(st->st_mode)) return EISDIR;
+    if (!S_ISREG(st->st_mode)) return EINVAL;
+    if ((size_t) st->st_size > limit) return EFBIG;
+    buf_room(b, (size_t) st->st_size + 1);
+    while (b->len < (size_t) st->st_size) {
+        ssize_t n = read(fd, b->data + b->len, (size_t) st->st_size - b->len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno;
+        if (n == 0) break;
+        b->len += (size_t) n;
+    }
+    b->data[b->len] = '\0';
+    return 0;
+}
+
+/* O_NONBLOCK: opening a pipe must not wait for its writer. */
+static bool job_read_file(struct job_file *f, int line, const char *path, size_t limit,
+                          struct stat *st, struct buf *b)
+{
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int err = fd < 0 ? errno : job_read_fd(fd, st, limit, b);
+    if (fd >= 0) close(fd);
+    if (err == EFBIG)
+        job_mistake(f, line, "file \"%s\" is larger than %zu kB", path, limit / 1024);
+    else if (err)
+        job_mistake(f, line, "could not read file \"%s\": %s", path,
+                    err == EINVAL ? "not a regular file" : strerror(err));
+    return !err;
+}
+
+static void job_wipe(struct buf *b)
+{
+    if (b->data) explicit_bzero(b->data, b->cap);
+    buf_free(b);
+}
+
+/* ---- names of objects ---- */
+
+/* Room for one more in an array that is grown whenever its length is a power of two. */
+static void *job_grow(struct arena *a, void *items, int n, size_t size)
+{
+    if (n & (n - 1)) return items;
+    void *more = arena_alloc(a, size * (n ? (size_t) n * 2 : 1));
+    if (n) memcpy(more, items, size * (size_t) n);
+    return more;
+}
+
+static const char *job_skip_blanks(const char *p)
+{
+    while (*p == ' ' || *p == '\t') p++;
+    return p;
+}
+
+/* One part of a name, "quoted" or as it stands; NULL after a mistake. */
+static const char *job_name_part(struct job_file *f, const struct job_key *k, const char **pp,
+                                 int line)
+{
+    const char *p = *pp;
+    struct buf b = {0};
+    bool quoted = *p == '"', open = quoted;
+    if (quoted) p++;
+    for (; *p; p++) {
+        if (quoted && p[0] == '"' && p[1] != '"') {
+            open = false;
+            p++;
+            break;
+        }
+        if (quoted && *p == '"') p++;
+        if (!quoted && strchr(",.\" \t", *p)) break;
+        buf_char(&b, *p);
+    }
+    const char *part = NULL;
+    if (open)
+        job_mistake(f, line, "%s: closing quote is missing", k->key);
+    else if (!b.len)
+        job_mistake(f, line, "%s: name expected %s\"%.20s\"", k->key, *p ? "before " : "after ",
+                    *p ? p : ".");
+    else if (b.len > JOB_IDENT_MAX)
+        job_mistake(f, line, "%s: name \"%.20s...\" is longer than %d bytes", k->key, b.data,
+                    JOB_IDENT_MAX);
+    else if (!quoted && strchr(b.data, '*'))
+        job_mistake(f, line, "%s: \"%s\" is no name; whole schemas are listed under schemas",
+                    k->key, b.data);
+    else
+        part = arena_str(&f->job->arena, b.data);
+    buf_free(&b);
+    *pp = p;
+    return part;
+}
+
+/* schema or schema.table. */
+static bool job_name(struct job_file *f, const struct job_key *k, const char **p, int line,
+                     struct qname *q)
+{
+    *q = (struct qname){0};
+    q->schema = job_name_part(f, k, p, line);
+    if (!q->schema) return false;
+    if (**p != '.') return true;
+    ++*p;
+    q->table = job_name_part(f, k, p, line);
+    if (!q->table) return false;
+    if (**p != '.') return true;
+    job_mistake(f, line, "%s: \"%s.%s\" goes on with a third part; names are schema.table "
+                "(quote a part that holds a dot)", k->key, q->schema, q->table);
+    return false;
+}
+
+/* The end of a list item, right or wrong: the next comma or comment outside quotes. */
+static const char *job_item_end(const char *p)
+{
+    bool quoted = false;
+    for (char before = 'x'; *p; before = *p++) {
+        if (*p == '"') quoted = !quoted;
+        if (quoted) continue;
+        if (*p == ',' || (*p == ';' && (before == ' ' || before == '\t'))) break;
+    }
+    return p;
+}
+
+/* Each name of one line goes to add(). */
+static void job_read_names(struct job_file *f, const struct job_key *k, const char *text, int line,
+                           void *field,
+                           void (*add)(struct job_file *f, const struct job_key *k,
+                                       const struct qname *q, int line, void *field))
+{
+    for (const char *p = job_skip_blanks(text); *p && *p != ';';) {
+        struct qname q;
+        const char *start = p;
+        if (job_name(f, k, &p, line, &q)) {
+            add(f, k, &q, line, field);
+            p = job_skip_blanks(p);
+            if (*p && *p != ',' && *p != ';')
+                job_mistake(f, line, "%s: comma expected before \"%.20s\" (quote a name with "
+                            "blanks)", k->key, p);
+        }
+        p = job_item_end(start);
+        if (*p == ',') p = job_skip_blanks(p + 1);
+    }
+}
+
+static bool job_is_system(const char *schema)
+{
+    return !strncmp(schema, "pg_", 3) || str_is(schema, "information_schema") ||
+           str_is(schema, "twsync");
+}
+
+static void job_add_word(struct job_file *f, const struct job_key *k, const struct qname *q,
+                         int line, void *field)
+{
+    struct str_list *list = field;
+    if (q->table) {
+        job_mistake(f, line, "%s: \"%s.%s\" has two parts, one is expected", k->key, q->schema,
+                    q->table);
+        return;
+    }
+    list->items = job_grow(&f->job->arena, list->items, list->n, sizeof *list->items);
+    list->items[list->n++] = q->schema;
+}
+
+static void job_add_schema(struct job_file *f, const struct job_key *k, const struct qname *q,
+                           int line, void *field)
+{
+    if (job_is_system(q->schema))
+        job_mistake(f, line, "%s: schema \"%s\" cannot be synchronized", k->key, q->schema);
+    else
+        job_add_word(f, k, q, line, field);
+}
+
+static void job_add_table(struct job_file *f, const struct job_key *k, const struct qname *q,
+                          int line, void *field)
+{
+    struct qname_list *list = field;
+    if (!q->table) {
+        job_mistake(f, line, "%s: \"%s\" lacks its schema; write schema.table", k->key, q->schema);
+    } else if (job_is_system(q->schema)) {
+        job_mistake(f, line, "%s: schema \"%s\" cannot be synchronized", k->key, q->schema);
+    } else {
+        list->items = job_grow(&f->job->arena, list->items, list->n, sizeof *list->items);
+        list->items[list->n++] = *q;
+    }
+}
+
+static void job_read_words(struct job_file *f, const struct job_key *k, const char *text, int line,
+                           void *field)
+{
+    job_read_names(f, k, text, line, field, job_add_word);
+}
+
+static void job_read_schemas(struct job_file *f, const struct job_key *k, const char *text,
+                             int line, void *field)
+{
+    job_read_names(f, k, text, line, field, job_add_schema);
+}
+
+static void job_read_tables(struct job_file *f, const struct job_key *k, const char *text,
+                            int line, void *field)
+{
+    job_read_names(f, k, text, line, field, job_add_table);
+}
+
+static void job_write_part(struct buf *b, const char *name)
+{
+    bool plain = *name;
+    for (const char *c = name; *c; c++)
+        if (!isalnum((unsigned char) *c) && *c != '_') plain = false;
+    if (plain)
+        buf_str(b, name);
+    else
+        sql_ident(b, name);
+}
+
+/* Between items of a list; a new indented line when this one is full. */
+static void job_write_comma(struct buf *b, int i)
+{
+    enum { WIDTH = 80 };
+    if (!i) return;
+    const char *start = memrchr(b->data, '\n', b->len);
+    size_t used = start ? (size_t) (b->data + b->len - start) : b->len;
+    buf_str(b, used > WIDTH ? ",\n    " : ", ");
+}
+
+static void job_write_words(struct buf *b, const struct job_key *k, const void *field)
+{
+    const struct str_list *list = field;
+    (void) k;
+    for (int i = 0; i < list->n; i++) {
+        job_write_comma(b, i);
+        job_write_part(b, list->items[i]);
+    }
+}
+
+static void job_write_tables(struct buf *b, const struct job_key *k, const void *field)
+{
+    const struct qname_list *list = field;
+    (void) k;
+    for (int i = 0; i < list->n; i++) {
+        job_write_comma(b, i);
+        job_write_part(b, list->items[i].schema);
+        buf_char(b, '.');
+        job_write_part(b, list->items[i].table);
+    }
+}
+
+/* ---- connection settings ---- */
+
+/* A number, or for port a list of them, one per host, where nothing stands for the default. */
+static bool job_conn_number(struct job_file *f, const struct job_key *k, const char *text, int line)
+{
+    bool is_port = str_is(k->key, "port");
+    for (const char *p = text;; p++) {
+        int64_t v = 0;
+        const char *end = p;
+        bool ok = job_digits(p, &v, &end) && v >= k->min && v <= k->max;
+        if (is_port && (*p == ',' || !*p)) ok = true;
+        if (!ok || (*end && !(is_port && *end == ','))) {
+            job_mistake(f, line, "%s must be a number between %" PRId64 " and %" PRId64
+                        ", not \"%.60s\"", k->key, k->min, k->max, text);
+            return false;
+        }
+        if (!*end) return true;
+        p = end;
+    }
+}
+
+/* Of a place to connect to: not a whole connection string, which could hide a password. */
+static bool job_conn_place(struct job_file *f, const struct job_key *k, const char *text, int line)
+{
+    bool is_dbname = str_is(k->key, "dbname");
+    if (!is_dbname && strncmp(k->key, "host", 4)) return true;
+    bool is_path = text[0] == '/' || text[0] == '@';
+    bool is_string = is_dbname ? strchr(text, '=') != NULL : !is_path && strchr(text, '@');
+    if (!is_string && !strstr(text, "://")) return true;
+    job_mistake(f, line, "%s must be a %s, not a connection string; give host, port, user and "
+                "dbname each in its own line", k->key, is_dbname ? "database name" : "host");
+    return false;
+}
+
+static void job_read_conn(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    if (k->words && job_word(f, k, text, line) < 0) return;
+    if (k->max && !job_conn_number(f, k, text, line)) return;
+    if (!job_conn_place(f, k, text, line)) return;
+    if (k->is_secret && !job_is_private(f, &f->st, f->path, k->key, line)) return;
+    job_add_setting(field, k->key, text, k->is_secret);
+}
+
+static void job_write_conn(struct buf *b, const struct job_key *k, const void *field)
+{
+    const char *value = job_node_setting(field, k->key);
+    assert(!k->is_secret);
+    if (value) job_write_string(b, value);
+}
+
+/* The password is the file's only line. */
+static void job_read_password(struct job_file *f, const struct job_key *k, const char *path,
+                              int line, void *field)
+{
+    struct node *n = field;
+    struct stat st;
+    struct buf b = {0};
+    n->password_file = path;
+    if (job_given(f, k->section, "password")) {
+        job_mistake(f, line, "password and password_file are both given in [%s]", k->section);
+    } else if (job_read_file(f, line, path, JOB_PASSWORD_MAX, &st, &b) &&
+               job_is_private(f, &st, path, "password", line)) {
+        if (b.len && b.data[b.len - 1] == '\n') b.data[--b.len] = '\0';
+        if (b.len && b.data[b.len - 1] == '\r') b.data[--b.len] = '\0';
+        if (!b.len)
+            job_mistake(f, line, "file \"%s\" is empty", path);
+        else if (strlen(b.data) != b.len || strchr(b.data, '\n'))
+            job_mistake(f, line, "file \"%s\" must hold one line of text", path);
+        else
+            job_add_setting(n, "password", arena_str(&f->job->arena, b.data), true);
+    }
+    job_wipe(&b);
+}
+
+static void job_write_password_file(struct buf *b, const struct job_key *k, const void *field)
+{
+    const struct node *n = field;
+    (void) k;
+    if (n->password_file) job_write_string(b, n->password_file);
+}
+
+/* ---- the table of settings ---- */
+
+static const struct job_kind job_enum = {job_read_enum, job_write_enum, false};
+static const struct job_kind job_bool = {job_read_bool, job_write_bool, false};
+static const struct job_kind job_int = {job_read_int, job_write_int, false};
+static const struct job_kind job_time = {job_read_time, job_write_time, false};
+static const struct job_kind job_size = {job_read_size, job_write_size, false};
+static const struct job_kind job_minutes = {job_read_minutes, job_write_minutes, false};
+static const struct job_kind job_path = {job_read_path, job_write_path, false};
+static const struct job_kind job_ident = {job_read_name, job_write_path, false};
+static const struct job_kind job_words = {job_read_words, job_write_words, true};
+static const struct job_kind job_schemas = {job_read_schemas, job_write_words, true};
+static const struct job_kind job_tables = {job_read_tables, job_write_tables, true};
+static const struct job_kind job_conn = {job_read_conn, job_write_conn, false};
+static const struct job_kind job_password = {job_read_password, job_write_password_file, false};
+static const struct job_kind job_refused = {job_read_refused, NULL, false};
+
+static const char *const job_log_names[] = {"text", "json", NULL};
+
+#define AT(member) offsetof(struct job, member)
+#define FORWARD(member) AT(task[TW_FORWARD].member)
+#define REVERSE(member) AT(task[TW_REVERSE].member)
+
+/* name and state_dir have defaults that depend on the file and the user: job_defaults(). */
+static const struct job_key job_own_keys[] = {
+    {"job", "name", &job_ident, AT(name), NULL, NULL, 0, 0,
+     "part of the names of slots, publications and origins", false},
+    {"job", "tag", &job_enum, AT(tag), "normal", tag_names, 0, 0, "normal or online", false},
+    {"job", "state_dir", &job_path, AT(state_dir), NULL, NULL, 0, 0,
+     "checkpoints, lock and counters", false},
+    {"job", "log", &job_bool, AT(log_json), "text", job_log_names, 0, 0, "text or json", false},
+    {"job", "accept", &job_words, AT(accept), NULL, NULL, 0, 0,
+     "codes of failed precheck items taken on", false},
+    {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0, NULL, false},
+    {"b", "password_file", &job_password, AT(node[1]), NULL, NULL, 0, 0, NULL, false},
+    {"objects", "schemas", &job_schemas, AT(schemas), NULL, NULL, 0, 0,
+     "every table in them", false},
+    {"objects", "tables", &job_tables, AT(tables), NULL, NULL, 0, 0,
+     "single tables: schema.table", false},
+    {"objects", "exclude", &job_tables, AT(exclude), NULL, NULL, 0, 0,
+     "tables of the schemas left out", false},
+    {"objects", "existing", &job_enum, AT(existing), "error", existing_names, 0, 0,
+     "tables found on B at the start: error or keep", false},
+    {"forward", "enabled", &job_bool, FORWARD(enabled), "yes", NULL, 0, 0, "yes or no", false},
+    {"forward", "schema", &job_bool, FORWARD(schema), "yes", NULL, 0, 0,
+     "create the tables on B", false},
+    {"forward", "copy", &job_bool, FORWARD(copy), "yes", NULL, 0, 0,
+     "copy the rows that are there", false},
+    {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
+     "processes that copy", false},
+    {"forward", "on_conflict", &job_enum, FORWARD(on_conflict), "fail", policy_names, 0, 0,
+     "fail, ignore or overwrite", false},
+    {"forward", "merge", &job_enum, FORWARD(merge), "columns", merge_names, 0, 0,
+     "what an update replaces: columns or rows", false},
+    {"forward", "identity", &job_enum, FORWARD(identity), "full", identity_names, 0, 0,
+     "replica identity of the tables: full or key", false},
+    {"reverse", "enabled", &job_bool, REVERSE(enabled), "yes", NULL, 0, 0, "yes or no", false},
+    {"reverse", "on_conflict", &job_enum, REVERSE(on_conflict), "fail", policy_names, 0, 0,
+     "fail, ignore or overwrite", false},
+    {"reverse", "merge", &job_enum, REVERSE(merge), "columns", merge_names, 0, 0,
+     "what an update replaces: columns or rows", false},
+    {"reverse", "identity", &job_enum, REVERSE(identity), "full", identity_names, 0, 0,
+     "replica identity of the tables: full or key", false},
+    {"reverse", "schema", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
+    {"reverse", "copy", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
+    {"reverse", "workers", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
+    {"slots", "retention", &job_time, AT(retention_us), "15min", NULL, 0, 30 * JOB_DAY,
+     "confirm positions so much later; 0: at once", false},
+    {"slots", "retention_size", &job_size, AT(retention_bytes), "1GB", NULL, 0, 64 * 1024 * JOB_GB,
+     "but never hold back more WAL than this", false},
+    {"slots", "heartbeat", &job_time, AT(heartbeat_us), "10s", NULL, USEC_SEC / 10, JOB_HOUR,
+     "moves the slot of an idle database", false},
+    {"retry", "connection", &job_minutes, AT(connection_retry_min), "720min", NULL,
+     10 * JOB_MINUTE, JOB_DAY, "when a server cannot be reached", false},
+    {"retry", "other", &job_minutes, AT(other_retry_min), "10min", NULL, JOB_MINUTE, JOB_DAY,
+     "any other failure that may pass", false},
+};
+
+#undef AT
+#undef FORWARD
+#undef REVERSE
+
+#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/* What is known of the values of libpq's keywords (documentation, "Parameter Key Words").  libpq
+ * would find these mistakes only when it connects. */
+static const struct {
+    const char *keyword;
+    const char *const *words;
+    int64_t max;          /* min is 0, for port 1 */
+    const char *refused;  /* why it may not be set */
+} job_conn_rules[] = {
+    {"port", NULL, 65535, NULL},
+    {"connect_timeout", NULL, INT32_MAX, NULL},
+    {"keepalives", NULL, 1, NULL},
+    {"keepalives_idle", NULL, INT32_MAX, NULL},
+    {"keepalives_interval", NULL, INT32_MAX, NULL},
+    {"keepalives_count", NULL, INT32_MAX, NULL},
+    {"tcp_user_timeout", NULL, INT32_MAX, NULL},
+    {"sslcompression", NULL, 1, NULL},
+    {"sslsni", NULL, 1, NULL},
+    {"sslmode", WORDS("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), 0,
+     NULL},
+    {"sslnegotiation", WORDS("postgres", "direct"), 0, NULL},
+    {"sslcertmode", WORDS("disable", "allow", "require"), 0, NULL},
+    {"channel_binding", WORDS("disable", "prefer", "require"), 0, NULL},
+    {"gssencmode", WORDS("disable", "prefer", "require"), 0, NULL},
+    {"ssl_min_protocol_version", WORDS("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"), 0, NULL},
+    {"ssl_max_protocol_version", WORDS("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"), 0, NULL},
+    {"target_session_attrs",
+     WORDS("any", "read-write", "read-only", "primary", "standby", "prefer-standby"), 0, NULL},
+    {"load_balance_hosts", WORDS("disable", "random"), 0, NULL},
+    {"replication", NULL, 0, "twsync sets it itself"},
+    {"application_name", NULL, 0, "twsync sets it itself"},
+    {"client_encoding", NULL, 0, "twsync sets it itself"},
+};
+
+#undef WORDS
+
+static void job_conn_key(struct job_key *k, const PQconninfoOption *o, int i)
+{
+    *k = (struct job_key){.kind = &job_conn, .field = offsetof(struct job, node[i])};
+    k->section = i ? "b" : "a";
+    /* libpq marks what a dialog must hide with *; the SCRAM keys are as good as the password. */
+    k->is_secret = o->dispchar[0] == '*' || !strncmp(o->keyword, "scram_", 6);
+    for (size_t r = 0; r < sizeof job_conn_rules / sizeof *job_conn_rules; r++) {
+        if (!str_is(job_conn_rules[r].keyword, o->keyword)) continue;
+        k->words = job_conn_rules[r].words;
+        k->max = job_conn_rules[r].max;
+        k->min = str_is(o->keyword, "port");
+        k->help = job_conn_rules[r].refused;
+        if (k->help) k->kind = &job_refused;
+    }
+}
+
+/* Our own settings, and for A and B every keyword of the libpq we are linked with. */
+static void job_make_keys(struct job *job)
+{
+    enum { OWN = sizeof job_own_keys / sizeof *job_own_keys };
+    PQconninfoOption *options = PQconndefaults();
+    if (!options) mem_die();
+    int n = 0;
+    while (options[n].keyword) n++;
+    struct job_key *keys = arena_array(&job->arena, struct job_key, OWN + 2 * n);
+    int nkeys = 0;
+    for (int i = 0; i < 2; i++) {
+        for (int j = 0; j < n; j++, nkeys++) {
+            job_conn_key(&keys[nkeys], &options[j], i);
+            keys[nkeys].key = arena_str(&job->arena, options[j].keyword);
+        }
+        job->node[i].settings = arena_array(&job->arena, struct conn_setting, n);
+        job->node[i].letter = (char) ('a' + i);
+    }
+    memcpy(keys + nkeys, job_own_keys, sizeof job_own_keys);
+    job->keys = keys;
+    job->nkeys = nkeys + OWN;
+    PQconninfoFree(options);
+}
+
+/* ---- lines ---- */
+
+/* Is this a line of text in UTF-8, without control characters? */
+static bool job_is_text(const char *line)
+{
+    for (const unsigned char *p = (const unsigned char *) line; *p; p++) {
+        if ((*p < 0x20 && *p != '\t') || *p == 0x7f) return false;
+        if (*p < 0x80) continue;
+        int more = *p >= 0xf0 ? 3 : *p >= 0xe0 ? 2 : 1;
+        unsigned v = *p & (0x3fu >> more);
+        if (*p < 0xc2 || *p > 0xf4) return false;
+        for (int i = more; i > 0; i--) {
+            if ((*++p & 0xc0) != 0x80) return false;
+            v = v << 6 | (*p & 0x3f);
+        }
+        bool is_overlong = (more == 2 && v < 0x800) || (more == 3 && v < 0x10000);
+        if (is_overlong || v > 0x10ffff || (v >= 0xd800 && v < 0xe000)) return false;
+    }
+    return true;
+}
+
+/* The first = or : of a line, before any comment; in an indented line not inside quotes, since it
+ * may be a part of a list. */
+static const char *job_separator(const char *line, bool is_indented)
+{
+    bool quoted = false;
+    for (const char *p = line; *p; p++) {
+        if (*p == '"' && is_indented) quoted = !quoted;
+        if (quoted) continue;
+        if (*p == '=' || *p == ':') return p;
+        if (*p == ';' && p > line && (p[-1] == ' ' || p[-1] == '\t')) return NULL;
+    }
+    return NULL;
+}
+
+/* from..to without blanks at its ends. */
+static const char *job_trim(struct arena *a, const char *from, const char *to)
+{
+    while (from < to && (*from == ' ' || *from == '\t')) from++;
+    while (to > from && (to[-1] == ' ' || to[-1] == '\t')) to--;
+    return arena_fmt(a, "%.*s", (int) (to - from), from);
+}
+
+static void job_scan_section(struct job_file *f, struct job_line *l, int line, const char *start)
+{
+    const char *end = strchr(start, ']'), *after = end ? job_skip_blanks(end + 1) : "";
+    l->kind = LINE_BAD_SECTION;
+    if (!end || (*after && *after != ';' && *after != '#')) {
+        job_mistake(f, line, "section must be written [name], alone in its line");
+        return;
+    }
+    l->name = job_trim(&f->job->arena, start + 1, end);
+    const char *best = NULL;
+    for (int i = 0; i < JOB_NSECTIONS; i++) {
+        if (str_is(l->name, job_sections[i].name)) l->kind = LINE_SECTION;
+        best = job_nearer(l->name, best, job_sections[i].name);
+    }
+    if (l->kind == LINE_BAD_SECTION)
+        job_mistake(f, line, "unknown section [%.40s]%s", l->name, job_hint(f, best));
+}
+
+/* What no setting can be made of.  It may be a piece of a password: only a known key is named. */
+static void job_stray_line(struct job_file *f, int line, const char *text)
+{
+    const char *end = text + strcspn(text, " \t");
+    const char *word = arena_fmt(&f->job->arena, "%.*s", (int) (end - text), text);
+    for (int i = 0; i < f->job->nkeys; i++) {
+        if (!str_is(word, f->job->keys[i].key)) continue;
+        job_mistake(f, line, "= is missing after \"%s\"", word);
+        return;
+    }
+    job_mistake(f, line, "neither [section] nor key = value nor a comment");
+}
+
+/* is_listed: a key stands above, whose value an indented line may go on with. */
+static void job_scan_line(struct job_file *f, int line, bool is_listed)
+{
+    struct job_line *l = &f->lines[line];
+    const char *start = job_skip_blanks(l->text);
+    bool is_indented = start > l->text;
+    if (!job_is_text(l->text)) {
+        job_mistake(f, line, "not text in UTF-8");
+        return;
+    }
+    if (!*start || *start == ';' || *start == '#') return;
+    if (*start == '[') {
+        job_scan_section(f, l, line, start);
+        return;
+    }
+    const char *sep = job_separator(start, is_indented);
+    if (!sep && is_indented && is_listed) {
+        l->kind = LINE_MORE;
+        l->value = start;
+        return;
+    }
+    if (!sep) {
+        job_stray_line(f, line, start);
+        return;
+    }
+    l->name = job_trim(&f->job->arena, start, sep);
+    l->value = sep + 1;
+    if (!l->name[0])
+        job_mistake(f, line, "key expected before %c", *sep);
+    else if (strlen(l->name) > JOB_KEY_MAX)
+        job_mistake(f, line, "key is longer than %d bytes", JOB_KEY_MAX);
+    else
+        l->kind = LINE_KEY;
+}
+
+/* Cut the text into lines and find out what each is. */
+static void job_scan(struct job_file *f)
+{
+    char *p = f->text.data;
+    int n = 1;
+    for (char *c = p; *c; c++) n += *c == '\n';
+    f->lines = arena_array(&f->job->arena, struct job_line, n + 1);
+    if (!strncmp(p, "\xef\xbb\xbf", 3)) p += 3;  /* byte order mark, as some editors write */
+    bool is_listed = false;
+    for (f->nlines = 0; *p && f->nmistakes < JOB_MISTAKES_MAX;) {
+        char *end = strchr(p, '\n'), *next = end ? end + 1 : p + strlen(p);
+        if (!end) end = next;
+        if (end > p && end[-1] == '\r') end--;
+        *end = '\0';
+        struct job_line *l = &f->lines[++f->nlines];
+        l->text = p;
+        job_scan_line(f, f->nlines, is_listed);
+        if (l->kind != LINE_NOTHING) is_listed = l->kind == LINE_KEY || l->kind == LINE_MORE;
+        p = next;
+    }
+}
+
+/* inih's fgets: the skeleton of the next line. */
+static char *job_reader(char *out, int size, void *arg)
+{
+    struct job_file *f = arg;
+    if (f->at == f->nlines) return NULL;
+    const struct job_line *l = &f->lines[++f->at];
+    int n;
+    if (l->kind == LINE_SECTION)
+        n = snprintf(out, (size_t) size, "[%s]\n", l->name);
+    else if (l->kind == LINE_BAD_SECTION)
+        n = snprintf(out, (size_t) size, "[?]\n");
+    else if (l->kind == LINE_KEY)
+        n = snprintf(out, (size_t) size, "%s = %d\n", l->name, f->at);
+    else
+        n = snprintf(out, (size_t) size, "\n");
+    assert(n > 0 && n < size);
+    return out;
+}
+
+/* A key we do not know.  It is shown only when it looks like one: the line may be half of a
+ * password in base64. */
+static void job_unknown_key(struct job_file *f, int line, const char *section, const char *key)
+{
+    const char *best = NULL, *home = NULL;
+    for (int i = 0; i < f->job->nkeys; i++) {
+        const struct job_key *k = &f->job->keys[i];
+        if (str_is(k->section, section))
+            best = job_nearer(key, best, k->key);
+        else if (str_is(k->key, key) && k->kind != &job_refused && !home)
+            home = k->section;
+    }
+    bool is_plain = strspn(key, "abcdefghijklmnopqrstuvwxyz_-.") == strlen(key);
+    if (home)
+        job_mistake(f, line, "unknown key \"%s\" in [%s]; it belongs in [%s]", key, section, home);
+    else if (best || is_plain)
+        job_mistake(f, line, "unknown key \"%s\" in [%s]%s", key, section, job_hint(f, best));
+    else
+        job_mistake(f, line, "unknown key in [%s]", section);
+}
+
+/* inih's handler: notes where a key is given.  `text` is the number of its line. */
+static int job_handler(void *arg, const char *section, const char *name, const char *text)
+{
+    struct job_file *f = arg;
+    if (!name || !text || str_is(section, "?") || f->nmistakes == JOB_MISTAKES_MAX) return 1;
+    int line = atoi(text), i = job_key_index(f->job, section, name);
+    if (!section[0])
+        job_mistake(f, line, "key stands before the first [section]");
+    else if (i < 0)
+        job_unknown_key(f, line, section, name);
+    else if (f->given[i])
+        job_mistake(f, line, "\"%s\" is given twice in [%s], first in line %d", name, section,
+                    f->given[i]);
+    else
+        f->given[i] = line;
+    return 1;
+}
+
+/* ---- values ---- */
+
+/* Undo the quotes: text starts with one. */
+static const char *job_unquote(struct job_file *f, const struct job_key *k, const char *text,
+                               int line)
+{
+    char *out = arena_alloc(&f->job->arena, strlen(text) + 1), *to = out;
+    const char *p = text + 1;
+    for (; *p && !(p[0] == '"' && p[1] != '"'); p++) {
+        if (*p == '"') p++;
+        *to++ = *p;
+    }
+    if (!*p) {
+        job_mistake(f, line, "%s: closing quote is missing", k->key);
+        return NULL;
+    }
+    p = job_skip_blanks(p + 1);
+    if (!*p || *p == ';') return out;
+    job_mistake(f, line, "%s: text after the closing quote; write \"\" for a quote inside quotes",
+                k->key);
+    return NULL;
+}
+
+/* The single value of a line; NULL after a mistake. */
+static const char *job_value(struct job_file *f, const struct job_key *k, int line)
+{
+    const char *text = f->lines[line].value, *start = job_skip_blanks(text), *end = start;
+    for (int i = line + 1; i <= f->nlines; i++) {
+        if (f->lines[i].kind == LINE_MORE)
+            job_mistake(f, i, "indented line goes on with %s, which is not a list", k->key);
+        else if (f->lines[i].kind != LINE_NOTHING)
+            break;
+    }
+    if (*start == '"') return job_unquote(f, k, start, line);
+    while (*end && !(*end == ';' && end > text && (end[-1] == ' ' || end[-1] == '\t'))) end++;
+    const char *value = job_trim(&f->job->arena, start, end);
+    if (*value) return value;
+    job_mistake(f, line, "%s has no value", k->key);
+    return NULL;
+}
+
+/* The line of the key and the indented ones below it. */
+static void job_read_list(struct job_file *f, const struct job_key *k, int line, void *field)
+{
+    int before = f->nmistakes;
+    k->kind->read(f, k, f->lines[line].value, line, field);
+    for (int i = line + 1; i <= f->nlines; i++) {
+        if (f->lines[i].kind == LINE_MORE)
+            k->kind->read(f, k, f->lines[i].value, i, field);
+        else if (f->lines[i].kind != LINE_NOTHING)
+            break;
+    }
+    /* Both list types begin with their pointer; a list without items has none. */
+    void *items;
+    memcpy(&items, field, sizeof items);
+    if (!items && before == f->nmistakes) job_mistake(f, line, "%s has no value", k->key);
+}
+
+static void job_read_keys(struct job_file *f)
+{
+    for (int i = 0; i < f->job->nkeys; i++) {
+        const struct job_key *k = &f->job->keys[i];
+        int line = f->given[i];
+        void *field = (char *) f->job + k->field;
+        const char *text = k->standard;
+        if (line && k->kind->is_list) {
+            job_read_list(f, k, line, field);
+        } else {
+            if (line) text = job_value(f, k, line);
+            if (text) k->kind->read(f, k, text, line, field);
+        }
+    }
+}
+
+/* ---- defaults that depend on where we are ---- */
+
+static void job_default_name(struct job_file *f)
+{
+    struct job *job = f->job;
+    const char *slash = strrchr(f->path, '/'), *base = slash ? slash + 1 : f->path;
+    size_t n = strlen(base);
+    if (n >= 4 && str_is(base + n - 4, ".ini")) n -= 4;
+    job->name = job_fold_name(&job->arena, arena_fmt(&job->arena, "%.*s", (int) n, base));
+    if (job->name[0]) return;
+    job_mistake(f, job_blame(f, "job", "name"), "name is missing, and the file name holds none");
+}
+
+static void job_default_state_dir(struct job_file *f)
+{
+    struct job *job = f->job;
+    const char *base = getenv("TWSYNC_STATE_DIR"), *home = getenv("HOME"), *dir;
+    int i = job_key_index(job, "job", "state_dir");
+    if (base && base[0])
+        dir = arena_fmt(&job->arena, "%s/%s", base, job->name);
+    else if (geteuid() == 0)
+        dir = arena_fmt(&job->arena, "/var/lib/twsync/%s", job->name);
+    else if (home && home[0])
+        dir = arena_fmt(&job->arena, "%s/.local/state/twsync/%s", home, job->name);
+    else
+        dir = NULL;
+    if (dir)
+        job_read_path(f, &job->keys[i], dir, job_blame(f, "job", "state_dir"), &job->state_dir);
+    else
+        job_mistake(f, job_blame(f, "job", "state_dir"), "state_dir is missing, and HOME is not "
+                    "set");
+}
+
+/* One of a comma separated list: an address on this machine? */
+static bool job_host_is_local(const char *host, size_t n)
+{
+    if (n == 0 || host[0] == '/' || host[0] == '@') return true;  /* @: abstract Unix socket */
+    if (n == 9 && !strncasecmp(host, "localhost", n)) return true;
+    if (n == 3 && !strncmp(host, "::1", n)) return true;
+    return !strncmp(host, "127.", 4) && strspn(host, "0123456789.") >= n;
+}
+
+static bool job_node_is_local(const struct node *n)
+{
+    const char *p = job_node_setting(n, "hostaddr");  /* where libpq goes if it is given */
+    if (!p) p = job_node_setting(n, "host");
+    if (!p) p = getenv("PGHOSTADDR");
+    if (!p) p = getenv("PGHOST");
+    while (p) {
+        size_t len = strcspn(p, ",");
+        if (!job_host_is_local(p, len)) return false;
+        p = p[len] ? p + len + 1 : NULL;
+    }
+    return true;
+}
+
+/* libpq's default sslmode `prefer` falls back to plain text without a word.  Across a network a
+ * server must prove who it is unless the job says otherwise.  A service may say it for the job. */
+static void job_default_ssl(struct job *job, struct node *n)
+{
+    if (job_node_setting(n, "service") || job_node_setting(n, "sslmode")) return;
+    if (getenv("PGSERVICE") || getenv("PGSSLMODE") || job_node_is_local(n)) return;
+    job_add_setting(n, "sslmode", "verify-full", false);
+    const char *home = getenv("HOME");
+    const char *root = arena_fmt(&job->arena, "%s/.postgresql/root.crt", home ? home : "");
+    if (!job_node_setting(n, "sslrootcert") && !getenv("PGSSLROOTCERT") && access(root, F_OK))
+        job_add_setting(n, "sslrootcert", "system", false);
+}
+
+static void job_defaults(struct job_file *f)
+{
+    struct job *job = f->job;
+    if (!job_given(f, "job", "name")) job_default_name(f);
+    if (!job_given(f, "job", "state_dir") && job->name) job_default_state_dir(f);
+    for (int i = 0; i < 2; i++) job_default_ssl(job, &job->node[i]);
+}
+
+/* ---- what must fit together ---- */
+
+static void job_check_sections(struct job_file *f)
+{
+    for (int s = 0; s < JOB_NSECTIONS; s++) {
+        const char *name = job_sections[s].name;
+        int first = 0;
+        for (int i = 1; i <= f->nlines; i++) {
+            if (f->lines[i].kind != LINE_SECTION || !str_is(f->lines[i].name, name)) continue;
+            if (first)
+                job_mistake(f, i, "section [%s] is given twice, first in line %d", name, first);
+            else
+                first = i;
+        }
+        if (!first && job_sections[s].required)
+            job_mistake(f, 1, "section [%s] is missing", name);
+    }
+}
+
+static void job_check_dbname(struct job_file *f, const struct node *n, const char *section)
+{
+    const char *dbname = job_node_setting(n, "dbname");
+    if (!job_section_line(f, section) || job_is_wrong(f, section, "dbname")) return;
+    if (job_node_setting(n, "service") || (dbname && dbname[0])) return;
+    job_mistake(f, job_blame(f, section, "dbname"), "dbname is missing in [%s]", section);
+}
+
+/* Another user or another way of logging in still leads to the same database. */
+static void job_check_same(struct job_file *f)
+{
+    static const char *const keys[] = {"dbname", "host", "hostaddr", "port", "service"};
+    const struct node *n = f->job->node;
+    const char *port = getenv("PGPORT");
+    if (!job_node_setting(n, "dbname") && !job_node_setting(n, "service")) return;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const char *standard = !str_is(keys[i], "port") ? "" : port ? port : "5432";
+        const char *a = job_node_setting(&n[0], keys[i]), *b = job_node_setting(&n[1], keys[i]);
+        if (job_is_wrong(f, "a", keys[i]) || job_is_wrong(f, "b", keys[i])) return;
+        if (!str_is(a ? a : standard, b ? b : standard)) return;
+    }
+    job_mistake(f, job_blame(f, "b", "dbname"), "[b] is the same database as [a]");
+}
+
+static int job_string_order(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+/* Sorted names of a list of tables, and a mistake for each that is there twice. */
+static const char **job_sorted_tables(struct job_file *f, const char *key,
+                                      const struct qname_list *list)
+{
+    const char **names = arena_array(&f->job->arena, const char *, list->n);
+    for (int i = 0; i < list->n; i++)
+        names[i] = sql_quoted_table(&f->job->arena, list->items[i].schema, list->items[i].table);
+    qsort(names, (size_t) list->n, sizeof *names, job_string_order);
+    for (int i = 1; i < list->n; i++)
+        if (str_is(names[i - 1], names[i]))
+            job_mistake(f, job_blame(f, "objects", key), "%s: %s is listed twice", key, names[i]);
+    return names;
+}
+
+static const char **job_sorted_schemas(struct job_file *f)
+{
+    const struct str_list *list = &f->job->schemas;
+    const char **names = arena_array(&f->job->arena, const char *, list->n);
+    if (list->n) memcpy(names, list->items, sizeof *names * (size_t) list->n);
+    qsort(names, (size_t) list->n, sizeof *names, job_string_order);
+    for (int i = 1; i < list->n; i++)
+        if (str_is(names[i - 1], names[i]))
+            job_mistake(f, job_blame(f, "objects", "schemas"), "schemas: \"%s\" is listed twice",
+                        names[i]);
+    return names;
+}
+
+static bool job_has(const char **sorted, int n, const char *name)
+{
+    return bsearch(&name, sorted, (size_t) n, sizeof name, job_string_order) != NULL;
+}
+
+static void job_check_objects(struct job_file *f)
+{
+    struct job *job = f->job;
+    int line = job_section_line(f, "objects"), exclude = job_blame(f, "objects", "exclude");
+    if (line && !job_given(f, "objects", "schemas") && !job_given(f, "objects", "tables"))
+        job_mistake(f, line, "[objects] selects nothing: give schemas or tables");
+    const char **schemas = job_sorted_schemas(f);
+    const char **tables = job_sorted_tables(f, "tables", &job->tables);
+    job_sorted_tables(f, "exclude", &job->exclude);
+    for (int i = 0; i < job->exclude.n; i++) {
+        const struct qname *q = &job->exclude.items[i];
+        const char *name = sql_quoted_table(&job->arena, q->schema, q->table);
+        if (job_has(tables, job->tables.n, name))
+            job_mistake(f, exclude, "exclude: %s is also listed under tables", name);
+        else if (!job_is_wrong(f, "objects", "schemas") &&
+                 !job_has(schemas, job->schemas.n, q->schema))
+            job_mistake(f, exclude, "exclude: %s is in none of the schemas", name);
+    }
+}
+
+static void job_check_tasks(struct job_file *f)
+{
+    const struct task_conf *forward = &f->job->task[TW_FORWARD];
+    const struct task_conf *reverse = &f->job->task[TW_REVERSE];
+    if (job_is_wrong(f, "forward", "enabled") || job_is_wrong(f, "reverse", "enabled")) return;
+    if (!forward->enabled && reverse->enabled)
+        job_mistake(f, job_blame(f, "forward", "enabled"),
+                    "reverse is enabled and forward is not; reverse starts from a running forward");
+    if (!forward->enabled && !reverse->enabled)
+        job_mistake(f, job_blame(f, "forward", "enabled"), "neither direction is enabled");
+}
+
+static void job_check_retry(struct job_file *f)
+{
+    int connection = f->job->connection_retry_min, other = f->job->other_retry_min;
+    if (job_is_wrong(f, "retry", "connection") || job_is_wrong(f, "retry", "other")) return;
+    if (other >= connection)
+        job_mistake(f, job_blame(f, "retry", "other"),
+                    "other (%dmin) must be less than connection (%dmin)", other, connection);
+}
+
+/* ---- in and out ---- */
+
+static void job_parse(struct job_file *f)
+{
+    if (!job_read_file(f, 0, f->path, JOB_FILE_MAX, &f->st, &f->text)) return;
+    size_t n = strlen(f->text.data);
+    if (n != f->text.len) {
+        int line = 1;
+        for (size_t i = 0; i < n; i++) line += f->text.data[i] == '\n';
+        job_mistake(f, line, "not a text file");
+        return;
+    }
+    if (strspn(f->text.data, " \t\r\n") == n) {
+        job_mistake(f, 1, "file is empty");
+        return;
+    }
+    f->given = arena_array(&f->job->arena, int, f->job->nkeys);
+    job_scan(f);
+    int rc = ini_parse_stream(job_reader, f, job_handler, f);
+    if (rc < 0) mem_die();
+    if (rc > 0) job_mistake(f, rc, "could not be understood");
+    job_read_keys(f);
+    job_defaults(f);
+    job_check_sections(f);
+    job_check_dbname(f, &f->job->node[0], "a");
+    job_check_dbname(f, &f->job->node[1], "b");
+    job_check_same(f);
+    job_check_objects(f);
+    job_check_tasks(f);
+    job_check_retry(f);
+}
+
+/* What the arena held may be a password. */
+static void job_free(struct job *job)
+{
+    if (!job) return;
+    for (struct chunk *c = job->arena.chunks; c; c = c->next)
+        explicit_bzero((char *) c + align_up(sizeof *c), c->used);
+    arena_free(&job->arena);
+    free(job);
+}
+
+/* Read and check a job file; connects to nothing.  TW_EJOB: e->msg is the first mistake,
+ * e->detail says how many there are, and all have been written to standard error. */
+static status MUST_CHECK job_load(const char *path, struct job **out, struct tw_error *e)
+{
+    struct job *job = mem_resize(NULL, sizeof *job);
+    *job = (struct job){0};
+    *out = NULL;
+    job->path = arena_str(&job->arena, path);
+    job_make_keys(job);
+    struct job_file f = {.job = job, .path = job->path};
+    f.mistakes = arena_array(&job->arena, struct job_mistake, JOB_MISTAKES_MAX);
+    job_parse(&f);
+    job_wipe(&f.text);
+    status s = job_report(&f, e);
+    if (s == TW_OK)
+        *out = job;
+    else
+        job_free(job);
+    return s;
+}
+
+/* One setting.  What is not set and has no default shows as a comment, as do secrets, which look
+ * the same set or not: so the output of the output is the output. */
+static void job_print_key(const struct job *job, const struct job_key *k, struct buf *b)
+{
+    enum { COLUMN = 32 };
+    struct buf value = {0};
+    if (k->kind == &job_refused) return;
+    if (!k->is_secret) k->kind->write(&value, k, (const char *) job + k->field);
+    size_t start = b->len;
+    if (k->is_secret)
+        buf_fmt(b, "; %s = ********", k->key);
+    else if (value.len)
+        buf_fmt(b, "%s = %s", k->key, value.data);
+    else if (k->help)
+        buf_fmt(b, "; %s =", k->key);
+    if (k->help) {
+        do buf_char(b, ' ');
+        while (b->len - start < COLUMN);
+        buf_fmt(b, "; %s", k->help);
+    }
+    if (b->len > start) buf_char(b, '\n');
+    buf_free(&value);
+}
+
+static void job_print(const struct job *job, FILE *to)
+{
+    struct buf b = {0};
+    buf_str(&b, "; The job in effect, defaults filled in.  Secrets are masked, set or not.\n"
+                "; A value that begins or ends with a blank or holds ; # or \" stands in "
+                "\"quotes\", a quote inside doubled.\n");
+    for (int s = 0; s < JOB_NSECTIONS; s++) {
+        buf_fmt(&b, "\n; %s\n[%s]\n", job_sections[s].help, job_sections[s].name);
+        for (int i = 0; i < job->nkeys; i++)
+            if (str_is(job->keys[i].section, job_sections[s].name))
+                job_print_key(job, &job->keys[i], &b);
+    }
+    fwrite(b.data, 1, b.len, to);
+    fflush(to);
+    buf_free(&b);
+}
+/* ==== 10. ckpt =============================================================
+ * The checkpoint file of a task: phase, positions, identities, counters.  A hint for people and
+ * for sanity checks; the truth is on the servers, so losing it costs nothing but old counters.
+ * Text, one "key value" a line, closed by a line with the CRC-32 of all before it. */
+
+struct ckpt {
+    char task[96], state[24], phase[16], rung[16];
+    char source_system[24], slot_name[64];
+    lsn_t received_lsn, applied_lsn, confirmed_lsn;
+#define X(n) int64_t n;
+    STAT_COUNTERS(X)
+#undef X
+    char last_error[2048];
+};
+
+enum { CKPT_MAX = 64 * 1024 };
+
+static const char *ckpt_file(struct arena *a, enum tw_direction dir)
+{
+    return arena_fmt(a, "%s.ckpt", direction_names[dir]);
+}
+
+static void ckpt_render(const struct ckpt *c, struct buf *b)
+{
+    buf_str(b, "twsync checkpoint 1\n");
+    buf_fmt(b, "task %s\nstate %s\nphase %s\nrung %s\n", c->task, c->state, c->phase, c->rung);
+    buf_fmt(b, "source_system %s\nslot_name %s\n", c->source_system, c->slot_name);
+    buf_fmt(b, "received_lsn " LSN_FMT "\n", LSN_ARG(c->received_lsn));
+    buf_fmt(b, "applied_lsn " LSN_FMT "\n", LSN_ARG(c->applied_lsn));
+    buf_fmt(b, "confirmed_lsn " LSN_FMT "\n", LSN_ARG(c->confirmed_lsn));
+#define X(n) buf_fmt(b, #n " %" PRId64 "\n", c->n);
+    STAT_COUNTERS(X)
+#undef X
+    buf_str(b, "last_error ");
+    for (const char *p = c->last_error; *p; p++) buf_char(b, *p == '\n' ? ' ' : *p);
+    buf_char(b, '\n');
+    unsigned long crc = crc32(0, (const unsigned char *) b->data, (unsigned) b->len);
+    buf_fmt(b, "crc %08lx\n", crc);
+}
+
+static status MUST_CHECK ckpt_write(const struct job *job, enum tw_direction dir,
+                                    const struct ckpt *c, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    ckpt_render(c, &b);
+    status s = os_replace_file(job->state_dir, ckpt_file(&a, dir), b.data, b.len, e);
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+static void ckpt_line(struct ckpt *c, const char *key, const char *value)
+{
+    const struct {
+        const char *key;
+        char *to;
+        size_t size;
+    } texts[] = {
+        {"task", c->task, sizeof c->task},
+        {"state", c->state, sizeof c->state},
+        {"phase", c->phase, sizeof c->phase},
+        {"rung", c->rung, sizeof c->rung},
+        {"source_system", c->source_system, sizeof c->source_system},
+        {"slot_name", c->slot_name, sizeof c->slot_name},
+        {"last_error", c->last_error, sizeof c->last_error},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (str_is(key, texts[i].key)) str_copy(texts[i].to, texts[i].size, value);
+    if (str_is(key, "received_lsn")) lsn_parse(value, &c->received_lsn);
+    if (str_is(key, "applied_lsn")) lsn_parse(value, &c->applied_lsn);
+    if (str_is(key, "confirmed_lsn")) lsn_parse(value, &c->confirmed_lsn);
+#define X(n)                                                                                       \
+    if (str_is(key, #n)) c->n = strtoll(value, NULL, 10);
+    STAT_COUNTERS(X)
+#undef X
+}
+
+/* Parse a whole file; false when damaged, of another version, or cut. */
+static bool ckpt_parse(char *text, size_t len, struct ckpt *c)
+{
+    static const char head[] = "twsync checkpoint 1\n";
+    *c = (struct ckpt){0};
+    if (len != strlen(text) || strncmp(text, head, sizeof head - 1)) return false;
+    char *tail = strstr(text, "\ncrc ");
+    if (!tail) return false;
+    tail++;
+    char *end;
+    unsigned long want = strtoul(tail + 4, &end, 16);
+    if (end != tail + 12 || *end != '\n' || end[1]) return false;
+    if (crc32(0, (const unsigned char *) text, (unsigned) (tail - text)) != want) return false;
+    *tail = '\0';
+    char *save = NULL;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char *space = strchr(line, ' ');
+        if (!space) continue;
+        *space = '\0';
+        ckpt_line(c, line, space + 1);
+    }
+    return true;
+}
+
+/* What was known last; an empty struct when there is no usable file. */
+static bool ckpt_read(const struct job *job, enum tw_direction dir, struct ckpt *c)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct tw_error e;
+    error_clear(&e);
+    *c = (struct ckpt){0};
+    const char *path = arena_fmt(&a, "%s/%s", job->state_dir, ckpt_file(&a, dir));
+    bool ok = false;
+    if (access(path, F_OK) == 0) {
+        ok = os_read_file(path, &b, CKPT_MAX, &e) == TW_OK && b.len && ckpt_parse(b.data, b.len, c);
+        if (!ok) log_warning("checkpoint file \"%s\" is damaged and is ignored: counters start over",
+                             path);
+    }
+    if (!ok) *c = (struct ckpt){0};
+    buf_free(&b);
+    arena_free(&a);
+    return ok;
+}
+
+/* ==== 11. db ===============================================================
+ * A connection: open, wait without deafness, query, SQLSTATE to status.
+ *
+ * Nothing here blocks without a way out: every wait polls the socket, runs the owner's tick (which
+ * keeps the other connection's replication stream alive) and ends when a stop was asked for. */
+
+struct db {
+    PGconn *pg;
+    const struct node *node;
+    struct tw_error *e;
+    int version;           /* as PQserverVersion: 150018 */
+    status (*tick)(void *arg);  /* called at least every tick_ms while waiting; may be NULL */
+    void *tick_arg;
+    int tick_ms;
+    char purpose[64];      /* "forward:apply": part of application_name */
+};
+
+enum { DB_TICK_MS = 1000, DB_CONNECT_S = 30 };
+
+/* Settings every session of ours runs with, whatever role, database or server defaults say
+ * (failures D11-D14, B12).  Set in one round trip after connecting, since managed servers and
+ * poolers may refuse start-up options; those a version does not know are passed over. */
+static const char db_session_sql[] =
+    "SET search_path = '';"
+    "SELECT count(set_config(v.n, v.s, false)) FROM (VALUES ('datestyle', 'ISO, YMD'),"
+    " ('intervalstyle', 'postgres'), ('extra_float_digits', '3'), ('bytea_output', 'hex'),"
+    " ('timezone', 'UTC'), ('client_encoding', 'UTF8'), ('lc_monetary', 'C'),"
+    " ('xmloption', 'content'), ('xmlbinary', 'base64'), ('array_nulls', 'on'),"
+    " ('row_security', 'off'), ('statement_timeout', '0'), ('lock_timeout', '0'),"
+    " ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'),"
+    " ('transaction_timeout', '0'), ('default_transaction_read_only', 'off'),"
+    " ('default_transaction_isolation', 'read committed'),"
+    " ('default_transaction_deferrable', 'off'), ('standard_conforming_strings', 'on'),"
+    " ('transform_null_equals', 'off'), ('client_min_messages', 'warning'),"
+    " ('quote_all_identifiers', 'off'), ('synchronous_commit', 'on'),"
+    " ('check_function_bodies', 'off'), ('default_table_access_method', 'heap'),"
+    " ('default_tablespace', ''), ('client_connection_check_interval', '2s'),"
+    " ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')) v(n, s)"
+    " WHERE EXISTS (SELECT FROM pg_settings p WHERE lower(p.name) = v.n)";
+
+static void db_discard_notice(void *arg, const PGresult *r)
+{
+    (void) arg;
+    log_debug("server: %s", PQresultErrorMessage(r));
+}
+
+/* libpq's message without its line breaks and trailing blanks. */
+static void db_message(char *out, size_t size, const char *msg)
+{
+    str_copy(out, size, msg ? msg : "");
+    for (char *c = out; *c; c++)
+        if (*c == '\n' || *c == '\t') *c = ' ';
+    size_t n = strlen(out);
+    while (n && out[n - 1] == ' ') out[--n] = '\0';
+}
+
+static const char *db_setting(const struct node *node, const char *keyword)
+{
+    for (int i = 0; i < node->nsettings; i++)
+        if (str_is(node->settings[i].keyword, keyword)) return node->settings[i].value;
+    return NULL;
+}
+
+/* "a (shop at db1:5432)": what may be shown of a connection. */
+static const char *db_label(struct arena *a, const struct node *node)
+{
+    const char *host = db_setting(node, "host"), *port = db_setting(node, "port");
+    const char *db = db_setting(node, "dbname"), *service = db_setting(node, "service");
+    if (!host) host = db_setting(node, "hostaddr");
+    if (!host && service) return arena_fmt(a, "%c (service %s)", node->letter, service);
+    return arena_fmt(a, "%c (%s at %s:%s)", node->letter, db ? db : "?", host ? host : "local",
+                     port ? port : "5432");
+}
+
+/* Which SQLSTATE asks for which reaction (documentation, appendix A).  The first match counts;
+ * a prefix of two characters stands for its class. */
+static const struct {
+    const char *prefix;
+    status code;
+} db_sqlstates[] = {
+    {"55006", TW_EBUSY},  /* object_in_use: the slot or origin is still held by an old session */
+    {"55P03", TW_ETXN},   /* lock_not_available: our lock_timeout */
+    {"40", TW_ETXN},      /* serialization failure, deadlock */
+    {"57014", TW_ETXN},   /* query_canceled */
+    {"08", TW_ECONN},     {"57P", TW_ECONN},  /* shutdown, crash, starting up, idle timeout */
+    {"53300", TW_ECONN},  /* too_many_connections */
+    {"25P03", TW_ECONN},  {"25P04", TW_ECONN},  /* idle-in-transaction, transaction timeout */
+};
+
+static status db_state_status(const char *state)
+{
+    for (size_t i = 0; i < sizeof db_sqlstates / sizeof *db_sqlstates; i++)
+        if (!strncmp(state, db_sqlstates[i].prefix, strlen(db_sqlstates[i].prefix)))
+            return db_sqlstates[i].code;
+    return TW_ESERVER;
+}
+
+/* Turn a failed result into an error; `what` says what we were doing. */
+static status db_fail_result(struct db *d, const PGresult *r, const char *what)
+{
+    const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    char msg[400];
+    if (!state || PQstatus(d->pg) == CONNECTION_BAD) {
+        db_message(msg, sizeof msg, PQerrorMessage(d->pg));
+        if (!msg[0]) str_copy(msg, sizeof msg, "connection lost");
+        return fail(d->e, TW_ECONN, "could not %s on %c: %s", what, d->node->letter, msg);
+    }
+    db_message(msg, sizeof msg, PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY));
+    status s = fail(d->e, db_state_status(state), "could not %s on %c: %s", what, d->node->letter,
+                    msg);
+    str_copy(d->e->sqlstate, sizeof d->e->sqlstate, state);
+    const char *detail = PQresultErrorField(r, PG_DIAG_MESSAGE_DETAIL);
+    const char *hint = PQresultErrorField(r, PG_DIAG_MESSAGE_HINT);
+    if (detail) fail_detail(d->e, "%s", detail);
+    if (hint) fail_hint(d->e, "%s", hint);
+    return s;
+}
+
+static status db_fail_conn(struct db *d, const char *what)
+{
+    char msg[400];
+    db_message(msg, sizeof msg, PQerrorMessage(d->pg));
+    return fail(d->e, TW_ECONN, "could not %s on %c: %s", what, d->node->letter,
+                msg[0] ? msg : "connection lost");
+}
+
+static status MUST_CHECK db_tick(struct db *d)
+{
+    if (stop_flag) return fail(d->e, TW_ESTOP, "stop requested");
+    return d->tick ? d->tick(d->tick_arg) : TW_OK;
+}
+
+/* Wait until the socket is ready for `events`, a tick at a time. */
+static status MUST_CHECK db_poll(struct db *d, short events)
+{
+    for (;;) {
+        struct pollfd p = {.fd = PQsocket(d->pg), .events = events};
+        int n = poll(&p, 1, d->tick_ms);
+        if (n < 0 && errno != EINTR)
+            return fail(d->e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
+        TRY(db_tick(d));
+        if (n > 0) return TW_OK;
+    }
+}
+
+/* Send what libpq holds, reading meanwhile so that neither side waits for the other. */
+static status MUST_CHECK db_flush(struct db *d)
+{
+    for (;;) {
+        int rc = PQflush(d->pg);
+        if (rc == 0) return TW_OK;
+        if (rc < 0) return db_fail_conn(d, "send");
+        TRY(db_poll(d, POLLIN | POLLOUT));
+        if (!PQconsumeInput(d->pg)) return db_fail_conn(d, "receive");
+    }
+}
+
+/* The next result, waiting for it.  *out is NULL at the end of a query's results. */
+static status MUST_CHECK db_next_result(struct db *d, PGresult **out)
+{
+    *out = NULL;
+    TRY(db_flush(d));
+    while (PQisBusy(d->pg)) {
+        TRY(db_poll(d, POLLIN));
+        if (!PQconsumeInput(d->pg)) return db_fail_conn(d, "receive");
+    }
+    *out = PQgetResult(d->pg);
+    return TW_OK;
+}
+
+static void db_clear_result(void *r)
+{
+    PQclear(r);
+}
+
+static bool db_result_ok(const PGresult *r)
+{
+    switch (PQresultStatus(r)) {
+    case PGRES_COMMAND_OK:
+    case PGRES_TUPLES_OK:
+    case PGRES_EMPTY_QUERY:
+    case PGRES_COPY_IN:
+    case PGRES_COPY_OUT:
+    case PGRES_COPY_BOTH:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Collect the results of what was sent; *out gets the last one, or the first bad one. */
+static status MUST_CHECK db_collect(struct db *d, PGresult **out)
+{
+    PGresult *last = NULL;
+    for (;;) {
+        PGresult *r;
+        status s = db_next_result(d, &r);
+        if (s != TW_OK) {
+            PQclear(last);
+            return s;
+        }
+        if (!r) break;
+        if (last && !db_result_ok(last)) {
+            PQclear(r);
+            continue;
+        }
+        PQclear(last);
+        last = r;
+        ExecStatusType st = PQresultStatus(r);
+        if (st == PGRES_COPY_IN || st == PGRES_COPY_OUT || st == PGRES_COPY_BOTH) break;
+        if (PQstatus(d->pg) == CONNECTION_BAD) break;
+    }
+    *out = last;
+    return last ? TW_OK : db_fail_conn(d, "receive a result");
+}
+
+/* Run SQL whose failure is no surprise: *out is the result, good or bad (the caller's to PQclear).
+ * Only a lost connection or a stop is an error. */
+static status MUST_CHECK db_attempt(struct db *d, const char *sql, int n, const char *const *values,
+                                    PGresult **out)
+{
+    *out = NULL;
+    int sent = n ? PQsendQueryParams(d->pg, sql, n, NULL, values, NULL, NULL, 0)
+                 : PQsendQuery(d->pg, sql);
+    if (!sent) return db_fail_conn(d, "send a query");
+    TRY(db_collect(d, out));
+    if (!db_result_ok(*out) && PQstatus(d->pg) == CONNECTION_BAD) {
+        status s = db_fail_result(d, *out, "run a query");
+        PQclear(*out);
+        *out = NULL;
+        return s;
+    }
+    return TW_OK;
+}
+
+/* Run a query with text parameters; `what` completes "could not ...".  The result lives in `a`. */
+static status MUST_CHECK db_query(struct db *d, struct arena *a, const char *what, const char *sql,
+                                  int n, const char *const *values, PGresult **out)
+{
+    PGresult *r;
+    TRY(db_attempt(d, sql, n, values, &r));
+    arena_defer(a, db_clear_result, r);
+    if (!db_result_ok(r)) return db_fail_result(d, r, what);
+    *out = r;
+    return TW_OK;
+}
+
+/* Run SQL for its effect.  Several statements without parameters may stand in one string. */
+static status MUST_CHECK db_exec(struct db *d, const char *what, const char *sql)
+{
+    struct arena a = {0};
+    PGresult *r;
+    status s = db_query(d, &a, what, sql, 0, NULL, &r);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK db_exec_params(struct db *d, const char *what, const char *sql, int n,
+                                        const char *const *values)
+{
+    struct arena a = {0};
+    PGresult *r;
+    status s = db_query(d, &a, what, sql, n, values, &r);
+    arena_free(&a);
+    return s;
+}
+
+/* One value as text, NULL for no row or SQL NULL. */
+static status MUST_CHECK db_value(struct db *d, struct arena *a, const char *what, const char *sql,
+                                  int n, const char *const *values, const char **out)
+{
+    PGresult *r;
+    *out = NULL;
+    TRY(db_query(d, a, what, sql, n, values, &r));
+    if (PQntuples(r) && !PQgetisnull(r, 0, 0)) *out = PQgetvalue(r, 0, 0);
+    return TW_OK;
+}
+
+static const char *db_cell(const PGresult *r, int row, int col)
+{
+    return PQgetisnull(r, row, col) ? NULL : PQgetvalue(r, row, col);
+}
+
+static bool db_cell_true(const PGresult *r, int row, int col)
+{
+    return !PQgetisnull(r, row, col) && PQgetvalue(r, row, col)[0] == 't';
+}
+
+static int64_t db_cell_int(const PGresult *r, int row, int col)
+{
+    return PQgetisnull(r, row, col) ? 0 : strtoll(PQgetvalue(r, row, col), NULL, 10);
+}
+
+static void db_close(struct db *d)
+{
+    if (d->pg) PQfinish(d->pg);
+    d->pg = NULL;
+}
+
+/* Stop what the server is doing for us, best effort: a killed session's long statement would hold
+ * its locks until it ends. */
+static void db_abandon(struct db *d)
+{
+    if (d->pg && PQstatus(d->pg) == CONNECTION_OK && PQtransactionStatus(d->pg) == PQTRANS_ACTIVE) {
+        char err[256];
+        PGcancel *c = PQgetCancel(d->pg);
+        if (c) PQcancel(c, err, sizeof err);
+        PQfreeCancel(c);
+    }
+    db_close(d);
+}
+
+static status MUST_CHECK db_connect_wait(struct db *d)
+{
+    usec deadline = os_now() + DB_CONNECT_S * USEC_SEC;
+    const char *set = db_setting(d->node, "connect_timeout");
+    if (set && atoi(set) > 0) deadline = os_now() + atoi(set) * USEC_SEC;
+    PostgresPollingStatusType st = PGRES_POLLING_WRITING;
+    while (st != PGRES_POLLING_OK) {
+        if (st == PGRES_POLLING_FAILED) return db_fail_conn(d, "connect");
+        if (os_now() > deadline)
+            return fail(d->e, TW_ECONN, "could not connect on %c: timed out", d->node->letter);
+        struct pollfd p = {.fd = PQsocket(d->pg),
+                           .events = st == PGRES_POLLING_READING ? POLLIN : POLLOUT};
+        int n = poll(&p, 1, d->tick_ms);
+        TRY(db_tick(d));
+        if (n > 0) st = PQconnectPoll(d->pg);
+    }
+    return TW_OK;
+}
+
+/* Keep-alives that notice a dead peer in about 30 seconds, unless the job says otherwise. */
+static const char *const db_defaults[][2] = {
+    {"keepalives_idle", "10"}, {"keepalives_interval", "5"}, {"keepalives_count", "3"},
+    {"tcp_user_timeout", "30000"}, {"fallback_application_name", "twsync"},
+};
+
+enum { DB_MAX_KEYWORDS = 96 };
+
+static status MUST_CHECK db_start(struct db *d, bool replication)
+{
+    const char *keys[DB_MAX_KEYWORDS], *values[DB_MAX_KEYWORDS];
+    char app[128];
+    int n = 0;
+    for (size_t i = 0; i < sizeof db_defaults / sizeof *db_defaults; i++, n++) {
+        keys[n] = db_defaults[i][0];
+        values[n] = db_defaults[i][1];
+    }
+    assert(d->node->nsettings < DB_MAX_KEYWORDS - 16);
+    for (int i = 0; i < d->node->nsettings; i++, n++) {
+        keys[n] = d->node->settings[i].keyword;
+        values[n] = d->node->settings[i].value;
+    }
+    snprintf(app, sizeof app, "twsync:%s", d->purpose);
+    keys[n] = "application_name";
+    values[n++] = app;
+    if (replication) {
+        keys[n] = "replication";
+        values[n++] = "database";
+    }
+    keys[n] = NULL;
+    values[n] = NULL;
+    d->pg = PQconnectStartParams(keys, values, 0);
+    if (!d->pg) mem_die();
+    if (PQstatus(d->pg) == CONNECTION_BAD) return db_fail_conn(d, "connect");
+    PQsetNoticeReceiver(d->pg, db_discard_notice, NULL);
+    return db_connect_wait(d);
+}
+
+/* Open a connection.  d->node, d->e and d->purpose are set by the caller; ticks may be. */
+static status MUST_CHECK db_open(struct db *d, bool replication)
+{
+    assert(!d->pg && d->node && d->e);
+    if (!d->tick_ms) d->tick_ms = DB_TICK_MS;
+    status s = db_start(d, replication);
+    if (s == TW_OK) s = db_exec(d, "set up the session", db_session_sql);
+    if (s == TW_OK && PQsetnonblocking(d->pg, 1)) s = db_fail_conn(d, "connect");
+    if (s == TW_OK) d->version = PQserverVersion(d->pg);
+    if (s != TW_OK) db_close(d);
+    return s;
+}
+
+/* ==== 13. cat ==============================================================
+ * The catalog as structs: which tables and sequences a job means, and what they are like. */
+
+struct table {
+    uint32_t oid;
+    const char *schema, *name;
+    char relkind;          /* 'r' or 'p' (partitioned) */
+    char replident;        /* pg_class.relreplident: 'd', 'n', 'f' or 'i' */
+    bool is_partition;
+    bool parent_missing;   /* partition or child of a table that is not selected: stands alone */
+    bool has_pk;
+    bool has_key;          /* a primary key, or a unique index that identifies every row */
+    bool unlogged;
+    bool owned;            /* the session's role may act as the owner */
+    bool has_fk_actions;   /* a foreign key of it that changes rows: cascade, set null, default */
+    bool has_user_triggers;
+    bool inherits;         /* parent or child in inheritance (partitions do not count) */
+    int ncolumns;
+    int64_t pages;         /* of the heap: what chunks are cut from */
+    int64_t bytes;         /* heap and TOAST */
+    int64_t reltuples;     /* the planner's estimate; 0 if unknown */
+    const char *why_not;   /* NULL, or why it cannot be synchronised */
+};
+
+struct table_list {
+    struct table *items;
+    int n;
+};
+
+struct sequence {
+    uint32_t oid;
+    const char *schema, *name, *type;
+    int64_t last_value;
+    bool is_called;
+    int64_t start, increment, min, max, cache;
+    bool cycle;
+    char owned;            /* 'a': OWNED BY a column (serial), 'i': identity, '\0': by none */
+    uint32_t owner_oid;    /* the table, 0 if none; and its names, NULL if none */
+    const char *owner_schema, *owner_table, *owner_column;
+    const char *comment;
+};
+
+struct sequence_list {
+    struct sequence *items;
+    int n;
+};
+
+/* Never ours: the servers' schemas, our own, and those an extension brought. */
+static const char cat_user_schema[] =
+    "(n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'twsync',"
+    " 'polar_feature_utils') AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.deptype = 'e'"
+    " AND x.classid = 'pg_namespace'::regclass AND x.objid = n.oid))";
+
+/* Append "(false OR n.nspname IN ... OR (n.nspname, c.relname) IN ...)".  Lists of VALUES are
+ * hashed by the planner, so ten thousand names cost no more than one. */
+static void cat_match(struct buf *b, const struct str_list *schemas, const struct qname_list *names)
+{
+    const char *sep = " OR n.nspname::text IN (VALUES (";
+    buf_str(b, "(false");
+    for (int i = 0; schemas && i < schemas->n; i++, sep = "), (") {
+        buf_str(b, sep);
+        sql_literal(b, schemas->items[i]);
+    }
+    for (int i = 0; i < names->n; i++) {
+        if (names->items[i].table) continue;
+        buf_str(b, sep);
+        sql_literal(b, names->items[i].schema);
+        sep = "), (";
+    }
+    if (str_is(sep, "), (")) buf_str(b, "))");
+    sep = " OR (n.nspname::text, c.relname::text) IN (VALUES (";
+    for (int i = 0; i < names->n; i++) {
+        if (!names->items[i].table) continue;
+        buf_str(b, sep);
+        sql_literal(b, names->items[i].schema);
+        buf_str(b, ", ");
+        sql_literal(b, names->items[i].table);
+        sep = "), (";
+    }
+    buf_str(b, str_is(sep, "), (") ? ")))" : ")");
+}
+
+/* What a job without any name in [objects] means: everything. */
+static void cat_match_job(struct buf *b, const struct job *job)
+{
+    if (job->schemas.n + job->tables.n == 0)
+        buf_str(b, "true");
+    else
+        cat_match(b, &job->schemas, &job->tables);
+    buf_str(b, " AND NOT ");
+    cat_match(b, NULL, &job->exclude);
+}
+
+/* Append "WITH RECURSIVE chosen(oid) AS (...)": the tables the job selects, supported or not, so
+ * that a query can follow.  A partitioned table brings its partitions, wherever they live, unless
+ * they are excluded.  Foreign tables, and views if named, are in: they must be reported. */
+static void cat_selection(struct buf *b, const struct job *job)
+{
+    struct str_list none = {0};
+    buf_str(b, "WITH RECURSIVE chosen(oid) AS (SELECT c.oid FROM pg_class c"
+               " JOIN pg_namespace n ON n.oid = c.relnamespace"
+               " WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND ");
+    cat_match(b, &none, &job->tables);
+    buf_fmt(b, ") AND %s AND ", cat_user_schema);
+    cat_match_job(b, job);
+    buf_str(b, " UNION SELECT c.oid FROM chosen p JOIN pg_inherits i ON i.inhparent = p.oid"
+               " JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition"
+               " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT ");
+    cat_match(b, NULL, &job->exclude);
+    buf_str(b, ")");
+}
+
+/* Columns as read by cat_read_table().  A key may be deferrable: the rows it finds are the same.
+ * indkey counts from 0 and holds INCLUDE columns after the first indnkeyatts. */
+static const char cat_tables_sql[] =
+    " SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relispartition,"
+    " EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = c.oid"
+    "   AND NOT EXISTS (SELECT FROM chosen p WHERE p.oid = h.inhparent)),"
+    " k.pk, k.key, c.relpersistence = 'u', pg_has_role(c.relowner, 'USAGE'),"
+    " EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = c.oid AND f.contype = 'f'"
+    "   AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))),"
+    " EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal),"
+    " y.inherits,"
+    " (SELECT count(*) FROM pg_attribute a"
+    "   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),"
+    " CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid)"
+    "   / current_setting('block_size')::int8 END,"
+    " CASE c.relkind WHEN 'r' THEN pg_table_size(c.oid) END,"
+    " greatest(c.reltuples, 0)::int8,"
+    " CASE WHEN c.relkind IN ('v', 'm') THEN 'view'"
+    "   WHEN c.relkind = 'f' THEN 'foreign table'"
+    "   WHEN x.extname IS NOT NULL THEN 'member of extension ' || x.extname"
+    "   WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid"
+    "     AND g.tgname = 'ts_insert_blocker') THEN 'TimescaleDB hypertable'"
+    "   WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN 'unlogged table'"
+    "   WHEN c.relpersistence = 't' THEN 'temporary table'"
+    "   WHEN y.across THEN 'inheritance across schemas'"
+    "   WHEN NOT k.key AND k.expression THEN 'its only unique index is on an expression' END"
+    " FROM chosen s JOIN pg_class c ON c.oid = s.oid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " CROSS JOIN LATERAL (SELECT coalesce(bool_or(i.indisprimary), false) AS pk,"
+    "   coalesce(bool_or(i.indisprimary OR i.indisvalid AND i.indpred IS NULL"
+    "     AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a"
+    "       WHERE a.attrelid = c.oid AND NOT a.attnotnull"
+    "       AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))), false) AS key,"
+    "   coalesce(bool_or(i.indexprs IS NOT NULL), false) AS expression"
+    "   FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique) k"
+    " CROSS JOIN LATERAL (SELECT count(*) > 0 AS inherits,"
+    "   coalesce(bool_or(o.relnamespace <> c.relnamespace), false) AS across"
+    "   FROM pg_inherits h"
+    "   JOIN pg_class o ON o.oid IN (h.inhparent, h.inhrelid) AND o.oid <> c.oid"
+    "   JOIN pg_class child ON child.oid = h.inhrelid AND NOT child.relispartition"
+    "   WHERE c.oid IN (h.inhparent, h.inhrelid) AND c.relkind = 'r') y"
+    " LEFT JOIN LATERAL (SELECT e.extname FROM pg_depend d"
+    "   JOIN pg_extension e ON e.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass"
+    "   AND d.objid = c.oid AND d.deptype = 'e' LIMIT 1) x ON true"
+    " ORDER BY n.nspname, c.relname";
+
+static void cat_read_table(struct arena *a, const PGresult *r, int row, struct table *t)
+{
+    int i = 0;
+    t->oid = (uint32_t) db_cell_int(r, row, i++);
+    t->schema = arena_str(a, db_cell(r, row, i++));
+    t->name = arena_str(a, db_cell(r, row, i++));
+    t->relkind = *db_cell(r, row, i++);
+    t->replident = *db_cell(r, row, i++);
+    bool *const flags[] = {&t->is_partition, &t->parent_missing, &t->has_pk, &t->has_key,
+                           &t->unlogged, &t->owned, &t->has_fk_actions, &t->has_user_triggers,
+                           &t->inherits};
+    for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
+        *flags[f] = db_cell_true(r, row, i++);
+    t->ncolumns = (int) db_cell_int(r, row, i++);
+    t->pages = db_cell_int(r, row, i++);
+    t->bytes = db_cell_int(r, row, i++);
+    t->reltuples = db_cell_int(r, row, i++);
+    const char *why = db_cell(r, row, i++);
+    t->why_not = why ? arena_str(a, why) : NULL;
+    assert(i == PQnfields(r));
+}
+
+/* Append "('schema', 'table' or NULL), ..." for every name the user wrote. */
+static int cat_named_values(struct buf *b, const struct job *job)
+{
+    int n = 0;
+    for (int i = 0; i < job->schemas.n; i++) {
+        buf_str(b, n++ ? ", (" : "(");
+        sql_literal(b, job->schemas.items[i]);
+        buf_str(b, ", NULL::text)");
+    }
+    for (int i = 0; i < job->tables.n; i++) {
+        const struct qname *q = &job->tables.items[i];
+        buf_str(b, n++ ? ", (" : "(");
+        sql_literal(b, q->schema);
+        buf_str(b, ", ");
+        if (q->table) sql_literal(b, q->table);
+        else buf_str(b, "NULL");
+        buf_str(b, "::text)");
+    }
+    return n;
+}
+
+/* Names in [objects] that stand for nothing on this server; table NULL for a schema. */
+static status MUST_CHECK cat_missing(struct db *d, struct arena *a, const struct job *job,
+                                     struct qname_list *out)
+{
+    struct buf b = {0};
+    PGresult *r;
+    *out = (struct qname_list){0};
+    buf_str(&b, "SELECT v.s, v.t FROM (VALUES ");
+    if (!cat_named_values(&b, job)) {
+        buf_free(&b);
+        return TW_OK;
+    }
+    buf_fmt(&b, ") v(s, t) WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = v.s"
+                " AND %s AND (v.t IS NULL OR EXISTS (SELECT FROM pg_class c"
+                " WHERE c.relnamespace = n.oid AND c.relname = v.t"
+                " AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')))) ORDER BY 1, 2",
+            cat_user_schema);
+    status s = db_query(d, a, "look for the named objects", b.data, 0, NULL, &r);
+    buf_free(&b);
+    TRY(s);
+    out->items = arena_array(a, struct qname, PQntuples(r));
+    for (int i = 0; i < PQntuples(r); i++)
+        out->items[out->n++] = (struct qname){db_cell(r, i, 0), db_cell(r, i, 1)};
+    return TW_OK;
+}
+
+/* The job's tables on this server, by schema and name; those we cannot synchronise apart. */
+static status MUST_CHECK cat_tables(struct db *d, struct arena *a, const struct job *job,
+                                    struct table_list *supported, struct table_list *unsupported,
+                                    struct qname_list *missing)
+{
+    struct buf b = {0};
+    PGresult *r;
+    cat_selection(&b, job);
+    buf_str(&b, cat_tables_sql);
+    status s = db_query(d, a, "read the list of tables", b.data, 0, NULL, &r);
+    buf_free(&b);
+    TRY(s);
+    int n = PQntuples(r);
+    *supported = (struct table_list){.items = arena_array(a, struct table, n)};
+    *unsupported = (struct table_list){.items = arena_array(a, struct table, n)};
+    for (int i = 0; i < n; i++) {
+        struct table t = {0};
+        cat_read_table(a, r, i, &t);
+        struct table_list *to = t.why_not ? unsupported : supported;
+        to->items[to->n++] = t;
+    }
+    return cat_missing(d, a, job, missing);
+}
+
+/* "{1,2,3}": the tables as an oid[] parameter. */
+static const char *cat_oid_array(struct arena *a, const struct table_list *tables)
+{
+    struct buf b = {0};
+    buf_char(&b, '{');
+    for (int i = 0; i < tables->n; i++)
+        buf_fmt(&b, "%s%" PRIu32, i ? "," : "", tables->items[i].oid);
+    buf_char(&b, '}');
+    const char *text = arena_str(a, b.data);
+    buf_free(&b);
+    return text;
+}
+
+static const struct table *cat_find(const struct table_list *tables, uint32_t oid)
+{
+    for (int i = 0; i < tables->n; i++)
+        if (tables->items[i].oid == oid) return &tables->items[i];
+    return NULL;
+}
+
+/* Follows cat_selection(): sequences that belong to a column of a chosen table, that a default of
+ * one uses, or that the job selects itself and no other table owns. */
+static void cat_sequences_sql(struct buf *b, const struct job *job)
+{
+    cat_selection(b, job);
+    buf_str(b, ", used(oid) AS (SELECT d.objid FROM chosen t JOIN pg_class o ON o.oid = t.oid"
+               "   AND o.relkind IN ('r', 'p') AND o.relpersistence = 'p'"
+               "   JOIN pg_depend d ON d.refobjid = t.oid"
+               "   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
+               "   AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')"
+               " UNION SELECT d.refobjid FROM chosen t JOIN pg_attrdef f ON f.adrelid = t.oid"
+               "   JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid"
+               "   WHERE d.refclassid = 'pg_class'::regclass"
+               " UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+               "   WHERE c.relkind = 'S' AND ");
+    cat_match_job(b, job);
+    buf_fmt(b, " AND %s AND NOT EXISTS (SELECT FROM pg_depend d"
+               "   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+               "   AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))",
+            cat_user_schema);
+    buf_str(b, " SELECT c.oid, n.nspname, c.relname, format_type(s.seqtypid, NULL), s.seqstart,"
+               " s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, o.deptype, o.oid,"
+               " o.nspname, o.relname, o.attname, obj_description(c.oid, 'pg_class')"
+               " FROM used u JOIN pg_class c ON c.oid = u.oid AND c.relpersistence = 'p'"
+               " JOIN pg_namespace n ON n.oid = c.relnamespace"
+               " JOIN pg_sequence s ON s.seqrelid = c.oid"
+               " LEFT JOIN LATERAL (SELECT d.deptype, t.oid, tn.nspname, t.relname, a.attname"
+               "   FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid"
+               "   JOIN pg_namespace tn ON tn.oid = t.relnamespace"
+               "   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid"
+               "   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+               "   AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) o ON true"
+               " WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e'"
+               "   AND e.classid = 'pg_class'::regclass AND e.objid = c.oid)"
+               " ORDER BY n.nspname, c.relname");
+}
+
+static void cat_read_sequence(const PGresult *r, int row, struct sequence *q)
+{
+    int i = 0;
+    q->oid = (uint32_t) db_cell_int(r, row, i++);
+    q->schema = db_cell(r, row, i++);
+    q->name = db_cell(r, row, i++);
+    q->type = db_cell(r, row, i++);
+    int64_t *const numbers[] = {&q->start, &q->increment, &q->min, &q->max, &q->cache};
+    for (size_t f = 0; f < sizeof numbers / sizeof *numbers; f++)
+        *numbers[f] = db_cell_int(r, row, i++);
+    q->cycle = db_cell_true(r, row, i++);
+    const char *owned = db_cell(r, row, i++);
+    q->owned = owned ? *owned : '\0';
+    q->owner_oid = (uint32_t) db_cell_int(r, row, i++);
+    q->owner_schema = db_cell(r, row, i++);
+    q->owner_table = db_cell(r, row, i++);
+    q->owner_column = db_cell(r, row, i++);
+    q->comment = db_cell(r, row, i++);
+    assert(i == PQnfields(r));
+}
+
+enum { CAT_SEQUENCE_BATCH = 200 };
+
+/* pg_sequences hides the value of a sequence that was set but not called, so each sequence is read
+ * itself, many in one query. */
+static status MUST_CHECK cat_sequence_values(struct db *d, struct arena *a,
+                                             struct sequence_list *list, int first)
+{
+    struct buf b = {0};
+    PGresult *r;
+    int end = first + CAT_SEQUENCE_BATCH < list->n ? first + CAT_SEQUENCE_BATCH : list->n;
+    for (int i = first; i < end; i++) {
+        buf_fmt(&b, "%sSELECT %d, last_value, is_called FROM ", i > first ? " UNION ALL " : "", i);
+        sql_table(&b, list->items[i].schema, list->items[i].name);
+    }
+    status s = db_query(d, a, "read the sequences", b.data, 0, NULL, &r);
+    buf_free(&b);
+    TRY(s);
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct sequence *q = &list->items[db_cell_int(r, i, 0)];
+        q->last_value = db_cell_int(r, i, 1);
+        q->is_called = db_cell_true(r, i, 2);
+    }
+    return TW_OK;
+}
+
+/* The job's sequences with their values as of now, by schema and name. */
+static status MUST_CHECK cat_sequences(struct db *d, struct arena *a, const struct job *job,
+                                       struct sequence_list *out)
+{
+    struct buf b = {0};
+    PGresult *r;
+    cat_sequences_sql(&b, job);
+    status s = db_query(d, a, "read the list of sequences", b.data, 0, NULL, &r);
+    buf_free(&b);
+    TRY(s);
+    *out = (struct sequence_list){.items = arena_array(a, struct sequence, PQntuples(r)),
+                                  .n = PQntuples(r)};
+    for (int i = 0; i < out->n; i++) cat_read_sequence(r, i, &out->items[i]);
+    for (int i = 0; i < out->n; i += CAT_SEQUENCE_BATCH)
+        TRY(cat_sequence_values(d, a, out, i));
+    return TW_OK;
+}
+/* ==== 14. slot =============================================================
+ * What twsync creates on the servers besides user tables: schema twsync, publications, slots,
+ * origins, replica identities; to make, to inspect, to drop. */
+
+/* One database as a replication source: who it is (IDENTIFY_SYSTEM). */
+struct source_id {
+    char system[24];  /* system identifier, decimal */
+    int timeline;
+    lsn_t flush_lsn;
+    char database[64];
+};
+
+struct slot_info {
+    bool exists, active;
+    char plugin[64], database[64], wal_status[32], invalid[64];
+    lsn_t confirmed_lsn, restart_lsn;
+    int active_pid;
+};
+
+/* The object name that slot, publication and origin of a task share. */
+static const char *slot_name(struct arena *a, const struct job *job, enum tw_direction dir)
+{
+    return arena_fmt(a, "twsync_%s_%s", job->name, direction_names[dir]);
+}
+
+static const char *task_name(struct arena *a, const struct job *job, enum tw_direction dir)
+{
+    return arena_fmt(a, "%s/%s", job->name, direction_names[dir]);
+}
+
+/* progress: one row per task, on its target, changed in the same transaction as the rows; it is
+ * also the loop marker.  copied: the chunk ledger of the full copy, on the target.
+ * conflict: what was decided, on the target, in the deciding transaction. */
+static const char slot_node_sql[] =
+    "BEGIN;"
+    "SELECT pg_advisory_xact_lock(hashtext('twsync setup'));"
+    "CREATE SCHEMA IF NOT EXISTS twsync;"
+    "REVOKE ALL ON SCHEMA twsync FROM PUBLIC;"
+    "CREATE TABLE IF NOT EXISTS twsync.progress ("
+    " task text PRIMARY KEY, job text NOT NULL, phase text NOT NULL,"
+    " source_system text, source_timeline int, source_database text, target_system text,"
+    " slot_name text, slot_point pg_lsn, applied_lsn pg_lsn, applied_at timestamptz,"
+    " epoch bigint NOT NULL DEFAULT 0, updated_at timestamptz NOT NULL DEFAULT now());"
+    "CREATE TABLE IF NOT EXISTS twsync.copied ("
+    " task text, schema_name text, table_name text, chunk int, chunks int NOT NULL,"
+    " snapshot_lsn pg_lsn NOT NULL, rows bigint NOT NULL, bytes bigint NOT NULL,"
+    " copied_at timestamptz NOT NULL DEFAULT now(),"
+    " PRIMARY KEY (task, schema_name, table_name, chunk));"
+    "CREATE TABLE IF NOT EXISTS twsync.conflict ("
+    " id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+    " recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(), task text NOT NULL,"
+    " kind text NOT NULL, policy text NOT NULL, outcome text NOT NULL,"
+    " schema_name text NOT NULL, table_name text NOT NULL,"
+    " key jsonb, existing jsonb, old jsonb, incoming jsonb,"
+    " commit_lsn pg_lsn NOT NULL, change bigint NOT NULL, committed_at timestamptz,"
+    " UNIQUE (task, commit_lsn, change, kind));"
+    "REVOKE ALL ON twsync.progress, twsync.copied, twsync.conflict FROM PUBLIC;"
+    "COMMIT";
+
+static status MUST_CHECK slot_setup_node(struct db *d)
+{
+    return db_exec(d, "create schema twsync", slot_node_sql);
+}
+
+static status MUST_CHECK slot_identify(struct db *repl, struct source_id *id)
+{
+    struct arena a = {0};
+    PGresult *r;
+    status s = db_query(repl, &a, "identify the system", "IDENTIFY_SYSTEM", 0, NULL, &r);
+    if (s == TW_OK && (PQntuples(r) != 1 || PQnfields(r) < 4 || PQgetisnull(r, 0, 3) ||
+                       !lsn_parse(PQgetvalue(r, 0, 2), &id->flush_lsn)))
+        s = fail(repl->e, TW_EPROTO, "IDENTIFY_SYSTEM answered something else on %c",
+                 repl->node->letter);
+    if (s == TW_OK) {
+        str_copy(id->system, sizeof id->system, PQgetvalue(r, 0, 0));
+        id->timeline = atoi(PQgetvalue(r, 0, 1));
+        str_copy(id->database, sizeof id->database, PQgetvalue(r, 0, 3));
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* Columns that appeared later are read through to_jsonb, so one query serves every version. */
+static status MUST_CHECK slot_inspect(struct db *d, const char *name, struct slot_info *out)
+{
+    static const char sql[] =
+        "SELECT s.plugin, s.database, s.active_pid, s.confirmed_flush_lsn, s.restart_lsn,"
+        " to_jsonb(s)->>'wal_status', coalesce(to_jsonb(s)->>'invalidation_reason',"
+        " CASE WHEN to_jsonb(s)->>'conflicting' = 'true' THEN 'conflicting' END)"
+        " FROM pg_replication_slots s WHERE s.slot_name = $1";
+    struct arena a = {0};
+    PGresult *r;
+    *out = (struct slot_info){0};
+    status s = db_query(d, &a, "read replication slots", sql, 1, (const char *[]){name}, &r);
+    if (s == TW_OK && PQntuples(r)) {
+        out->exists = true;
+        str_copy(out->plugin, sizeof out->plugin, PQgetvalue(r, 0, 0));
+        str_copy(out->database, sizeof out->database, PQgetvalue(r, 0, 1));
+        out->active_pid = atoi(PQgetvalue(r, 0, 2));
+        out->active = !PQgetisnull(r, 0, 2);
+        lsn_parse(db_cell(r, 0, 3), &out->confirmed_lsn);
+        lsn_parse(db_cell(r, 0, 4), &out->restart_lsn);
+        str_copy(out->wal_status, sizeof out->wal_status, PQgetvalue(r, 0, 5));
+        str_copy(out->invalid, sizeof out->invalid, PQgetvalue(r, 0, 6));
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* Create a logical slot and export its snapshot.  The snapshot lives until the next command on
+ * `repl`.  Failover slots (17+) are carried to standbys; a temporary one serves only its snapshot. */
+static status MUST_CHECK slot_create(struct db *repl, struct arena *a, const char *name,
+                                     bool temporary, lsn_t *point, const char **snapshot)
+{
+    const char *sql =
+        repl->version >= 170000 && !temporary
+            ? arena_fmt(a, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput"
+                           " (SNAPSHOT 'export', FAILOVER true)", name)
+            : arena_fmt(a, "CREATE_REPLICATION_SLOT \"%s\" %s LOGICAL pgoutput EXPORT_SNAPSHOT",
+                        name, temporary ? "TEMPORARY" : "");
+    PGresult *r;
+    TRY(db_query(repl, a, "create the replication slot", sql, 0, NULL, &r));
+    if (PQntuples(r) != 1 || PQnfields(r) < 3 || !lsn_parse(PQgetvalue(r, 0, 1), point))
+        return fail(repl->e, TW_EPROTO, "CREATE_REPLICATION_SLOT answered something else on %c",
+                    repl->node->letter);
+    *snapshot = PQgetvalue(r, 0, 2);
+    return TW_OK;
+}
+
+static status MUST_CHECK slot_drop(struct db *d, const char *name)
+{
+    return db_exec_params(d, "drop the replication slot",
+                          "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                          " WHERE slot_name = $1", 1, (const char *[]){name});
+}
+
+/* Who keeps a slot creation waiting: the oldest writing transactions and prepared ones. */
+static void slot_log_blockers(struct db *d)
+{
+    static const char sql[] =
+        "SELECT string_agg(x, ', ') FROM (SELECT 'pid ' || pid || ' (' || coalesce(usename, '?') ||"
+        " ', open since ' || xact_start::text || ')' AS x FROM pg_stat_activity"
+        " WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+        " UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts LIMIT 5) t";
+    struct arena a = {0};
+    const char *who = NULL;
+    if (db_value(d, &a, "look for open transactions", sql, 0, NULL, &who) == TW_OK && who)
+        log_info("waiting for transactions on %c to end: %s", d->node->letter, who);
+    arena_free(&a);
+}
+
+/* ---- publications and replica identity ---- */
+
+static void slot_append_tables(struct buf *b, const struct table_list *tables, int version)
+{
+    const char *sep = "";
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *t = &tables->items[i];
+        if (t->relkind == 'p' && version < 130000) continue;  /* roots can be published since 13 */
+        buf_str(b, sep);
+        buf_str(b, "ONLY ");
+        sql_table(b, t->schema, t->name);
+        sep = ", ";
+    }
+}
+
+/* The publication of a task: its tables, and twsync.progress of this node, because the opposite
+ * task's marker must be in our stream to be recognised (design 5). */
+static status MUST_CHECK slot_publish(struct db *d, const char *name,
+                                      const struct table_list *tables)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    const char *found;
+    status s = db_value(d, &a, "read publications",
+                        "SELECT 1 FROM pg_publication WHERE pubname = $1", 1,
+                        (const char *[]){name}, &found);
+    if (s == TW_OK && !found) {
+        buf_str(&b, "CREATE PUBLICATION ");
+        sql_ident(&b, name);
+        buf_str(&b, " FOR TABLE ");
+        slot_append_tables(&b, tables, d->version);
+        buf_str(&b, ", ONLY twsync.progress, ONLY twsync.copied"
+                    " WITH (publish = 'insert, update, delete, truncate')");
+        s = db_exec(d, "create the publication", b.data);
+    }
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+enum { IDENTITY_TRIES = 60 };
+
+/* ALTER TABLE takes a lock that stops writers: never wait for it longer than two seconds, rather
+ * come back (requirement 59). */
+static status MUST_CHECK slot_identity_one(struct db *d, const struct table *t)
+{
+    struct arena a = {0};
+    const char *name = sql_quoted_table(&a, t->schema, t->name);
+    const char *sql = arena_fmt(&a, "BEGIN; SET LOCAL lock_timeout = '2s';"
+                                    "ALTER TABLE ONLY %s REPLICA IDENTITY FULL; COMMIT", name);
+    status s = TW_OK;
+    for (int i = 0; i < IDENTITY_TRIES; i++) {
+        error_clear(d->e);
+        s = db_exec(d, arena_fmt(&a, "set the replica identity of %s", name), sql);
+        if (s == TW_OK || s != TW_ETXN) break;
+        s = db_exec(d, "roll back", "ROLLBACK");
+        log_info("%s is locked on %c: trying again", name, d->node->letter);
+        os_sleep_ms(500);
+        if (stop_flag) s = fail(d->e, TW_ESTOP, "stop requested");
+        if (s != TW_OK) break;
+        s = fail(d->e, TW_EBUSY, "could not lock %s on %c", name, d->node->letter);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK slot_identity_full(struct db *d, const struct table_list *tables)
+{
+    for (int i = 0; i < tables->n; i++)
+        if (tables->items[i].replident != 'f') TRY(slot_identity_one(d, &tables->items[i]));
+    return TW_OK;
+}
+
+/* ---- origins ---- */
+
+static status MUST_CHECK slot_origin_setup(struct db *d, const char *name)
+{
+    const char *values[] = {name};
+    TRY(db_exec_params(d, "create the replication origin",
+                       "SELECT pg_replication_origin_create($1) WHERE NOT EXISTS"
+                       " (SELECT FROM pg_replication_origin WHERE roname = $1)", 1, values));
+    return db_exec_params(d, "use the replication origin",
+                          "SELECT pg_replication_origin_session_setup($1)", 1, values);
+}
+
+/* ==== 15. rd, msg ==========================================================
+ * Bytes of one pgoutput message to struct msg (documentation, "Logical Replication Message
+ * Formats", protocol version 1).  The reader never trusts a length: past the end it sets `bad`
+ * and gives zeros, and msg_decode() looks at `bad` once. */
+
+struct rd {
+    const unsigned char *p, *end;
+    bool bad;
+};
+
+static const unsigned char *rd_bytes(struct rd *r, size_t n)
+{
+    if (r->bad || (size_t) (r->end - r->p) < n) {
+        r->bad = true;
+        return NULL;
+    }
+    const unsigned char *at = r->p;
+    r->p += n;
+    return at;
+}
+
+static uint64_t rd_uint(struct rd *r, size_t n)
+{
+    const unsigned char *p = rd_bytes(r, n);
+    uint64_t v = 0;
+    for (size_t i = 0; p && i < n; i++) v = v << 8 | p[i];
+    return v;
+}
+
+static const char *rd_str(struct rd *r)
+{
+    const unsigned char *nul = r->bad ? NULL : memchr(r->p, 0, (size_t) (r->end - r->p));
+    if (!nul) {
+        r->bad = true;
+        return "";
+    }
+    const char *s = (const char *) r->p;
+    r->p = nul + 1;
+    return s;
+}
+
+/* A column value.  'u' is an unchanged TOASTed value: no bytes, and not NULL. */
+struct value {
+    char kind;  /* 'n' null, 'u' unchanged, 't' text, 'b' binary */
+    const char *data;  /* NUL-terminated, borrowed from the message */
+    uint32_t len;
+};
+
+struct tuple {
+    int n;
+    struct value *values;
+};
+
+struct msg_column {
+    bool is_key;
+    const char *name;
+    uint32_t type;
+};
+
+struct msg {
+    char kind;  /* 'B' 'C' 'O' 'R' 'Y' 'I' 'U' 'D' 'T' 'M' */
+    /* B: final_lsn is where the commit record starts; C: end_lsn is the position that counts */
+    lsn_t final_lsn, end_lsn;
+    usec commit_us;
+    uint32_t xid;
+    /* R, I, U, D */
+    uint32_t relid;
+    const char *schema, *name;  /* R; O: name of the origin */
+    char replident;
+    int ncolumns;
+    struct msg_column *columns;
+    char old_kind;  /* 'O' whole old row, 'K' its key only, 0 none */
+    struct tuple old, new;
+    /* T */
+    int nrelids;
+    uint32_t *relids;
+    uint8_t options;  /* 1 CASCADE, 2 RESTART IDENTITY */
+};
+
+/* Values are NUL-terminated in place: the byte after one is the next one's kind, or the message's
+ * own last NUL, and has been read by then. */
+static void msg_tuple(struct rd *r, struct arena *a, struct tuple *t)
+{
+    t->n = (int) rd_uint(r, 2);
+    if (r->bad || (size_t) (r->end - r->p) < (size_t) t->n) {
+        r->bad = true;
+        return;
+    }
+    t->values = arena_array(a, struct value, t->n);
+    char *pending = NULL;
+    for (int i = 0; i < t->n && !r->bad; i++) {
+        struct value *v = &t->values[i];
+        v->kind = (char) rd_uint(r, 1);
+        if (pending) *pending = '\0';
+        pending = NULL;
+        if (v->kind == 'n' || v->kind == 'u') continue;
+        if (v->kind != 't' && v->kind != 'b') r->bad = true;
+        v->len = (uint32_t) rd_uint(r, 4);
+        v->data = (const char *) rd_bytes(r, v->len);
+        if (v->data) pending = (char *) (uintptr_t) v->data + v->len;
+    }
+    /* The last value's terminator overwrites whatever follows, which the caller reads first. */
+    if (pending && r->p == r->end) *pending = '\0';
+}
+
+/* An old tuple is followed by the kind byte 'N': read it before its place is overwritten. */
+static char msg_next_kind(struct rd *r, const struct tuple *before)
+{
+    char kind = (char) rd_uint(r, 1);
+    if (r->bad || !before->n) return kind;
+    const struct value *last = &before->values[before->n - 1];
+    if (last->data) ((char *) (uintptr_t) last->data)[last->len] = '\0';
+    return kind;
+}
+
+static void msg_row(struct rd *r, struct arena *a, struct msg *m)
+{
+    m->relid = (uint32_t) rd_uint(r, 4);
+    char kind = (char) rd_uint(r, 1);
+    if (kind == 'O' || kind == 'K') {
+        m->old_kind = kind;
+        msg_tuple(r, a, &m->old);
+        kind = m->kind == 'U' ? msg_next_kind(r, &m->old) : 0;
+    }
+    if (m->kind == 'D') {
+        if (!m->old_kind) r->bad = true;
+        return;
+    }
+    if (kind != 'N') r->bad = true;
+    msg_tuple(r, a, &m->new);
+}
+
+static void msg_relation(struct rd *r, struct arena *a, struct msg *m)
+{
+    m->relid = (uint32_t) rd_uint(r, 4);
+    m->schema = rd_str(r);
+    if (!m->schema[0]) m->schema = "pg_catalog";
+    m->name = rd_str(r);
+    m->replident = (char) rd_uint(r, 1);
+    m->ncolumns = (int) rd_uint(r, 2);
+    m->columns = arena_array(a, struct msg_column, m->ncolumns);
+    for (int i = 0; i < m->ncolumns && !r->bad; i++) {
+        m->columns[i].is_key = rd_uint(r, 1) & 1;
+        m->columns[i].name = rd_str(r);
+        m->columns[i].type = (uint32_t) rd_uint(r, 4);
+        rd_uint(r, 4);  /* type modifier */
+    }
+}
+
+static void msg_truncate(struct rd *r, struct arena *a, struct msg *m)
+{
+    uint32_t n = (uint32_t) rd_uint(r, 4);
+    m->options = (uint8_t) rd_uint(r, 1);
+    if (r->bad || (size_t) (r->end - r->p) / 4 < n) {
+        r->bad = true;
+        return;
+    }
+    m->nrelids = (int) n;
+    m->relids = arena_array(a, uint32_t, n);
+    for (uint32_t i = 0; i < n; i++) m->relids[i] = (uint32_t) rd_uint(r, 4);
+}
+
+/* Decode one message; `data` must be writable, have a NUL at data[len], and outlive *m. */
+static status MUST_CHECK msg_decode(char *data, size_t len, struct arena *a, struct msg *m,
+                                    struct tw_error *e)
+{
+    struct rd r = {.p = (unsigned char *) data, .end = (unsigned char *) data + len};
+    *m = (struct msg){.kind = (char) rd_uint(&r, 1)};
+    switch (m->kind) {
+    case 'B':
+        m->final_lsn = rd_uint(&r, 8);
+        m->commit_us = (usec) rd_uint(&r, 8) + TS_PG_EPOCH;
+        m->xid = (uint32_t) rd_uint(&r, 4);
+        break;
+    case 'C':
+        rd_uint(&r, 1);  /* flags, unused */
+        m->final_lsn = rd_uint(&r, 8);
+        m->end_lsn = rd_uint(&r, 8);
+        m->commit_us = (usec) rd_uint(&r, 8) + TS_PG_EPOCH;
+        break;
+    case 'O':
+        m->final_lsn = rd_uint(&r, 8);
+        m->name = rd_str(&r);
+        break;
+    case 'R': msg_relation(&r, a, m); break;
+    case 'I':
+    case 'U':
+    case 'D': msg_row(&r, a, m); break;
+    case 'T': msg_truncate(&r, a, m); break;
+    case 'Y':
+    case 'M': return TW_OK;  /* type names and logical messages: nothing we act on (design 5) */
+    default: r.bad = true;
+    }
+    if (r.bad || r.p != r.end)
+        return fail(e, TW_EPROTO, "malformed pgoutput message of kind \"%c\" and %zu bytes",
+                    isprint((unsigned char) m->kind) ? m->kind : '?', len);
+    return TW_OK;
+}
+
+/* ==== 16. repl =============================================================
+ * The replication connection: START_REPLICATION, keepalives, feedback.
+ *
+ * Feedback carries what may be forgotten as the flush position, and only when it changes; at all
+ * other times flush is 0 ("no information").  Otherwise a source that shuts down would wait for
+ * flush to reach its end of WAL (walsender.c, WalSndDone), while we hold it back on purpose. */
+
+struct repl {
+    struct db db;
+    bool started;
+    lsn_t received_lsn;  /* repl_read: end of the last WAL the source has told us of */
+    lsn_t source_lsn;    /* newest position of the source it has told us of */
+    lsn_t keepalive_lsn; /* of the last keepalive: all commits before it have been sent */
+    lsn_t confirmed_lsn; /* repl_confirm only: what the source may forget; never goes back */
+    usec source_us;      /* the source's clock when it sent its last message */
+    usec heard_us;       /* our clock when anything last came */
+    usec feedback_us;    /* when the next feedback is due */
+    usec interval_us;
+    bool reply_now;
+};
+
+static void repl_put(unsigned char *p, uint64_t v)
+{
+    for (int i = 7; i >= 0; i--, v >>= 8) p[i] = (unsigned char) v;
+}
+
+static status MUST_CHECK repl_send_status(struct repl *r, lsn_t flush)
+{
+    unsigned char m[34] = {'r'};
+    repl_put(m + 1, r->received_lsn);
+    repl_put(m + 9, flush);
+    repl_put(m + 17, 0);  /* apply position: only synchronous replication reads it */
+    repl_put(m + 25, (uint64_t) (os_wall() - TS_PG_EPOCH));
+    int rc = PQputCopyData(r->db.pg, (char *) m, sizeof m);
+    if (rc < 0 || PQflush(r->db.pg) < 0) return db_fail_conn(&r->db, "send feedback");
+    if (rc > 0) {
+        r->feedback_us = os_now() + r->interval_us;
+        r->reply_now = false;
+    }
+    return TW_OK;
+}
+
+/* Keep the source from taking us for dead.  Called often, also while the target works. */
+static status MUST_CHECK repl_keepalive(struct repl *r)
+{
+    if (!r->started) return TW_OK;
+    if (!r->reply_now && os_now() < r->feedback_us) {
+        if (PQflush(r->db.pg) < 0) return db_fail_conn(&r->db, "send feedback");
+        return TW_OK;
+    }
+    return repl_send_status(r, 0);
+}
+
+/* Tell the source what it may forget.  `lsn` must be durable in the target's progress. */
+static status MUST_CHECK repl_confirm(struct repl *r, lsn_t lsn)
+{
+    if (lsn <= r->confirmed_lsn) return TW_OK;
+    TESTPOINT(r->db.e, "repl.confirm");
+    r->confirmed_lsn = lsn;
+    TRY(repl_send_status(r, lsn));
+    return repl_send_status(r, 0);
+}
+
+/* A quarter of wal_sender_timeout, at most ten seconds. */
+static status MUST_CHECK repl_read_interval(struct repl *r)
+{
+    struct arena a = {0};
+    const char *ms = NULL;
+    status s = db_value(&r->db, &a, "read wal_sender_timeout",
+                        "SELECT setting FROM pg_catalog.pg_settings"
+                        " WHERE name = 'wal_sender_timeout'", 0, NULL, &ms);
+    usec timeout = s == TW_OK && ms ? strtoll(ms, NULL, 10) * 1000 : 0;
+    r->interval_us = 10 * USEC_SEC;
+    if (timeout && timeout / 4 < r->interval_us) r->interval_us = timeout / 4;
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK repl_start(struct repl *r, const char *slot, lsn_t from)
+{
+    struct arena a = {0};
+    TRY(repl_read_interval(r));
+    if (r->interval_us / 1000 < r->db.tick_ms) r->db.tick_ms = (int) (r->interval_us / 1000) + 1;
+    /* Names are [a-z0-9_] by construction (job name rule). */
+    const char *sql = arena_fmt(&a, "START_REPLICATION SLOT \"%s\" LOGICAL " LSN_FMT
+                                    " (proto_version '1', publication_names '\"%s\"')",
+                                slot, LSN_ARG(from), slot);
+    PGresult *res = NULL;
+    status s = db_attempt(&r->db, sql, 0, NULL, &res);
+    if (s == TW_OK && PQresultStatus(res) != PGRES_COPY_BOTH)
+        s = db_fail_result(&r->db, res, "start replication");
+    PQclear(res);
+    arena_free(&a);
+    r->started = s == TW_OK;
+    r->received_lsn = from;
+    r->heard_us = os_now();
+    r->feedback_us = 0;
+    return s;
+}
+
+/* One frame of the stream.  *data is NULL when nothing is there yet; a keepalive is digested here
+ * and gives *keepalive.  *data is a malloc'ed frame to PQfreemem, *body its pgoutput part. */
+static status MUST_CHECK repl_read(struct repl *r, char **data, char **body, size_t *len,
+                                   bool *keepalive)
+{
+    *data = NULL;
+    *keepalive = false;
+    char *frame = NULL;
+    int n = PQgetCopyData(r->db.pg, &frame, 1);
+    if (n == 0) return TW_OK;
+    if (n == -1) {
+        PGresult *res = PQgetResult(r->db.pg);
+        status s = db_result_ok(res) ? fail(r->db.e, TW_ECONN, "%c ended the replication stream",
+                                            r->db.node->letter)
+                                     : db_fail_result(&r->db, res, "read the replication stream");
+        PQclear(res);
+        return s;
+    }
+    if (n < 0) return db_fail_conn(&r->db, "read the replication stream");
+    struct rd rd = {.p = (unsigned char *) frame, .end = (unsigned char *) frame + n};
+    char kind = (char) rd_uint(&rd, 1);
+    r->heard_us = os_now();
+    if (kind == 'w') {
+        rd_uint(&rd, 8);
+        lsn_t end = rd_uint(&rd, 8);
+        r->source_us = (usec) rd_uint(&rd, 8) + TS_PG_EPOCH;
+        if (end > r->source_lsn) r->source_lsn = end;
+        *body = (char *) (uintptr_t) rd.p;
+        *len = (size_t) (rd.end - rd.p);
+        *data = frame;
+    } else if (kind == 'k') {
+        r->keepalive_lsn = rd_uint(&rd, 8);
+        r->source_us = (usec) rd_uint(&rd, 8) + TS_PG_EPOCH;
+        if (rd_uint(&rd, 1)) r->reply_now = true;
+        if (r->keepalive_lsn > r->source_lsn) r->source_lsn = r->keepalive_lsn;
+        *keepalive = true;
+        *body = NULL;
+        PQfreemem(frame);
+    }
+    if (rd.bad || (kind != 'w' && kind != 'k')) {
+        if (*data) PQfreemem(*data);
+        *data = NULL;
+        return fail(r->db.e, TW_EPROTO, "unknown frame in the replication stream");
+    }
+    return TW_OK;
+}
+
+/* ==== 18. rel ==============================================================
+ * A source relation and its place on the target: column map, keys, prepared statements.
+ *
+ * Rows are found by the target's primary key (or another unique key that cannot be NULL); a
+ * table without one is matched as a whole row.  Values are compared as images (*=), not by =,
+ * because 1.0 = 1.00 and citext's 'a' = 'A' are the same key and different bytes (failures D16). */
+
+struct target_column {
+    const char *quoted;
+    uint32_t type;
+    int source;  /* index of the source column, -1: the target's own column */
+    bool not_null, generated, identity_always;
+};
+
+/* A unique index of the target.  Parts are SQL expressions over bare column names. */
+struct unique_key {
+    const char *name, *predicate;  /* predicate NULL: whole table */
+    int n;
+    int *columns;  /* target column index, -1 for an expression */
+    const char **parts, **ops;
+    bool primary, not_null, plain;  /* plain: columns only, no predicate */
+};
+
+enum param_from { FROM_NEW, FROM_OLD, FROM_KEY };
+
+struct param {
+    enum param_from from;
+    int column;  /* source column index */
+};
+
+/* One prepared statement of a relation: an operation and, for updates, the set of columns. */
+struct stmt {
+    struct stmt *next;
+    char op;  /* 'I' 'U' 'D' */
+    char old_kind;
+    const bool *set;  /* 'U': by source column */
+    char name[32];
+    const char *sql;
+    int nparams;
+    struct param *params;
+    Oid *types;
+    bool ready;  /* the server has prepared it; set when its reply is read */
+};
+
+struct rel {
+    struct rel *next;
+    struct arena arena;  /* of this entry: dropped as a whole when the relation is described anew */
+    /* The source's description (Relation message). */
+    uint32_t relid;
+    const char *schema, *name;
+    char replident;
+    int ncolumns;
+    struct msg_column *columns;
+    /* Its place on the target. */
+    bool is_marker;       /* twsync's own table */
+    bool resolved;        /* the fields below are filled in */
+    bool exists;
+    const char *quoted;   /* "s"."t" */
+    const char *only;     /* "ONLY " or "" for a partitioned table */
+    int *target_of;       /* by source column; -1 where the target generates the value */
+    int ntargets;
+    struct target_column *targets;
+    int nkeys;
+    struct unique_key *keys;
+    const struct unique_key *identity;  /* rows are found by it; NULL: see the next two */
+    int nident;           /* 0: by the whole row */
+    int *ident;           /* source columns rows are found by */
+    const char **ident_ops;
+    lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
+    struct stmt *stmts;
+    int nstmts;
+};
+
+enum { REL_MAX_STMTS = 64 };
+
+static bool value_equal(const struct value *a, const struct value *b)
+{
+    if (a->kind == 'n' || b->kind == 'n') return a->kind == b->kind;
+    return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+static const char *value_text(const struct value *v)
+{
+    return v->kind == 'n' || v->kind == 'u' ? NULL : v->data;
+}
+
+/* ---- reading the target's catalog ---- */
+
+static status MUST_CHECK rel_read_columns(struct rel *rel, struct db *to, struct arena *scratch)
+{
+    const char *sql = arena_fmt(scratch,
+        "SELECT c.oid, c.relkind, a.attname, a.atttypid, a.attnotnull, a.attidentity, %s"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') ORDER BY a.attnum",
+        to->version >= 120000 ? "a.attgenerated" : "''");
+    const char *values[] = {rel->schema, rel->name};
+    PGresult *r;
+    TRY(db_query(to, scratch, "read the target table", sql, 2, values, &r));
+    int n = PQntuples(r);
+    rel->exists = n > 0;
+    rel->targets = arena_array(&rel->arena, struct target_column, n);
+    if (!n) return TW_OK;
+    rel->only = PQgetvalue(r, 0, 1)[0] == 'p' ? "" : "ONLY ";
+    rel->target_of = arena_array(&rel->arena, int, rel->ncolumns);
+    for (int i = 0; i < rel->ncolumns; i++) rel->target_of[i] = -1;
+    for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) {
+        struct target_column *t = &rel->targets[rel->ntargets++];
+        const char *name = PQgetvalue(r, i, 2);
+        struct buf q = {0};
+        sql_ident(&q, name);
+        *t = (struct target_column){.quoted = arena_str(&rel->arena, q.data),
+                                    .type = (uint32_t) db_cell_int(r, i, 3),
+                                    .not_null = db_cell_true(r, i, 4),
+                                    .identity_always = PQgetvalue(r, i, 5)[0] == 'a',
+                                    .generated = PQgetvalue(r, i, 6)[0] != '\0',
+                                    .source = -1};
+        buf_free(&q);
+        for (int k = 0; k < rel->ncolumns; k++) {
+            if (!str_is(rel->columns[k].name, name)) continue;
+            t->source = k;
+            rel->target_of[k] = t->generated ? -2 : i;
+        }
+    }
+    return TW_OK;
+}
+
+static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGresult *r, int row)
+{
+    int attnum_name = 6;
+    int p = k->n++;
+    const char *column = db_cell(r, row, attnum_name);
+    k->columns[p] = -1;
+    k->parts[p] = arena_str(&rel->arena, PQgetvalue(r, row, 5));
+    k->ops[p] = arena_fmt(&rel->arena, "OPERATOR(%s.%s)", PQgetvalue(r, row, 7),
+                          PQgetvalue(r, row, 8));
+    if (!column) {
+        k->plain = false;
+        return;
+    }
+    struct buf q = {0};
+    sql_ident(&q, column);
+    for (int i = 0; i < rel->ntargets; i++)
+        if (str_is(rel->targets[i].quoted, q.data)) k->columns[p] = i;
+    buf_free(&q);
+    assert(k->columns[p] >= 0);
+    if (!rel->targets[k->columns[p]].not_null) k->not_null = false;
+}
+
+/* Unique indexes with, for each part, the equality operator of its operator class: with an empty
+ * search_path a bare = would miss those of extensions. */
+static status MUST_CHECK rel_read_keys(struct rel *rel, struct db *to, struct arena *scratch)
+{
+    static const char sql[] =
+        "SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate,"
+        " pg_get_expr(i.indpred, i.indrelid), pg_get_indexdef(i.indexrelid, k, false), a.attname,"
+        " quote_ident(opn.nspname), op.oprname"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_index i ON i.indrelid = c.oid AND i.indisunique AND i.indisvalid"
+        " JOIN pg_class ic ON ic.oid = i.indexrelid"
+        " CROSS JOIN LATERAL generate_series(1, i.indnkeyatts) k"
+        " JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]"
+        " JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3"
+        "  AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype"
+        " JOIN pg_operator op ON op.oid = ao.amopopr"
+        " JOIN pg_namespace opn ON opn.oid = op.oprnamespace"
+        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k - 1]"
+        "  AND i.indkey[k - 1] <> 0"
+        " WHERE n.nspname = $1 AND c.relname = $2"
+        " ORDER BY i.indisprimary DESC, i.indexrelid, k";
+    const char *values[] = {rel->schema, rel->name};
+    PGresult *r;
+    TRY(db_query(to, scratch, "read the target's keys", sql, 2, values, &r));
+    int rows = PQntuples(r);
+    rel->keys = arena_array(&rel->arena, struct unique_key, rows);
+    const char *last = "";
+    for (int i = 0; i < rows; i++) {
+        if (!str_is(last, PQgetvalue(r, i, 0))) {
+            last = PQgetvalue(r, i, 0);
+            struct unique_key *k = &rel->keys[rel->nkeys++];
+            *k = (struct unique_key){.name = arena_str(&rel->arena, PQgetvalue(r, i, 1)),
+                                     .primary = db_cell_true(r, i, 2),
+                                     .not_null = true,
+                                     .plain = PQgetisnull(r, i, 4),
+                                     .columns = arena_array(&rel->arena, int, rows),
+                                     .parts = arena_array(&rel->arena, const char *, rows),
+                                     .ops = arena_array(&rel->arena, const char *, rows)};
+            if (!k->plain) k->predicate = arena_str(&rel->arena, PQgetvalue(r, i, 4));
+        }
+        rel_read_key_part(rel, &rel->keys[rel->nkeys - 1], r, i);
+    }
+    return TW_OK;
+}
+
+/* Can the stream's old row give every part of this key? */
+static bool rel_key_usable(const struct rel *rel, const struct unique_key *k)
+{
+    if (!k->plain || !k->not_null) return false;
+    for (int i = 0; i < k->n; i++) {
+        int source = rel->targets[k->columns[i]].source;
+        if (source < 0) return false;
+        if (rel->replident != 'f' && !rel->columns[source].is_key) return false;
+    }
+    return true;
+}
+
+static void rel_choose_identity(struct rel *rel)
+{
+    for (int i = 0; i < rel->nkeys && !rel->identity; i++)
+        if (rel_key_usable(rel, &rel->keys[i])) rel->identity = &rel->keys[i];
+    if (rel->identity) {
+        rel->nident = rel->identity->n;
+        rel->ident = arena_array(&rel->arena, int, rel->nident);
+        rel->ident_ops = rel->identity->ops;
+        for (int i = 0; i < rel->nident; i++)
+            rel->ident[i] = rel->targets[rel->identity->columns[i]].source;
+    }
+}
+
+static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
+{
+    if (!rel->exists) {
+        fail_hint(to->e, "Create the table on %c as it is on the source, or drop it from the "
+                         "publication; the stream waits here.", to->node->letter);
+        return fail(to->e, TW_ESCHEMA, "table %s does not exist on %c", rel->quoted,
+                    to->node->letter);
+    }
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel->target_of[i] == -1)
+            return fail(to->e, TW_ESCHEMA, "column \"%s\" of table %s does not exist on %c",
+                        rel->columns[i].name, rel->quoted, to->node->letter);
+    if (!rel->nident && rel->replident != 'f' && rel->replident != 'n')
+        return fail(to->e, TW_ESCHEMA,
+                    "table %s has no unique key on %c that matches the replica identity of its "
+                    "source", rel->quoted, to->node->letter);
+    return TW_OK;
+}
+
+static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const char *task,
+                                       struct arena *scratch)
+{
+    const char *values[] = {task, rel->schema, rel->name}, *lsn;
+    TRY(db_value(to, scratch, "read the copy ledger",
+                 "SELECT max(snapshot_lsn) FROM twsync.copied"
+                 " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &lsn));
+    if (lsn && !lsn_parse(lsn, &rel->skip_until_lsn))
+        return fail(to->e, TW_EPROTO, "bad position in twsync.copied");
+    return TW_OK;
+}
+
+static void rel_free(struct rel *rel)
+{
+    struct arena a = rel->arena;
+    arena_free(&a);
+}
+
+/* The entry for a Relation message.  Its place on the target is looked up when a change needs it:
+ * a dropped transaction may describe tables that are none of our business. */
+static struct rel *rel_learn(const struct msg *m)
+{
+    struct arena own = {0};
+    struct rel *rel = arena_new(&own, struct rel);
+    rel->relid = m->relid;
+    rel->schema = arena_str(&own, m->schema);
+    rel->name = arena_str(&own, m->name);
+    rel->quoted = sql_quoted_table(&own, m->schema, m->name);
+    rel->replident = m->replident;
+    rel->ncolumns = m->ncolumns;
+    rel->columns = arena_array(&own, struct msg_column, m->ncolumns);
+    for (int i = 0; i < m->ncolumns; i++) {
+        rel->columns[i] = m->columns[i];
+        rel->columns[i].name = arena_str(&own, m->columns[i].name);
+    }
+    rel->is_marker = str_is(rel->schema, "twsync");
+    rel->arena = own;
+    return rel;
+}
+
+/* Find its place: reads the target's catalog. */
+static status MUST_CHECK rel_resolve(struct rel *rel, struct db *to, const char *task)
+{
+    struct arena scratch = {0};
+    assert(!rel->is_marker && !rel->resolved);
+    status s = rel_read_columns(rel, to, &scratch);
+    if (s == TW_OK && rel->exists) s = rel_read_keys(rel, to, &scratch);
+    if (s == TW_OK && rel->exists) rel_choose_identity(rel);
+    if (s == TW_OK) s = rel_check_columns(rel, to);
+    if (s == TW_OK) s = rel_read_skip(rel, to, task, &scratch);
+    arena_free(&scratch);
+    rel->resolved = s == TW_OK;
+    return s;
+}
+
+/* ---- the statements of the optimistic path ---- */
+
+/* Does the change carry this column to the target, where it is an ordinary column? */
+static bool rel_carries(const struct rel *rel, int column)
+{
+    return rel->target_of[column] >= 0;
+}
+
+static const struct target_column *rel_target(const struct rel *rel, int column)
+{
+    return &rel->targets[rel->target_of[column]];
+}
+
+/* What a statement is being built of. */
+struct stmt_text {
+    struct buf sql;
+    struct rel *rel;
+    struct stmt *st;
+};
+
+static void stmt_param(struct stmt_text *t, enum param_from from, int column)
+{
+    struct stmt *st = t->st;
+    st->params[st->nparams] = (struct param){from, column};
+    st->types[st->nparams++] = rel_target(t->rel, column)->type;
+    buf_fmt(&t->sql, "$%d", st->nparams);
+}
+
+/* ROW(a, b)::record *= ROW($1, $2)::record over the chosen columns; "true" over none. */
+static void stmt_same_image(struct stmt_text *t, enum param_from from, const bool *chosen)
+{
+    const char *sep = "";
+    int n = 0;
+    for (int i = 0; i < t->rel->ncolumns; i++) {
+        if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
+        if (!n++) buf_str(&t->sql, "ROW(");
+        buf_fmt(&t->sql, "%s%s", sep, rel_target(t->rel, i)->quoted);
+        sep = ", ";
+    }
+    if (!n) {
+        buf_str(&t->sql, "true");
+        return;
+    }
+    buf_str(&t->sql, ")::record OPERATOR(pg_catalog.*=) ROW(");
+    sep = "";
+    for (int i = 0; i < t->rel->ncolumns; i++) {
+        if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
+        buf_str(&t->sql, sep);
+        stmt_param(t, from, i);
+        sep = ", ";
+    }
+    buf_str(&t->sql, ")::record");
+}
+
+/* WHERE that finds the row the change left from.  Of a table without key exactly one of equal
+ * rows is meant (failures D5). */
+static void stmt_where(struct stmt_text *t, const bool *compare)
+{
+    struct rel *rel = t->rel;
+    if (!rel->nident) {
+        buf_fmt(&t->sql, " WHERE ctid = (SELECT ctid FROM %s%s WHERE ", rel->only, rel->quoted);
+        stmt_same_image(t, FROM_OLD, NULL);
+        buf_str(&t->sql, " LIMIT 1)");
+        return;
+    }
+    buf_str(&t->sql, " WHERE ");
+    for (int i = 0; i < rel->nident; i++) {
+        buf_fmt(&t->sql, "%s%s %s ", i ? " AND " : "", rel_target(rel, rel->ident[i])->quoted,
+                rel->ident_ops[i]);
+        stmt_param(t, FROM_KEY, rel->ident[i]);
+    }
+    if (t->st->old_kind == 'O') {
+        buf_str(&t->sql, " AND ");
+        stmt_same_image(t, FROM_OLD, compare);
+    }
+}
+
+static void stmt_insert(struct stmt_text *t)
+{
+    const char *sep = "";
+    int n = 0;
+    for (int i = 0; i < t->rel->ncolumns; i++) n += rel_carries(t->rel, i);
+    buf_fmt(&t->sql, "INSERT INTO %s ", t->rel->quoted);
+    if (!n) {
+        buf_str(&t->sql, "DEFAULT VALUES");
+        return;
+    }
+    buf_char(&t->sql, '(');
+    for (int i = 0; i < t->rel->ncolumns; i++) {
+        if (!rel_carries(t->rel, i)) continue;
+        buf_fmt(&t->sql, "%s%s", sep, rel_target(t->rel, i)->quoted);
+        sep = ", ";
+    }
+    buf_str(&t->sql, ") OVERRIDING SYSTEM VALUE VALUES (");
+    sep = "";
+    for (int i = 0; i < t->rel->ncolumns; i++) {
+        if (!rel_carries(t->rel, i)) continue;
+        buf_str(&t->sql, sep);
+        stmt_param(t, FROM_NEW, i);
+        sep = ", ";
+    }
+    buf_char(&t->sql, ')');
+}
+
+/* Nothing to set is still a question: is the row there? (failures D7) */
+static void stmt_update(struct stmt_text *t)
+{
+    struct rel *rel = t->rel;
+    const char *sep = " SET ";
+    int n = 0;
+    for (int i = 0; i < rel->ncolumns; i++) n += t->st->set[i];
+    if (!n) {
+        buf_fmt(&t->sql, "SELECT 1 FROM %s%s", rel->only, rel->quoted);
+    } else {
+        buf_fmt(&t->sql, "UPDATE %s%s", rel->only, rel->quoted);
+        for (int i = 0; i < rel->ncolumns; i++) {
+            if (!t->st->set[i]) continue;
+            buf_fmt(&t->sql, "%s%s = ", sep, rel_target(rel, i)->quoted);
+            stmt_param(t, FROM_NEW, i);
+            sep = ", ";
+        }
+    }
+    stmt_where(t, t->st->set);
+}
+
+static void stmt_delete(struct stmt_text *t)
+{
+    buf_fmt(&t->sql, "DELETE FROM %s%s", t->rel->only, t->rel->quoted);
+    stmt_where(t, NULL);
+}
+
+/* Which columns an update writes.  With the whole old row those that changed; otherwise all that
+ * came, but for the key when it stayed.  false: a column that cannot be SET has changed. */
+static bool rel_changed(const struct rel *rel, const struct msg *m, bool *set)
+{
+    bool can = true;
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const struct value *now = &m->new.values[i];
+        set[i] = rel_carries(rel, i) && now->kind != 'u';
+        if (!set[i]) continue;
+        if (m->old_kind == 'O') set[i] = !value_equal(&m->old.values[i], now);
+        if (m->old_kind == 'K' && rel->columns[i].is_key)
+            set[i] = !value_equal(&m->old.values[i], now);
+        if (!m->old_kind && rel->columns[i].is_key) set[i] = false;
+        if (set[i] && rel_target(rel, i)->identity_always) {
+            /* Without the old row it came along unchanged, unless the key says otherwise. */
+            if (m->old_kind == 'O' || rel->columns[i].is_key) can = false;
+            set[i] = false;
+        }
+    }
+    return can;
+}
+
+/* The key of the row a change left from. */
+static const struct value *rel_key_value(const struct msg *m, int column)
+{
+    return m->old_kind ? &m->old.values[column] : &m->new.values[column];
+}
+
+static const struct value *rel_param_value(const struct msg *m, const struct param *p)
+{
+    if (p->from == FROM_KEY) return rel_key_value(m, p->column);
+    return p->from == FROM_OLD ? &m->old.values[p->column] : &m->new.values[p->column];
+}
+
+/* The statement for a change, found or built.  `serial` makes names unique in the session.  A table
+ * updated in ever new column sets keeps only so many; the rest, made in `scratch`, is unnamed and
+ * planned each time. */
+static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *set, int *serial,
+                             struct arena *scratch)
+{
+    for (struct stmt *st = rel->stmts; st; st = st->next)
+        if (st->op == m->kind && st->old_kind == m->old_kind &&
+            (m->kind != 'U' || !memcmp(st->set, set, (size_t) rel->ncolumns)))
+            return st;
+    bool keep = rel->nstmts < REL_MAX_STMTS;
+    struct arena *a = keep ? &rel->arena : scratch;
+    struct stmt *st = arena_new(a, struct stmt);
+    size_t most = 3 * (size_t) rel->ncolumns + (size_t) rel->nident + 1;
+    st->op = m->kind;
+    st->old_kind = m->old_kind;
+    st->params = arena_array(a, struct param, most);
+    st->types = arena_array(a, Oid, most);
+    if (set && m->kind == 'U') {
+        bool *copy = arena_array(a, bool, rel->ncolumns + 1);
+        memcpy(copy, set, (size_t) rel->ncolumns);
+        st->set = copy;
+    }
+    if (keep) snprintf(st->name, sizeof st->name, "tw%d", ++*serial);
+    struct stmt_text t = {.rel = rel, .st = st};
+    if (st->op == 'I') stmt_insert(&t);
+    if (st->op == 'U') stmt_update(&t);
+    if (st->op == 'D') stmt_delete(&t);
+    st->sql = arena_str(a, t.sql.data);
+    buf_free(&t.sql);
+    if (keep) {
+        rel->nstmts++;
+        st->next = rel->stmts;
+        rel->stmts = st;
+    }
+    return st;
+}
+
+/* ==== 20. conf =============================================================
+ * Conflicts: what a change that does not meet its row means, and what to do about it.  Pure: no
+ * server, no clock, so every case can be tested by itself (tests/unit/conf.c). */
+
+#define CONFLICT_KINDS(X)                                                                          \
+    X(insert_exists) X(update_missing) X(update_exists) X(update_differs) X(delete_missing)        \
+    X(delete_differs) X(multiple_unique_conflicts)
+
+enum conflict_kind {
+#define X(n) CONF_##n,
+    CONFLICT_KINDS(X)
+#undef X
+    CONF_NKINDS
+};
+
+static const char *const conflict_names[] = {
+#define X(n) #n,
+    CONFLICT_KINDS(X)
+#undef X
+};
+
+enum conf_action {
+    ACT_STOP,    /* the task is Failed: a person decides */
+    ACT_SKIP,    /* the target's row stays */
+    ACT_WRITE,   /* the incoming change wins; rows in its way are removed */
+    ACT_INSERT,  /* the missing row is created */
+};
+
+/* service.txt, "Conflict detection", and design 8: the missing cases ignore the policy. */
+static enum conf_action conf_decide(enum conflict_kind kind, enum policy policy)
+{
+    static const enum conf_action by_policy[] = {
+        [POLICY_FAIL] = ACT_STOP, [POLICY_IGNORE] = ACT_SKIP, [POLICY_OVERWRITE] = ACT_WRITE};
+    assert(kind < CONF_NKINDS);
+    if (kind == CONF_update_missing) return ACT_INSERT;
+    if (kind == CONF_delete_missing) return ACT_SKIP;
+    return by_policy[policy];
+}
+
+/* Which columns an update that met different values writes, given those it changes and those of
+ * them that no longer hold their old value.  By columns, the undisturbed ones merge under every
+ * policy; by rows, all or nothing.  Returns whether anything is left to write. */
+static bool conf_columns(enum merge_unit unit, enum conf_action action, int n, const bool *changed,
+                         const bool *differs, bool *write)
+{
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        write[i] = changed[i];
+        if (action == ACT_SKIP && (unit == MERGE_ROWS || differs[i])) write[i] = false;
+        if (action == ACT_WRITE && unit == MERGE_ROWS) write[i] = true;
+        any = any || write[i];
+    }
+    return any;
+}
+
+/* ==== 21. shape ============================================================
+ * Schema synchronization: what the target lacks, as statements in the order they can run.
+ *
+ * Deciding and doing are apart.  shape_plan() reads the source's catalog and writes a list;
+ * shape_run() runs one section of it on the target.  An entry is one implicit transaction (the
+ * simple protocol makes its statements one), so it is there as a whole or not at all, and its
+ * question "is it there already?" makes a list that was cut short by a crash run again from the
+ * start.  Definitions are put together by the server (pg_get_indexdef and its sisters), with
+ * quote_all_identifiers on: a column name may be a keyword on a newer target only. */
+
+enum ddl_section {
+    DDL_BEFORE,  /* before the data: schemas, sequences, types, tables */
+    DDL_KEYS,    /* after it: keys, indexes, constraints that old rows need not meet */
+    DDL_LAST     /* when every table is filled: foreign keys */
+};
+
+struct ddl {
+    enum ddl_section section;
+    uint32_t table;          /* the table's oid on the source, 0 for other objects */
+    bool is_primary_key;
+    const char *what;        /* 'table "s"."t"': completes "could not create ..." */
+    const char *sql;
+    const char *exists_sql;  /* answers true if there is nothing to do; NULL: run always */
+};
+
+struct ddl_list {
+    struct ddl *items;
+    int n, cap;
+    struct str_list warnings;  /* what the target will not get, in words */
+};
+
+/* What the steps of planning share. */
+struct shape_plan {
+    struct db *from;
+    struct arena *arena;
+    const struct job *job;
+    const struct table_list *tables;
+    const char *oids;  /* of the tables, "{1,2}" */
+    struct sequence_list sequences;
+    struct ddl_list *out;
+};
+
+static struct ddl *shape_add(struct shape_plan *p, enum ddl_section section, const char *what,
+                             const char *sql, const char *exists_sql)
+{
+    struct ddl_list *l = p->out;
+    if (l->n == l->cap) {
+        struct ddl *old = l->items;
+        l->cap = l->cap ? l->cap * 2 : 64;
+        l->items = arena_array(p->arena, struct ddl, l->cap);
+        if (l->n) memcpy(l->items, old, sizeof *old * (size_t) l->n);
+    }
+    struct ddl *d = &l->items[l->n++];
+    *d = (struct ddl){.section = section, .what = what, .sql = sql, .exists_sql = exists_sql};
+    return d;
+}
+
+static void PRINTF(2, 3) shape_warn(struct shape_plan *p, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    struct str_list *w = &p->out->warnings;
+    if ((w->n & (w->n - 1)) == 0) {  /* full at each power of two */
+        const char **old = w->items;
+        w->items = arena_array(p->arena, const char *, w->n ? w->n * 2 : 1);
+        if (w->n) memcpy(w->items, old, sizeof *old * (size_t) w->n);
+    }
+    w->items[w->n++] = arena_str(p->arena, text);
+}
+
+/* Move the text out of b, which is empty afterwards, into the arena. */
+static char *shape_take(struct arena *a, struct buf *b)
+{
+    char *text = arena_str(a, buf_cstr(b));
+    buf_free(b);
+    return text;
+}
+
+static const char *shape_exists_relation(struct arena *a, const char *quoted)
+{
+    return arena_fmt(a, "SELECT to_regclass(%s) IS NOT NULL", sql_quoted_literal(a, quoted));
+}
+
+static const char *shape_exists_constraint(struct arena *a, const char *quoted, const char *name)
+{
+    return arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_constraint"
+                        " WHERE conrelid = to_regclass(%s) AND conname = %s)",
+                     sql_quoted_literal(a, quoted), sql_quoted_literal(a, name));
+}
+
+/* Parts of the queries below that differ between server versions. */
+static const struct {
+    const char *name;
+    int since;
+    const char *then, *before;
+} shape_parts[] = {
+    {"{generated}", 120000, "a.attgenerated", "''"},
+    {"{multirange}", 140000,
+     " UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid", ""},
+    /* Left out where it is what the server makes of the range's name: older targets have none. */
+    {"{multirange_name}", 140000,
+     "(SELECT format(', MULTIRANGE_TYPE_NAME = %I.%I', mn.nspname, m.typname) FROM pg_type m"
+     " JOIN pg_namespace mn ON mn.oid = m.typnamespace WHERE m.oid = r.rngmultitypid"
+     " AND (m.typnamespace, m.typname::text) <> (t.typnamespace, CASE WHEN t.typname ~ 'range'"
+     " THEN regexp_replace(t.typname, 'range', 'multirange') ELSE t.typname || '_multirange' END))",
+     "''"},
+    /* 18 keeps NOT NULL as a constraint with a name; in a child it may be the parent's alone. */
+    {"{not_null}", 180000,
+     "CASE WHEN nn.convalidated THEN format(' CONSTRAINT %I NOT NULL%s', nn.conname,"
+     " CASE WHEN nn.connoinherit THEN ' NO INHERIT' ELSE '' END) ELSE '' END",
+     "CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END"},
+    {"{not_null_local}", 180000,
+     "CASE WHEN nn.convalidated AND nn.conislocal THEN format(' CONSTRAINT %I NOT NULL%s',"
+     " nn.conname, CASE WHEN nn.connoinherit THEN ' NO INHERIT' ELSE '' END) ELSE '' END",
+     "CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END"},
+    {"{not_null_inherited}", 180000,
+     "CASE WHEN nn.convalidated AND nn.conislocal THEN format('ALTER TABLE ONLY %s ADD CONSTRAINT"
+     " %I NOT NULL %I; ', q.fq, nn.conname, a.attname) ELSE '' END",
+     "CASE WHEN a.attnotnull THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET NOT NULL; ',"
+     " q.fq, a.attname) ELSE '' END"},
+    {"{not_null_join}", 180000,
+     " LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n'"
+     " AND nn.conkey = ARRAY[a.attnum]", ""},
+    {"{domain_not_null}", 170000,
+     "(SELECT format(' CONSTRAINT %I NOT NULL', k.conname) FROM pg_constraint k"
+     " WHERE k.contypid = t.oid AND k.contype = 'n')",
+     "CASE WHEN t.typnotnull THEN ' NOT NULL' END"},
+};
+
+/* A query with its {parts} filled in for this server. */
+static const char *shape_sql(struct shape_plan *p, const char *template)
+{
+    struct buf b = {0};
+    for (const char *c = template; *c; c++) {
+        size_t i = 0, n = sizeof shape_parts / sizeof *shape_parts;
+        if (*c == '{')
+            while (i < n && strncmp(c, shape_parts[i].name, strlen(shape_parts[i].name))) i++;
+        if (*c != '{' || i == n) {
+            buf_char(&b, *c);
+            continue;
+        }
+        buf_str(&b, p->from->version >= shape_parts[i].since ? shape_parts[i].then
+                                                             : shape_parts[i].before);
+        c += strlen(shape_parts[i].name) - 1;
+    }
+    return shape_take(p->arena, &b);
+}
+
+/* Run a query whose only parameter is the list of table oids. */
+static status MUST_CHECK shape_query(struct shape_plan *p, const char *what, const char *template,
+                                     PGresult **r)
+{
+    return db_query(p->from, p->arena, what, shape_sql(p, template), 1, &p->oids, r);
+}
+
+/* ---- schemas, sequences, types ---- */
+
+static const char shape_schemas_sql[] =
+    "SELECT n.nspname, obj_description(n.oid, 'pg_namespace') FROM pg_namespace n"
+    " WHERE n.oid IN (SELECT c.relnamespace FROM pg_class c WHERE c.oid = ANY ($1::oid[])"
+    " UNION SELECT t.typnamespace FROM pg_type t WHERE t.oid = ANY ($2::oid[])) ORDER BY 1";
+
+/* CREATE SCHEMA IF NOT EXISTS asks for the right to create even if there is nothing to do, hence
+ * the question of our own. */
+static status MUST_CHECK shape_schemas(struct shape_plan *p, const PGresult *walk)
+{
+    struct buf relations = {0}, types = {0};
+    PGresult *r;
+    buf_str(&relations, p->oids);
+    relations.data[--relations.len] = '\0';
+    for (int i = 0; i < p->sequences.n; i++)
+        buf_fmt(&relations, "%s%" PRIu32, relations.len > 1 ? "," : "", p->sequences.items[i].oid);
+    buf_char(&relations, '}');
+    buf_char(&types, '{');
+    for (int i = 0; i < PQntuples(walk); i++)
+        buf_fmt(&types, "%s%s", i ? "," : "", db_cell(walk, i, 0));
+    buf_char(&types, '}');
+    const char *args[] = {shape_take(p->arena, &relations), shape_take(p->arena, &types)};
+    TRY(db_query(p->from, p->arena, "read the schemas", shape_schemas_sql, 2, args, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct buf sql = {0}, name = {0};
+        const char *comment = db_cell(r, i, 1);
+        sql_ident(&name, db_cell(r, i, 0));
+        const char *q = shape_take(p->arena, &name);
+        buf_fmt(&sql, "CREATE SCHEMA IF NOT EXISTS %s;", q);
+        if (comment)
+            buf_fmt(&sql, " COMMENT ON SCHEMA %s IS %s;", q, sql_quoted_literal(p->arena, comment));
+        shape_add(p, DDL_BEFORE, arena_fmt(p->arena, "schema %s", q), shape_take(p->arena, &sql),
+                  arena_fmt(p->arena, "SELECT to_regnamespace(%s) IS NOT NULL",
+                            sql_quoted_literal(p->arena, q)));
+    }
+    return TW_OK;
+}
+
+static void shape_sequence(struct shape_plan *p, const struct sequence *s)
+{
+    struct buf b = {0};
+    struct arena *a = p->arena;
+    const char *q = sql_quoted_table(a, s->schema, s->name);
+    buf_fmt(&b, "CREATE SEQUENCE %s AS %s START WITH %" PRId64 " INCREMENT BY %" PRId64, q, s->type,
+            s->start, s->increment);
+    buf_fmt(&b, " MINVALUE %" PRId64 " MAXVALUE %" PRId64 " CACHE %" PRId64 "%s;", s->min, s->max,
+            s->cache, s->cycle ? " CYCLE" : "");
+    if (s->comment)
+        buf_fmt(&b, " COMMENT ON SEQUENCE %s IS %s;", q, sql_quoted_literal(a, s->comment));
+    shape_add(p, DDL_BEFORE, arena_fmt(a, "sequence %s", q), shape_take(a, &b),
+              shape_exists_relation(a, q));
+}
+
+/* Identity columns bring their own sequences. */
+static void shape_sequences(struct shape_plan *p)
+{
+    for (int i = 0; i < p->sequences.n; i++)
+        if (p->sequences.items[i].owned != 'i') shape_sequence(p, &p->sequences.items[i]);
+}
+
+/* After the tables: sequence s belongs to column c.  The comment of an identity sequence waits
+ * until here too. */
+static void shape_sequence_owner(struct shape_plan *p, const struct sequence *s)
+{
+    struct arena *a = p->arena;
+    struct buf column = {0};
+    if (!s->owned || !cat_find(p->tables, s->owner_oid)) return;
+    const char *q = sql_quoted_table(a, s->schema, s->name);
+    if (s->owned == 'i') {
+        if (s->comment)
+            shape_add(p, DDL_BEFORE, arena_fmt(a, "comment on sequence %s", q),
+                      arena_fmt(a, "COMMENT ON SEQUENCE %s IS %s", q,
+                                sql_quoted_literal(a, s->comment)),
+                      NULL);
+        return;
+    }
+    const char *table = sql_quoted_table(a, s->owner_schema, s->owner_table);
+    sql_ident(&column, s->owner_column);
+    const char *sql = arena_fmt(a, "ALTER SEQUENCE %s OWNED BY %s.%s", q, table, column.data);
+    buf_free(&column);
+    shape_add(p, DDL_BEFORE, arena_fmt(a, "ownership of sequence %s", q), sql,
+              arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_depend WHERE deptype IN ('a', 'i')"
+                           " AND classid = 'pg_class'::regclass AND objid = to_regclass(%s)"
+                           " AND refobjid = to_regclass(%s))",
+                        sql_quoted_literal(a, q), sql_quoted_literal(a, table)));
+}
+
+#define SHAPE_COLLATE(collation, type_default)                                                     \
+    "coalesce((SELECT format(' COLLATE %I.%I', ln.nspname, l.collname) FROM pg_collation l"        \
+    " JOIN pg_namespace ln ON ln.oid = l.collnamespace WHERE l.oid = " collation                   \
+    " AND l.oid <> " type_default "), '')"
+
+/* Every table and every type a column of it needs, deepest first.  A table is known by its row
+ * type, so one walk orders types that contain rows of tables, children after parents, and all
+ * else.  Oids below 16384 (FirstNormalObjectId) are the server's own. */
+static const char shape_walk_sql[] =
+    "WITH RECURSIVE walk(oid, level) AS ("
+    "SELECT c.reltype, 0 FROM pg_class c WHERE c.oid = ANY ($1::oid[])"
+    " UNION SELECT e.oid, w.level + 1 FROM walk w JOIN pg_type t ON t.oid = w.oid"
+    " CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT t.typbasetype"
+    "  UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid{multirange}"
+    "  UNION ALL SELECT a.atttypid FROM pg_attribute a"
+    "   WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped"
+    "  UNION ALL SELECT o.reltype FROM pg_inherits h JOIN pg_class o ON o.oid = h.inhparent"
+    "   WHERE h.inhrelid = t.typrelid) e(oid) WHERE e.oid >= 16384)"
+    " SELECT t.oid, CASE WHEN c.oid = ANY ($1::oid[]) THEN c.oid END, t.typtype, n.nspname,"
+    " t.typname, d.def, obj_description(t.oid, 'pg_type'), d.later"
+    " FROM (SELECT w.oid, max(w.level) AS level FROM walk w GROUP BY w.oid) w"
+    " JOIN pg_type t ON t.oid = w.oid JOIN pg_namespace n ON n.oid = t.typnamespace"
+    " LEFT JOIN pg_class c ON c.oid = t.typrelid"
+    " LEFT JOIN LATERAL ("
+    "  SELECT 'AS ENUM (' || coalesce(string_agg(quote_literal(e.enumlabel), ', '"
+    "   ORDER BY e.enumsortorder), '') || ')' AS def, NULL AS later FROM pg_enum e"
+    "   WHERE t.typtype = 'e' AND e.enumtypid = t.oid HAVING t.typtype = 'e'"
+    "  UNION ALL SELECT 'AS (' || coalesce(string_agg(quote_ident(a.attname) || ' '"
+    "   || format_type(a.atttypid, a.atttypmod)"
+    "   || " SHAPE_COLLATE("a.attcollation", "y.typcollation")
+    "   , ', ' ORDER BY a.attnum), '') || ')', NULL FROM pg_attribute a"
+    "   JOIN pg_type y ON y.oid = a.atttypid WHERE t.typtype = 'c' AND a.attrelid = t.typrelid"
+    "   AND a.attnum > 0 AND NOT a.attisdropped HAVING t.typtype = 'c'"
+    "  UNION ALL SELECT 'AS ' || format_type(t.typbasetype, t.typtypmod)"
+    "   || " SHAPE_COLLATE("t.typcollation", "y.typcollation")
+    "   || coalesce(' DEFAULT ' || pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), '')"
+    "   || coalesce({domain_not_null}, '')"
+    "   || coalesce(k.checks, ''), k.later FROM pg_type y"
+    "   CROSS JOIN LATERAL (SELECT string_agg(format(' CONSTRAINT %I %s', k.conname,"
+    "    pg_get_constraintdef(k.oid)), '' ORDER BY k.conname) FILTER (WHERE k.convalidated) checks,"
+    "    string_agg(format('ALTER DOMAIN %I.%I ADD CONSTRAINT %I %s; ', n.nspname, t.typname,"
+    "    k.conname, pg_get_constraintdef(k.oid)), '') FILTER (WHERE NOT k.convalidated) AS later"
+    "    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c') k"
+    "   WHERE t.typtype = 'd' AND y.oid = t.typbasetype"
+    "  UNION ALL SELECT format('AS RANGE (SUBTYPE = %s', format_type(r.rngsubtype, NULL))"
+    "   || (SELECT format(', SUBTYPE_OPCLASS = %I.%I', pn.nspname, o.opcname) FROM pg_opclass o"
+    "    JOIN pg_namespace pn ON pn.oid = o.opcnamespace WHERE o.oid = r.rngsubopc)"
+    "   || coalesce((SELECT format(', COLLATION = %I.%I', ln.nspname, l.collname)"
+    "    FROM pg_collation l JOIN pg_namespace ln ON ln.oid = l.collnamespace"
+    "    JOIN pg_type y ON y.oid = r.rngsubtype"
+    "    WHERE l.oid = r.rngcollation AND l.oid <> y.typcollation), '')"
+    "   || CASE WHEN r.rngsubdiff <> 0 THEN ', SUBTYPE_DIFF = ' || r.rngsubdiff::regproc"
+    "    ELSE '' END"
+    "   || coalesce({multirange_name}, '') || ')', NULL"
+    "   FROM pg_range r WHERE t.typtype = 'r' AND r.rngtypid = t.oid AND r.rngcanonical = 0) d"
+    "  ON c.oid IS NULL OR c.relkind = 'c'"
+    " WHERE (c.oid = ANY ($1::oid[]) OR t.typtype IN ('d', 'e', 'r', 'c') AND t.typarray <> 0)"
+    " AND (c.oid IS NULL OR c.relkind = 'c' OR c.oid = ANY ($1::oid[]))"
+    " AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid IN ('pg_type'::regclass,"
+    "  'pg_class'::regclass) AND x.objid = CASE x.classid WHEN 'pg_type'::regclass"
+    "  THEN t.oid ELSE t.typrelid END AND x.deptype = 'e')"
+    " ORDER BY w.level DESC, n.nspname, t.typname";
+enum {
+    WALK_OID, WALK_TABLE, WALK_TYPTYPE, WALK_SCHEMA, WALK_NAME, WALK_DEF, WALK_COMMENT, WALK_LATER
+};
+
+static void shape_type(struct shape_plan *p, const PGresult *r, int row)
+{
+    struct arena *a = p->arena;
+    struct buf b = {0};
+    const char *q = sql_quoted_table(a, db_cell(r, row, WALK_SCHEMA), db_cell(r, row, WALK_NAME));
+    const char *kind = *db_cell(r, row, WALK_TYPTYPE) == 'd' ? "domain" : "type";
+    const char *word = *kind == 'd' ? "DOMAIN" : "TYPE";
+    const char *def = db_cell(r, row, WALK_DEF), *comment = db_cell(r, row, WALK_COMMENT);
+    const char *later = db_cell(r, row, WALK_LATER);
+    if (!def) {
+        shape_warn(p, "type %s is not created: a range type with a canonical function", q);
+        return;
+    }
+    buf_fmt(&b, "CREATE %s %s %s;", word, q, def);
+    if (comment) buf_fmt(&b, " COMMENT ON %s %s IS %s;", word, q, sql_quoted_literal(a, comment));
+    shape_add(p, DDL_BEFORE, arena_fmt(a, "%s %s", kind, q), shape_take(a, &b),
+              arena_fmt(a, "SELECT to_regtype(%s) IS NOT NULL", sql_quoted_literal(a, q)));
+    if (later)
+        shape_add(p, DDL_KEYS, arena_fmt(a, "constraints of domain %s", q), later,
+                  arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_constraint WHERE contypid ="
+                               " to_regtype(%s) AND NOT convalidated)", sql_quoted_literal(a, q)));
+}
+
+/* ---- tables ---- */
+
+/* One row per table, in the order of $1.  A column's definition comes twice: as in a table that
+ * stands alone, and as in a child that gets its other columns from its parents.  Of a column's
+ * options the documented ones are taken: 15.20 keeps a private one there (pg_attver). */
+static const char shape_tables_sql[] =
+    "SELECT c.oid, n.nspname, c.relname, c.relispartition, p.names, p.links,"
+    " p.names IS NOT NULL AND NOT c.relispartition AND NOT k.all_local,"
+    " k.defs, k.local_defs, x.checks, x.local_checks, pg_get_partkeydef(c.oid),"
+    " (SELECT string_agg(format('%s%I=%L', y.prefix, z.option_name, z.option_value), ', ')"
+    "  FROM (SELECT '', c.reloptions UNION ALL SELECT 'toast.', tc.reloptions"
+    "   FROM pg_class tc WHERE tc.oid = c.reltoastrelid) y(prefix, options),"
+    "  pg_options_to_table(y.options) z),"
+    " c.relreplident, k.inherited, k.alters, x.comments, m.comments"
+    " FROM unnest($1::oid[]) WITH ORDINALITY u(oid, ord) JOIN pg_class c ON c.oid = u.oid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " CROSS JOIN LATERAL (SELECT format('%I.%I', n.nspname, c.relname) AS fq) q"
+    /* names is NULL unless every parent is selected: then the table stands alone. */
+    " CROSS JOIN LATERAL (SELECT CASE WHEN bool_and(h.inhparent = ANY ($1::oid[])) THEN"
+    "   string_agg(format('%I.%I', pn.nspname, pc.relname), ', ' ORDER BY h.inhseqno) END AS names,"
+    "  string_agg(CASE WHEN c.relispartition"
+    "   THEN format('ALTER TABLE ONLY %I.%I ATTACH PARTITION %s %s; ', pn.nspname, pc.relname,"
+    "    q.fq, pg_get_expr(c.relpartbound, c.oid))"
+    "   ELSE format('ALTER TABLE %s INHERIT %I.%I; ', q.fq, pn.nspname, pc.relname) END, ''"
+    "   ORDER BY h.inhseqno) AS links"
+    "  FROM pg_inherits h JOIN pg_class pc ON pc.oid = h.inhparent"
+    "  JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE h.inhrelid = c.oid) p"
+    " CROSS JOIN LATERAL (SELECT bool_and(a.attislocal) AS all_local,"
+    "  string_agg(a.base || a.not_null, ', ' ORDER BY a.attnum) AS defs,"
+    "  string_agg(a.base || a.not_null_local, ', ' ORDER BY a.attnum)"
+    "   FILTER (WHERE a.attislocal) AS local_defs,"
+    "  string_agg(a.inherited, '' ORDER BY a.attnum) FILTER (WHERE NOT a.attislocal) AS inherited,"
+    "  string_agg(a.alters, '' ORDER BY a.attnum) AS alters"
+    "  FROM (SELECT a.attnum, a.attislocal, quote_ident(a.attname) || ' '"
+    "    || format_type(a.atttypid, a.atttypmod)"
+    "    || " SHAPE_COLLATE("a.attcollation", "t.typcollation")
+    "    || CASE WHEN {generated} <> '' THEN format(' GENERATED ALWAYS AS (%s) %s', f.expr,"
+    "      CASE {generated} WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END)"
+    "     WHEN a.attidentity <> '' THEN coalesce(i.def, '')"
+    "     ELSE coalesce(' DEFAULT ' || f.expr, '') END AS base,"
+    "    {not_null} AS not_null, {not_null_local} AS not_null_local,"
+    "    CASE WHEN {generated} <> '' OR a.attidentity <> '' THEN ''"
+    "     WHEN f.expr IS NOT NULL THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT"
+    " %s; ', q.fq, a.attname, f.expr) ELSE format('ALTER TABLE ONLY %s ALTER COLUMN %I"
+    " DROP DEFAULT; ', q.fq, a.attname) END || {not_null_inherited} AS inherited,"
+    "    CASE WHEN a.attstorage <> t.typstorage THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I"
+    " SET STORAGE %s; ', q.fq, a.attname, CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e'"
+    "     THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END) ELSE '' END"
+    "    || CASE WHEN a.attstattarget >= 0 THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I"
+    " SET STATISTICS %s; ', q.fq, a.attname, a.attstattarget) ELSE '' END"
+    "    || coalesce((SELECT format('ALTER TABLE ONLY %s ALTER COLUMN %I SET (%s); ', q.fq,"
+    "     a.attname, string_agg(format('%I=%L', z.option_name, z.option_value), ', '))"
+    "     FROM pg_options_to_table(a.attoptions) z WHERE z.option_name IN ('n_distinct',"
+    "     'n_distinct_inherited') HAVING count(*) > 0), '') AS alters"
+    "    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid{not_null_join}"
+    "    LEFT JOIN LATERAL (SELECT pg_get_expr(d.adbin, d.adrelid) AS expr FROM pg_attrdef d"
+    "     WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) f ON true"
+    /* A partition has no sequence of its own: its identity is the root's (17 and later). */
+    "    LEFT JOIN LATERAL (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I"
+    " START WITH %s INCREMENT BY %s MINVALUE %s MAXVALUE %s CACHE %s%s)', CASE a.attidentity"
+    "     WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, sn.nspname, s.relname, v.seqstart,"
+    "     v.seqincrement, v.seqmin, v.seqmax, v.seqcache,"
+    "     CASE WHEN v.seqcycle THEN ' CYCLE' ELSE '' END) AS def FROM pg_depend d"
+    "     JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace"
+    "     JOIN pg_sequence v ON v.seqrelid = s.oid WHERE a.attidentity <> ''"
+    "     AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
+    "     AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i') i ON true"
+    "    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a) k"
+    /* Checks that old rows need not meet (NOT VALID) wait until the rows are there. */
+    " CROSS JOIN LATERAL (SELECT string_agg(x.def, ', ' ORDER BY x.conname) AS checks,"
+    "  string_agg(x.def, ', ' ORDER BY x.conname) FILTER (WHERE x.conislocal) AS local_checks,"
+    "  string_agg(format('COMMENT ON CONSTRAINT %I ON %s IS %L; ', x.conname, q.fq, x.comment), ''"
+    "   ORDER BY x.conname) FILTER (WHERE x.comment IS NOT NULL) AS comments"
+    "  FROM (SELECT k.conname, k.conislocal, obj_description(k.oid, 'pg_constraint') AS comment,"
+    "    format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS def"
+    "    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated) x) x"
+    " CROSS JOIN LATERAL (SELECT string_agg(CASE WHEN d.objsubid = 0"
+    "   THEN format('COMMENT ON TABLE %s IS %L; ', q.fq, d.description)"
+    "   ELSE format('COMMENT ON COLUMN %s.%I IS %L; ', q.fq, a.attname, d.description) END, ''"
+    "   ORDER BY d.objsubid) AS comments FROM pg_description d"
+    "  LEFT JOIN pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid"
+    "  WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass) m"
+    " ORDER BY u.ord";
+enum {
+    SHAPE_OID, SHAPE_SCHEMA, SHAPE_NAME, SHAPE_IS_PARTITION, SHAPE_PARENTS, SHAPE_LINKS,
+    SHAPE_CLAUSE, SHAPE_DEFS, SHAPE_LOCAL_DEFS, SHAPE_CHECKS, SHAPE_LOCAL_CHECKS, SHAPE_PARTKEY,
+    SHAPE_OPTIONS, SHAPE_REPLIDENT, SHAPE_INHERITED, SHAPE_ALTERS, SHAPE_CHECK_COMMENTS,
+    SHAPE_COMMENTS
+};
+
+static void shape_append(struct buf *b, const char *before, const char *text, const char *after)
+{
+    if (text) buf_fmt(b, "%s%s%s", before, text, after);
+}
+
+/* A partition, and a child whose columns are all its own, is created alone and then attached: so
+ * its columns keep their order.  Other children need the INHERITS clause: only that makes columns
+ * which belong to the parent. */
+static char *shape_table_sql(struct shape_plan *p, const PGresult *r, int row, const char *q)
+{
+    struct buf b = {0};
+    const char *parents = db_cell(r, row, SHAPE_PARENTS);
+    bool clause = db_cell_true(r, row, SHAPE_CLAUSE);
+    const char *defs = db_cell(r, row, clause ? SHAPE_LOCAL_DEFS : SHAPE_DEFS);
+    buf_fmt(&b, "CREATE TABLE %s (%s", q, defs ? defs : "");
+    shape_append(&b, defs ? ", " : "",
+                 db_cell(r, row, clause ? SHAPE_LOCAL_CHECKS : SHAPE_CHECKS), "");
+    buf_char(&b, ')');
+    if (clause) shape_append(&b, " INHERITS (", parents, ")");
+    shape_append(&b, " PARTITION BY ", db_cell(r, row, SHAPE_PARTKEY), "");
+    shape_append(&b, " WITH (", db_cell(r, row, SHAPE_OPTIONS), ")");
+    buf_str(&b, "; ");
+    if (clause) shape_append(&b, "", db_cell(r, row, SHAPE_INHERITED), "");
+    if (!clause && parents) shape_append(&b, "", db_cell(r, row, SHAPE_LINKS), "");
+    shape_append(&b, "", db_cell(r, row, SHAPE_ALTERS), "");
+    shape_append(&b, "", db_cell(r, row, SHAPE_COMMENTS), "");
+    shape_append(&b, "", db_cell(r, row, SHAPE_CHECK_COMMENTS), "");
+    char replident = *db_cell(r, row, SHAPE_REPLIDENT);
+    if (replident == 'f' || replident == 'n')
+        buf_fmt(&b, "ALTER TABLE ONLY %s REPLICA IDENTITY %s;", q,
+                replident == 'f' ? "FULL" : "NOTHING");
+    return shape_take(p->arena, &b);
+}
+
+static void shape_table(struct shape_plan *p, const PGresult *r, int row)
+{
+    const char *q = sql_quoted_table(p->arena, db_cell(r, row, SHAPE_SCHEMA),
+                                     db_cell(r, row, SHAPE_NAME));
+    if (db_cell(r, row, SHAPE_LINKS) && !db_cell(r, row, SHAPE_PARENTS))
+        shape_warn(p, "table %s stands alone on the target: its parent is not selected", q);
+    struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(p->arena, "table %s", q),
+                              shape_table_sql(p, r, row, q), shape_exists_relation(p->arena, q));
+    d->table = (uint32_t) db_cell_int(r, row, SHAPE_OID);
+}
+
+/* Types and tables in the order of the walk. */
+static status MUST_CHECK shape_types_and_tables(struct shape_plan *p, const PGresult *walk)
+{
+    struct buf ordered = {0};
+    PGresult *r;
+    int next = 0;
+    buf_char(&ordered, '{');
+    for (int i = 0; i < PQntuples(walk); i++)
+        if (db_cell(walk, i, WALK_TABLE))
+            buf_fmt(&ordered, "%s%s", ordered.len > 1 ? "," : "", db_cell(walk, i, WALK_TABLE));
+    buf_char(&ordered, '}');
+    p->oids = shape_take(p->arena, &ordered);
+    TRY(shape_query(p, "read the tables' shapes", shape_tables_sql, &r));
+    for (int i = 0; i < PQntuples(walk); i++) {
+        const char *table = db_cell(walk, i, WALK_TABLE);
+        if (!table) {
+            shape_type(p, walk, i);
+            continue;
+        }
+        if (next == PQntuples(r) || !str_is(db_cell(r, next, SHAPE_OID), table))
+            return fail(p->from->e, TW_ESCHEMA, "could not read the tables' shapes on %c: a table"
+                        " was dropped meanwhile", p->from->node->letter);
+        shape_table(p, r, next++);
+    }
+    return TW_OK;
+}
+
+/* A compression method is a matter of storage: a target that lacks it does without. */
+static const char shape_compression_sql[] =
+    "SELECT n.nspname, c.relname, a.attcompression, string_agg(format("
+    "'ALTER TABLE ONLY %I.%I ALTER COLUMN %I SET COMPRESSION %s; ', n.nspname, c.relname,"
+    " a.attname, CASE a.attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END), '' ORDER BY a.attnum)"
+    " FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.attrelid = ANY ($1::oid[])"
+    " AND a.attnum > 0 AND NOT a.attisdropped AND a.attcompression <> ''"
+    " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+
+static status MUST_CHECK shape_compression(struct shape_plan *p)
+{
+    PGresult *r;
+    if (p->from->version < 140000) return TW_OK;
+    TRY(shape_query(p, "read the columns' compression", shape_compression_sql, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *q = sql_quoted_table(p->arena, db_cell(r, i, 0), db_cell(r, i, 1));
+        bool lz4 = *db_cell(r, i, 2) == 'l';
+        shape_add(p, DDL_BEFORE, arena_fmt(p->arena, "compression of table %s", q),
+                  db_cell(r, i, 3),
+                  arena_fmt(p->arena, "SELECT NOT EXISTS (SELECT FROM pg_settings WHERE name ="
+                                      " 'default_toast_compression' AND '%s' = ANY (enumvals))",
+                            lz4 ? "lz4" : "pglz"));
+    }
+    return TW_OK;
+}
+
+/* ---- keys, indexes, late checks ---- */
+
+/* Indexes with the constraint they carry, if any; leaves before partitioned tables, primary keys
+ * first.  Everything is created by itself under its own name (ONLY), then children are attached:
+ * an index made through the root would name its children anew.  Invalid leaf indexes are the
+ * remains of a failed CREATE INDEX CONCURRENTLY. */
+static const char shape_indexes_sql[] =
+    "SELECT i.indrelid, tn.nspname, t.relname, xn.nspname, x.relname, k.conname, k.contype,"
+    " CASE WHEN k.oid IS NULL THEN pg_get_indexdef(i.indexrelid) || '; '"
+    "  ELSE format('ALTER TABLE ONLY %I.%I ADD CONSTRAINT %I %s; ', tn.nspname, t.relname,"
+    "   k.conname, pg_get_constraintdef(k.oid)) || coalesce((SELECT format("
+    "   'ALTER INDEX %I.%I SET (%s); ', xn.nspname, x.relname,"
+    "   string_agg(format('%I=%L', z.option_name, z.option_value), ', '))"
+    "   FROM pg_options_to_table(x.reloptions) z HAVING count(*) > 0), '') END"
+    " || CASE WHEN m.description IS NULL THEN '' ELSE format('COMMENT ON INDEX %I.%I IS %L; ',"
+    "   xn.nspname, x.relname, m.description) END"
+    " || CASE WHEN km.description IS NULL THEN '' ELSE format('COMMENT ON CONSTRAINT %I ON %I.%I"
+    " IS %L; ', k.conname, tn.nspname, t.relname, km.description) END,"
+    " i.indisreplident, on_.nspname, o.relname"
+    " FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid"
+    " JOIN pg_namespace tn ON tn.oid = t.relnamespace"
+    " JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace"
+    " LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid"
+    "  AND k.contype IN ('p', 'u', 'x')"
+    " LEFT JOIN pg_description m ON m.classoid = 'pg_class'::regclass AND m.objoid = x.oid"
+    "  AND m.objsubid = 0"
+    " LEFT JOIN pg_description km ON km.classoid = 'pg_constraint'::regclass AND km.objoid = k.oid"
+    " LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid"
+    " LEFT JOIN pg_index oi ON oi.indexrelid = h.inhparent AND oi.indrelid = ANY ($1::oid[])"
+    " LEFT JOIN pg_class o ON o.oid = oi.indexrelid"
+    " LEFT JOIN pg_namespace on_ ON on_.oid = o.relnamespace"
+    " WHERE i.indrelid = ANY ($1::oid[]) AND (i.indisvalid OR x.relkind = 'I')"
+    " ORDER BY t.relkind = 'p', i.indisprimary DESC, k.oid IS NULL, i.indisunique DESC,"
+    " tn.nspname, t.relname, x.relname";
+enum {
+    INDEX_TABLE, INDEX_TABLE_SCHEMA, INDEX_TABLE_NAME, INDEX_SCHEMA, INDEX_NAME, INDEX_CONSTRAINT,
+    INDEX_CONTYPE, INDEX_SQL, INDEX_IS_IDENTITY, INDEX_PARENT_SCHEMA, INDEX_PARENT
+};
+
+static void shape_index(struct shape_plan *p, const PGresult *r, int row)
+{
+    struct arena *a = p->arena;
+    const char *table = sql_quoted_table(a, db_cell(r, row, INDEX_TABLE_SCHEMA),
+                                         db_cell(r, row, INDEX_TABLE_NAME));
+    const char *index = sql_quoted_table(a, db_cell(r, row, INDEX_SCHEMA),
+                                         db_cell(r, row, INDEX_NAME));
+    const char *constraint = db_cell(r, row, INDEX_CONSTRAINT);
+    const char *contype = db_cell(r, row, INDEX_CONTYPE);
+    bool primary = contype && *contype == 'p';
+    struct buf what = {0};
+    if (constraint) {
+        buf_str(&what, primary ? "primary key " : "constraint ");
+        sql_ident(&what, constraint);
+        buf_fmt(&what, " of table %s", table);
+    } else {
+        buf_fmt(&what, "index %s", index);
+    }
+    struct ddl *d = shape_add(p, DDL_KEYS, shape_take(a, &what), db_cell(r, row, INDEX_SQL),
+                              constraint ? shape_exists_constraint(a, table, constraint)
+                                         : shape_exists_relation(a, index));
+    d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
+    d->is_primary_key = primary;
+}
+
+static void shape_index_attach(struct shape_plan *p, const PGresult *r, int row)
+{
+    struct arena *a = p->arena;
+    const char *index = sql_quoted_table(a, db_cell(r, row, INDEX_SCHEMA),
+                                         db_cell(r, row, INDEX_NAME));
+    const char *parent = sql_quoted_table(a, db_cell(r, row, INDEX_PARENT_SCHEMA),
+                                          db_cell(r, row, INDEX_PARENT));
+    shape_add(p, DDL_KEYS, arena_fmt(a, "link of index %s to %s", index, parent),
+              arena_fmt(a, "ALTER INDEX %s ATTACH PARTITION %s", parent, index),
+              arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
+                           " AND inhparent = to_regclass(%s))",
+                        sql_quoted_literal(a, index), sql_quoted_literal(a, parent)));
+}
+
+/* Only where the target's table still has the default: FULL may have been set for this job. */
+static void shape_replica_index(struct shape_plan *p, const PGresult *r, int row)
+{
+    struct arena *a = p->arena;
+    struct buf b = {0};
+    const char *table = sql_quoted_table(a, db_cell(r, row, INDEX_TABLE_SCHEMA),
+                                         db_cell(r, row, INDEX_TABLE_NAME));
+    buf_fmt(&b, "ALTER TABLE ONLY %s REPLICA IDENTITY USING INDEX ", table);
+    sql_ident(&b, db_cell(r, row, INDEX_NAME));
+    shape_add(p, DDL_KEYS, arena_fmt(a, "replica identity of table %s", table), shape_take(a, &b),
+              arena_fmt(a, "SELECT relreplident <> 'd' FROM pg_class WHERE oid = to_regclass(%s)",
+                        sql_quoted_literal(a, table)));
+}
+
+static status MUST_CHECK shape_indexes(struct shape_plan *p)
+{
+    PGresult *r;
+    TRY(shape_query(p, "read the indexes", shape_indexes_sql, &r));
+    for (int i = 0; i < PQntuples(r); i++) shape_index(p, r, i);
+    for (int i = 0; i < PQntuples(r); i++)
+        if (db_cell(r, i, INDEX_PARENT)) shape_index_attach(p, r, i);
+    for (int i = 0; i < PQntuples(r); i++)
+        if (db_cell_true(r, i, INDEX_IS_IDENTITY)) shape_replica_index(p, r, i);
+    return TW_OK;
+}
+
+/* Checks (and, since 18, NOT NULL) that are NOT VALID: rows older than them may break them, so they
+ * come after the copy. */
+static const char shape_late_checks_sql[] =
+    "SELECT c.oid, n.nspname, c.relname, k.conname, format('ALTER TABLE %I.%I ADD CONSTRAINT %I"
+    " %s; ', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))"
+    " || CASE WHEN m.description IS NULL THEN '' ELSE format('COMMENT ON CONSTRAINT %I ON %I.%I"
+    " IS %L; ', k.conname, n.nspname, c.relname, m.description) END"
+    " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_description m ON m.classoid = 'pg_constraint'::regclass AND m.objoid = k.oid"
+    " WHERE k.conrelid = ANY ($1::oid[]) AND k.contype IN ('c', 'n') AND NOT k.convalidated"
+    " AND k.conislocal ORDER BY n.nspname, c.relname, k.conname";
+
+/* Foreign keys, those of partitioned tables once: the server gives them to the partitions, and to
+ * the partitions of the referenced table, as constraints with a parent. */
+static const char shape_foreign_keys_sql[] =
+    "SELECT c.oid, n.nspname, c.relname, k.conname, format('ALTER TABLE %I.%I ADD CONSTRAINT %I"
+    " %s; ', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))"
+    " || CASE WHEN m.description IS NULL THEN '' ELSE format('COMMENT ON CONSTRAINT %I ON %I.%I"
+    " IS %L; ', k.conname, n.nspname, c.relname, m.description) END,"
+    " k.confrelid = ANY ($1::oid[]), k.confrelid::regclass"
+    " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_description m ON m.classoid = 'pg_constraint'::regclass AND m.objoid = k.oid"
+    " WHERE k.conrelid = ANY ($1::oid[]) AND k.contype = 'f' AND NOT EXISTS (SELECT"
+    " FROM pg_constraint o WHERE o.oid = k.conparentid AND o.conrelid = ANY ($1::oid[]))"
+    " ORDER BY n.nspname, c.relname, k.conname";
+
+/* One statement per constraint of either query above. */
+static status MUST_CHECK shape_constraints(struct shape_plan *p, enum ddl_section section,
+                                           const char *kind, const char *query)
+{
+    struct arena *a = p->arena;
+    PGresult *r;
+    TRY(shape_query(p, arena_fmt(a, "read each %s", kind), query, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *table = sql_quoted_table(a, db_cell(r, i, 1), db_cell(r, i, 2));
+        const char *name = db_cell(r, i, 3);
+        struct buf what = {0};
+        buf_fmt(&what, "%s ", kind);
+        sql_ident(&what, name);
+        buf_fmt(&what, " of table %s", table);
+        if (PQnfields(r) > 5 && !db_cell_true(r, i, 5)) {
+            shape_warn(p, "%s is not created: it refers to %s, which is not selected",
+                       buf_cstr(&what), db_cell(r, i, 6));
+            buf_free(&what);
+            continue;
+        }
+        struct ddl *d = shape_add(p, section, shape_take(a, &what), db_cell(r, i, 4),
+                                  shape_exists_constraint(a, table, name));
+        d->table = (uint32_t) db_cell_int(r, i, 0);
+    }
+    return TW_OK;
+}
+
+/* ---- plan and run ---- */
+
+static status MUST_CHECK shape_plan_all(struct shape_plan *p)
+{
+    PGresult *walk;
+    TRY(cat_sequences(p->from, p->arena, p->job, &p->sequences));
+    TRY(shape_query(p, "read the types", shape_walk_sql, &walk));
+    TRY(shape_schemas(p, walk));
+    shape_sequences(p);
+    TRY(shape_types_and_tables(p, walk));
+    for (int i = 0; i < p->sequences.n; i++) shape_sequence_owner(p, &p->sequences.items[i]);
+    TRY(shape_compression(p));
+    TRY(shape_indexes(p));
+    TRY(shape_constraints(p, DDL_KEYS, "check constraint", shape_late_checks_sql));
+    return shape_constraints(p, DDL_LAST, "foreign key", shape_foreign_keys_sql);
+}
+
+/* What would give a target all that `tables` are on this server.  Nothing is written. */
+static status MUST_CHECK shape_plan(struct db *from, struct arena *a, const struct job *job,
+                                    const struct table_list *tables, struct ddl_list *out)
+{
+    *out = (struct ddl_list){0};
+    struct shape_plan p = {.from = from, .arena = a, .job = job, .tables = tables, .out = out,
+                           .oids = cat_oid_array(a, tables)};
+    TRY(db_exec(from, "set up the session", "SET quote_all_identifiers = on"));
+    TRY(shape_plan_all(&p));
+    return db_exec(from, "set up the session", "SET quote_all_identifiers = off");
+}
+
+/* Do one statement of the list unless its object is there. */
+static status MUST_CHECK shape_run_one(struct db *to, const struct ddl *ddl)
+{
+    struct arena a = {0};
+    const char *what = arena_fmt(&a, "create %s", ddl->what), *there = NULL;
+    status s = TW_OK;
+    if (ddl->exists_sql) s = db_value(to, &a, what, ddl->exists_sql, 0, NULL, &there);
+    if (s == TW_OK && !(there && *there == 't')) s = db_exec(to, what, ddl->sql);
+    arena_free(&a);
+    return s;
+}
+
+/* Create on the target what a section lists and the target lacks.  After each entry progress, if
+ * given, hears how many are done and how many there are. */
+static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
+                                   enum ddl_section section,
+                                   void (*progress)(void *, const struct ddl *, int, int),
+                                   void *arg)
+{
+    int done = 0, total = 0;
+    for (int i = 0; i < list->n; i++) total += list->items[i].section == section;
+    for (int i = 0; i < list->n; i++) {
+        const struct ddl *ddl = &list->items[i];
+        if (ddl->section != section) continue;
+        TESTPOINT(to->e, "shape.run");
+        TRY(shape_run_one(to, ddl));
+        done++;
+        if (progress) progress(arg, ddl, done, total);
+    }
+    return TW_OK;
+}
+
+/* ---- sequence values ---- */
+
+/* Statements that give another server this one's next values. */
+static status MUST_CHECK shape_sequences_sql(struct db *from, struct arena *a,
+                                             const struct job *job, struct buf *out)
+{
+    struct sequence_list list;
+    TRY(cat_sequences(from, a, job, &list));
+    for (int i = 0; i < list.n; i++) {
+        const struct sequence *s = &list.items[i];
+        const char *q = sql_quoted_table(a, s->schema, s->name);
+        buf_str(out, "SELECT pg_catalog.setval(");
+        sql_literal(out, q);
+        buf_fmt(out, "::pg_catalog.regclass, %" PRId64 ", %s);\n", s->last_value,
+                s->is_called ? "true" : "false");
+    }
+    return TW_OK;
+}
+
+/* Which of the sequences the target has: exists[i] for list->items[i]. */
+static status MUST_CHECK shape_sequences_there(struct db *to, struct arena *a,
+                                               const struct sequence_list *list, bool *exists)
+{
+    struct buf b = {0};
+    PGresult *r;
+    buf_str(&b, "SELECT v.i FROM (VALUES (-1, NULL)");
+    for (int i = 0; i < list->n; i++) {
+        const struct sequence *s = &list->items[i];
+        buf_fmt(&b, ", (%d, ", i);
+        sql_literal(&b, sql_quoted_table(a, s->schema, s->name));
+        buf_char(&b, ')');
+    }
+    buf_str(&b, ") v(i, name) JOIN pg_class c ON c.oid = to_regclass(v.name) AND c.relkind = 'S'");
+    status s = db_query(to, a, "look for the sequences", b.data, 0, NULL, &r);
+    buf_free(&b);
+    TRY(s);
+    for (int i = 0; i < PQntuples(r); i++) exists[db_cell_int(r, i, 0)] = true;
+    return TW_OK;
+}
+
+/* Set the target's sequences to the source's next values; those it lacks are named in the log.  A
+ * sequence never goes back: values the target has given out itself would come again. */
+static status MUST_CHECK shape_sequences_apply(struct db *from, struct db *to,
+                                               const struct job *job)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct sequence_list list;
+    status s = cat_sequences(from, &a, job, &list);
+    bool *exists = s == TW_OK ? arena_array(&a, bool, list.n) : NULL;
+    if (s == TW_OK) s = shape_sequences_there(to, &a, &list, exists);
+    for (int i = 0; s == TW_OK && i < list.n; i++) {
+        const struct sequence *q = &list.items[i];
+        const char *name = sql_quoted_table(&a, q->schema, q->name);
+        if (!exists[i]) {
+            log_warning("sequence %s does not exist on %c", name, to->node->letter);
+            continue;
+        }
+        buf_str(&b, "SELECT setval(");
+        sql_literal(&b, name);
+        buf_fmt(&b, "::regclass, %" PRId64 ", %s) FROM %s", q->last_value,
+                q->is_called ? "true" : "false", name);
+        if (!q->cycle)
+            buf_fmt(&b, " WHERE (last_value %s %" PRId64 ") OR (last_value = %" PRId64
+                        " AND NOT is_called)",
+                    q->increment > 0 ? "<" : ">", q->last_value, q->last_value);
+        buf_str(&b, ";\n");
+    }
+    if (s == TW_OK && b.len) s = db_exec(to, "set the sequences", b.data);
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+/* ==== 22. apply ============================================================
+ * Source transactions become target transactions: a batch of whole source transactions is one
+ * target transaction, opened by the marker and closed with the progress "applied up to <end_lsn>".
+ *
+ * Rows and progress commit together, so after any crash the progress is true and the source is
+ * asked to send again from there.  Only then is the source told (repl_confirm): late costs WAL on
+ * its disk, early would lose rows and nobody would notice.
+ *
+ * Two paths with one meaning.  Changes gather in a window and go as one pipeline of statements that
+ * each must meet exactly one row.  If one does not, or fails, the window is rolled back to its
+ * savepoint and the same changes go one at a time, looked at before they are written: that path
+ * (apply_careful) defines what is right. */
+
+struct change {
+    struct rel *rel;
+    struct msg m;
+    lsn_t commit_lsn;  /* of its transaction: Begin's final_lsn */
+    usec commit_us;
+    int64_t seq;       /* within its transaction */
+};
+
+enum { WINDOW_CHANGES = 512, WINDOW_BYTES = 256 * 1024 };
+
+struct conflict {
+    enum conflict_kind kind;
+    const char *outcome;  /* kept, overwritten, merged, inserted, ignored, skipped, stopped */
+    const char *existing; /* JSON array of the target's rows in question, or NULL */
+};
+
+/* The failed change of policy `fail`, recorded after its transaction was rolled back. */
+struct conflict_left {
+    bool set;
+    char *sql_values[13];
+};
+
+struct apply {
+    struct db *to;          /* the target session */
+    struct db *from;        /* ordinary session on the source: reading rows back */
+    struct tw_error *e;
+    struct stat_task *stat;
+    const char *task;       /* "JOB/forward" */
+    int64_t epoch;
+    bool origin;            /* rung 2: a replication origin is set up on the session */
+    enum policy policy;
+    enum merge_unit merge;
+    int serial;             /* names of prepared statements */
+    struct rel *rels;       /* cache by source relid, of this session */
+    /* The open batch. */
+    bool open;              /* BEGIN and the marker are on the server */
+    bool savepoint;         /* tw_window is set in it */
+    int64_t rows;
+    lsn_t end_lsn;          /* of the last whole transaction in it; 0: none yet */
+    lsn_t first_lsn;        /* commit LSN of the first transaction in it */
+    usec commit_us;
+    struct arena arena;     /* of the window */
+    struct change *window;
+    int nwindow;
+    size_t window_bytes;
+    struct conflict_left left;
+    struct arena left_arena;
+    /* Counted when the batch commits. */
+    int64_t inserts, updates, deletes, truncates, conflicts, transactions;
+    lsn_t applied_lsn;      /* apply_commit only: the progress in the target */
+};
+
+static struct rel *apply_rel(const struct apply *ap, uint32_t relid)
+{
+    struct rel *r = ap->rels;
+    while (r && r->relid != relid) r = r->next;
+    return r;
+}
+
+static void apply_forget_rel(struct apply *ap, uint32_t relid)
+{
+    for (struct rel **p = &ap->rels; *p; p = &(*p)->next) {
+        if ((*p)->relid != relid) continue;
+        struct rel *old = *p;
+        *p = old->next;
+        rel_free(old);
+        return;
+    }
+}
+
+/* ---- the careful path: SQL made for one change ---- */
+
+/* SQL text with typed parameters, built together. */
+struct sqlb {
+    struct arena *a;
+    struct buf sql;
+    int n, cap;
+    const char **values;
+    Oid *types;
+};
+
+static void sqlb_init(struct sqlb *q, struct arena *a, const struct rel *rel)
+{
+    *q = (struct sqlb){.a = a, .cap = 6 * rel->ncolumns + 16};
+    q->values = arena_array(a, const char *, q->cap);
+    q->types = arena_array(a, Oid, q->cap);
+}
+
+static void sqlb_param(struct sqlb *q, Oid type, const char *value)
+{
+    assert(q->n < q->cap);
+    q->values[q->n] = value;
+    q->types[q->n++] = type;
+    buf_fmt(&q->sql, "$%d", q->n);
+}
+
+/* Run it; the result, good or bad, lives in q's arena. */
+static status MUST_CHECK sqlb_attempt(struct sqlb *q, struct db *d, PGresult **out)
+{
+    *out = NULL;
+    int sent = PQsendQueryParams(d->pg, q->sql.data, q->n, q->types, q->values, NULL, NULL, 0);
+    buf_free(&q->sql);
+    if (!sent) return db_fail_conn(d, "send a query");
+    TRY(db_collect(d, out));
+    arena_defer(q->a, db_clear_result, *out);
+    if (PQstatus(d->pg) == CONNECTION_BAD) return db_fail_result(d, *out, "run a query");
+    return TW_OK;
+}
+
+static status MUST_CHECK sqlb_run(struct sqlb *q, struct db *d, const char *what, PGresult **out)
+{
+    TRY(sqlb_attempt(q, d, out));
+    return db_result_ok(*out) ? TW_OK : db_fail_result(d, *out, what);
+}
+
+/* A row of the target as it stands, locked. */
+struct found {
+    const char *ctid, *tableoid;
+    const char **values;  /* by source column; NULL for SQL NULL and for columns not carried */
+    bool *same;           /* by source column: holds the change's old value */
+};
+
+static void careful_select(struct sqlb *q, const struct change *c, bool compare)
+{
+    const struct rel *rel = c->rel;
+    buf_str(&q->sql, "SELECT t.ctid, t.tableoid");
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i)) buf_fmt(&q->sql, ", t.%s", rel_target(rel, i)->quoted);
+    for (int i = 0; i < rel->ncolumns && compare; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_fmt(&q->sql, ", ROW(t.%s)::record OPERATOR(pg_catalog.*=) ROW(",
+                rel_target(rel, i)->quoted);
+        sqlb_param(q, rel_target(rel, i)->type, value_text(&c->m.old.values[i]));
+        buf_str(&q->sql, ")::record");
+    }
+    buf_fmt(&q->sql, " FROM %s%s t", rel->only, rel->quoted);
+}
+
+/* Two texts of the same value may differ between server versions, and two images of the same text
+ * may differ in memory layout: either equality will do. */
+static bool careful_same(const char *now, const struct value *old, bool same_image)
+{
+    const char *was = value_text(old);
+    if (same_image) return true;
+    return now && was ? str_is(now, was) : now == was;
+}
+
+static struct found *careful_rows(struct arena *a, const struct change *c, const PGresult *r,
+                                  bool compare)
+{
+    const struct rel *rel = c->rel;
+    int n = PQntuples(r);
+    struct found *rows = arena_array(a, struct found, n + 1);
+    for (int row = 0; row < n; row++) {
+        struct found *f = &rows[row];
+        f->ctid = PQgetvalue(r, row, 0);
+        f->tableoid = PQgetvalue(r, row, 1);
+        f->values = arena_array(a, const char *, rel->ncolumns + 1);
+        f->same = arena_array(a, bool, rel->ncolumns + 1);
+        int col = 2;
+        for (int i = 0; i < rel->ncolumns; i++)
+            if (rel_carries(rel, i)) f->values[i] = db_cell(r, row, col++);
+        for (int i = 0; i < rel->ncolumns; i++) {
+            f->same[i] = true;
+            if (compare && rel_carries(rel, i))
+                f->same[i] = careful_same(f->values[i], &c->m.old.values[i],
+                                          db_cell_true(r, row, col++));
+        }
+    }
+    return rows;
+}
+
+/* The row the change left from, locked; *out NULL when it is not there. */
+static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const struct change *c,
+                                      struct found **out)
+{
+    const struct rel *rel = c->rel;
+    bool compare = c->m.old_kind == 'O';
+    struct sqlb q;
+    sqlb_init(&q, a, rel);
+    careful_select(&q, c, compare && rel->nident);
+    buf_str(&q.sql, " WHERE ");
+    for (int i = 0; i < rel->nident; i++) {
+        buf_fmt(&q.sql, "%st.%s %s ", i ? " AND " : "", rel_target(rel, rel->ident[i])->quoted,
+                rel->ident_ops[i]);
+        sqlb_param(&q, rel_target(rel, rel->ident[i])->type,
+                   value_text(rel_key_value(&c->m, rel->ident[i])));
+    }
+    for (int i = 0, n = 0; i < rel->ncolumns && !rel->nident; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_fmt(&q.sql, "%sROW(t.%s)::record OPERATOR(pg_catalog.*=) ROW(", n++ ? " AND " : "",
+                rel_target(rel, i)->quoted);
+        sqlb_param(&q, rel_target(rel, i)->type, value_text(&c->m.old.values[i]));
+        buf_str(&q.sql, ")::record");
+    }
+    if (!rel->nident && !q.n) buf_str(&q.sql, "true");
+    if (!rel->nident) buf_str(&q.sql, " LIMIT 1");
+    buf_str(&q.sql, " FOR UPDATE");
+    PGresult *r;
+    TRY(sqlb_run(&q, ap->to, "look for the row", &r));
+    *out = PQntuples(r) ? careful_rows(a, c, r, compare && rel->nident) : NULL;
+    return TW_OK;
+}
+
+/* The new row as a sub-select, for the parts and predicates of unique indexes. */
+static void careful_new_row(struct sqlb *q, const struct rel *rel, const struct value *row)
+{
+    const char *sep = "";
+    buf_str(&q->sql, "(SELECT ");
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_str(&q->sql, sep);
+        sqlb_param(q, rel_target(rel, i)->type, value_text(&row[i]));
+        buf_fmt(&q->sql, " AS %s", rel_target(rel, i)->quoted);
+        sep = ", ";
+    }
+    buf_str(&q->sql, ") tw_new");
+}
+
+/* "t"'s part of the key: parts are written over bare column names, so they are evaluated in a
+ * sub-select of one row that shows those names. */
+static void careful_collides(struct sqlb *q, const struct rel *rel, const struct unique_key *k)
+{
+    buf_str(&q->sql, "EXISTS (SELECT FROM (SELECT ");
+    for (int i = 0; i < k->n; i++) buf_fmt(&q->sql, "%s(%s) AS n%d", i ? ", " : "", k->parts[i], i);
+    buf_str(&q->sql, " FROM tw_new");
+    if (k->predicate) buf_fmt(&q->sql, " WHERE %s", k->predicate);
+    buf_str(&q->sql, ") x, (SELECT ");
+    for (int i = 0; i < k->n; i++) buf_fmt(&q->sql, "%s(%s) AS o%d", i ? ", " : "", k->parts[i], i);
+    buf_str(&q->sql, " FROM (SELECT t.*) tw_old");
+    if (k->predicate) buf_fmt(&q->sql, " WHERE %s", k->predicate);
+    buf_str(&q->sql, ") y WHERE ");
+    for (int i = 0; i < k->n; i++)
+        buf_fmt(&q->sql, "%s(x.n%d %s y.o%d OR (x.n%d IS NULL AND y.o%d IS NULL))",
+                i ? " AND " : "", i, k->ops[i], i, i, i);
+    buf_char(&q->sql, ')');
+    (void) rel;
+}
+
+/* Rows of the target that stand in the way of `row` in one unique index, locked. */
+static status MUST_CHECK careful_find_in_key(struct apply *ap, struct arena *a,
+                                             const struct change *c, const struct unique_key *k,
+                                             const struct value *row, PGresult **out)
+{
+    const struct rel *rel = c->rel;
+    struct sqlb q;
+    sqlb_init(&q, a, rel);
+    if (k->plain) {
+        /* The usual case, by index. */
+        careful_select(&q, c, false);
+        buf_str(&q.sql, " WHERE ");
+        for (int i = 0; i < k->n; i++) {
+            const struct target_column *t = &rel->targets[k->columns[i]];
+            const char *v = t->source < 0 ? NULL : value_text(&row[t->source]);
+            buf_fmt(&q.sql, "%st.%s ", i ? " AND " : "", t->quoted);
+            if (v) buf_fmt(&q.sql, "%s ", k->ops[i]);
+            if (v) sqlb_param(&q, t->type, v);
+            else buf_str(&q.sql, "IS NULL");
+        }
+    } else {
+        buf_str(&q.sql, "WITH tw_new AS (SELECT * FROM ");
+        careful_new_row(&q, rel, row);
+        buf_str(&q.sql, ") ");
+        careful_select(&q, c, false);
+        buf_str(&q.sql, " WHERE ");
+        careful_collides(&q, rel, k);
+    }
+    buf_str(&q.sql, " LIMIT 100 FOR UPDATE OF t");
+    return sqlb_run(&q, ap->to, "look for colliding rows", out);
+}
+
+struct collision {
+    struct found row;
+    bool by_identity;  /* it has the new row's identity key */
+};
+
+struct collisions {
+    int n;
+    struct collision *items;
+};
+
+static bool collision_known(const struct collisions *all, const struct found *f)
+{
+    for (int i = 0; i < all->n; i++)
+        if (str_is(all->items[i].row.ctid, f->ctid) &&
+            str_is(all->items[i].row.tableoid, f->tableoid))
+            return true;
+    return false;
+}
+
+/* All rows that stand in the way of `row` in any unique index, but for `self`. */
+static status MUST_CHECK careful_collisions(struct apply *ap, struct arena *a,
+                                            const struct change *c, const struct value *row,
+                                            const struct found *self, struct collisions *out)
+{
+    const struct rel *rel = c->rel;
+    *out = (struct collisions){.items = arena_array(a, struct collision, 100 * rel->nkeys + 1)};
+    for (int k = 0; k < rel->nkeys; k++) {
+        PGresult *r;
+        TRY(careful_find_in_key(ap, a, c, &rel->keys[k], row, &r));
+        struct found *rows = careful_rows(a, c, r, false);
+        for (int i = 0; i < PQntuples(r); i++) {
+            if (self && str_is(self->ctid, rows[i].ctid) &&
+                str_is(self->tableoid, rows[i].tableoid))
+                continue;
+            if (collision_known(out, &rows[i])) continue;
+            out->items[out->n++] =
+                (struct collision){.row = rows[i], .by_identity = &rel->keys[k] == rel->identity};
+        }
+    }
+    return TW_OK;
+}
+
+/* ---- recording ---- */
+
+static void json_value(struct buf *b, const char *name, const char *text)
+{
+    json_str(b, name);
+    buf_char(b, ':');
+    if (text) json_str(b, text);
+    else buf_str(b, "null");
+}
+
+static void json_tuple(struct buf *b, const struct rel *rel, const struct tuple *t, bool keys_only)
+{
+    const char *sep = "";
+    buf_char(b, '{');
+    for (int i = 0; i < t->n && i < rel->ncolumns; i++) {
+        if (t->values[i].kind == 'u' || (keys_only && !rel->columns[i].is_key)) continue;
+        buf_str(b, sep);
+        json_value(b, rel->columns[i].name, value_text(&t->values[i]));
+        sep = ",";
+    }
+    buf_char(b, '}');
+}
+
+static void json_found(struct buf *b, const struct rel *rel, const struct found *f)
+{
+    const char *sep = "";
+    buf_char(b, '{');
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_str(b, sep);
+        json_value(b, rel->columns[i].name, f->values[i]);
+        sep = ",";
+    }
+    buf_char(b, '}');
+}
+
+static const char *json_existing(struct arena *a, const struct rel *rel, const struct found *one,
+                                 const struct collisions *all)
+{
+    struct buf b = {0};
+    buf_char(&b, '[');
+    if (one) json_found(&b, rel, one);
+    for (int i = 0; all && i < all->n; i++) {
+        if (i || one) buf_char(&b, ',');
+        json_found(&b, rel, &all->items[i].row);
+    }
+    buf_char(&b, ']');
+    char *s = arena_str(a, b.data);
+    buf_free(&b);
+    return s;
+}
+
+/* The key of the row in question, as JSON: what rows are found by, or the whole old row. */
+static char *conflict_key(struct arena *a, const struct change *c)
+{
+    const struct rel *rel = c->rel;
+    struct buf b = {0};
+    if (rel->nident) {
+        buf_char(&b, '{');
+        for (int i = 0; i < rel->nident; i++) {
+            if (i) buf_char(&b, ',');
+            json_value(&b, rel->columns[rel->ident[i]].name,
+                       value_text(rel_key_value(&c->m, rel->ident[i])));
+        }
+        buf_char(&b, '}');
+    } else {
+        json_tuple(&b, rel, c->m.old_kind ? &c->m.old : &c->m.new, false);
+    }
+    char *s = arena_str(a, b.data);
+    buf_free(&b);
+    return s;
+}
+
+static char *conflict_tuple(struct arena *a, const struct change *c, const struct tuple *t,
+                            bool keys_only)
+{
+    if (!t->n) return NULL;
+    struct buf b = {0};
+    json_tuple(&b, c->rel, t, keys_only);
+    char *s = arena_str(a, b.data);
+    buf_free(&b);
+    return s;
+}
+
+static const char conflict_sql[] =
+    "INSERT INTO twsync.conflict (task, kind, policy, outcome, schema_name, table_name, key,"
+    " existing, old, incoming, commit_lsn, change, committed_at)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10::jsonb, $11::pg_lsn,"
+    " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval)"
+    " ON CONFLICT DO NOTHING";
+enum { CONFLICT_VALUES = 13 };
+
+static void conflict_values(struct apply *ap, struct arena *a, const struct change *c,
+                            const struct conflict *k, char **v)
+{
+    v[0] = arena_str(a, ap->task);
+    v[1] = arena_str(a, conflict_names[k->kind]);
+    v[2] = arena_str(a, policy_names[ap->policy]);
+    v[3] = arena_str(a, k->outcome);
+    v[4] = arena_str(a, c->rel->schema);
+    v[5] = arena_str(a, c->rel->name);
+    v[6] = conflict_key(a, c);
+    v[7] = k->existing ? arena_str(a, k->existing) : NULL;
+    v[8] = conflict_tuple(a, c, &c->m.old, c->m.old_kind == 'K');
+    v[9] = conflict_tuple(a, c, &c->m.new, false);
+    v[10] = arena_str(a, lsn_text(a, c->commit_lsn));
+    v[11] = arena_fmt(a, "%" PRId64, c->seq);
+    v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
+}
+
+/* Record a decided conflict in the deciding transaction. */
+static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, const struct change *c,
+                                         struct conflict k)
+{
+    char *v[CONFLICT_VALUES];
+    conflict_values(ap, a, c, &k, v);
+    ap->conflicts++;
+    log_debug("conflict %s on %s %s: %s", v[1], c->rel->quoted, v[6], v[3]);
+    return db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
+                          (const char *const *) v);
+}
+
+/* Policy fail: the record outlives the rollback, and the task is Failed. */
+static status MUST_CHECK conflict_stop(struct apply *ap, struct arena *a, const struct change *c,
+                                       struct conflict k)
+{
+    k.outcome = "stopped";
+    arena_reset(&ap->left_arena);
+    conflict_values(ap, &ap->left_arena, c, &k, ap->left.sql_values);
+    ap->left.set = true;
+    (void) a;
+    fail_detail(ap->e, "transaction committed at " LSN_FMT, LSN_ARG(c->commit_lsn));
+    fail_hint(ap->e, "See twsync.conflict on %c; change the row, or set on_conflict = ignore or "
+                     "overwrite, and run again.", ap->to->node->letter);
+    return fail(ap->e, TW_ECONFLICT, "conflict %s in table %s, key %s, under policy fail",
+                conflict_names[k.kind], c->rel->quoted, ap->left.sql_values[6]);
+}
+
+/* ---- careful writes ---- */
+
+static void careful_here(struct sqlb *q, const struct found *f)
+{
+    buf_str(&q->sql, " WHERE ctid = ");
+    sqlb_param(q, 27, f->ctid);  /* 27: tid, 26: oid (pg_type.dat; fixed since 8.x) */
+    buf_str(&q->sql, " AND tableoid = ");
+    sqlb_param(q, 26, f->tableoid);
+}
+
+static status MUST_CHECK careful_delete(struct apply *ap, struct arena *a, const struct rel *rel,
+                                        const struct found *f)
+{
+    struct sqlb q;
+    PGresult *r;
+    sqlb_init(&q, a, rel);
+    buf_fmt(&q.sql, "DELETE FROM %s%s", rel->only, rel->quoted);
+    careful_here(&q, f);
+    TRY(sqlb_run(&q, ap->to, "delete a row", &r));
+    if (!str_is(PQcmdTuples(r), "1"))
+        return fail(ap->e, TW_ESERVER, "could not delete from %s: a trigger or rule on %c prevents "
+                    "it", rel->quoted, ap->to->node->letter);
+    return TW_OK;
+}
+
+/* Write inside a savepoint.  *unique tells a unique violation, after which nothing has happened. */
+static status MUST_CHECK careful_write(struct apply *ap, struct sqlb *q, const struct rel *rel,
+                                       const char *what, bool *unique)
+{
+    PGresult *r;
+    *unique = false;
+    TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_row"));
+    TRY(sqlb_attempt(q, ap->to, &r));
+    if (!db_result_ok(r)) {
+        const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+        *unique = state && str_is(state, "23505");
+        if (!*unique)
+            return db_fail_result(ap->to, r, arena_fmt(q->a, "%s %s", what, rel->quoted));
+        return db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_row");
+    }
+    if (!str_is(PQcmdTuples(r), "1"))
+        return fail(ap->e, TW_ESERVER, "could not %s %s: a trigger or rule on %c prevents it", what,
+                    rel->quoted, ap->to->node->letter);
+    return db_exec(ap->to, "release a savepoint", "RELEASE SAVEPOINT tw_row");
+}
+
+static status MUST_CHECK careful_try_insert(struct apply *ap, struct arena *a, struct rel *rel,
+                                            const struct value *row, bool *unique)
+{
+    struct sqlb q;
+    const char *sep = "";
+    sqlb_init(&q, a, rel);
+    buf_fmt(&q.sql, "INSERT INTO %s (", rel->quoted);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_fmt(&q.sql, "%s%s", sep, rel_target(rel, i)->quoted);
+        sep = ", ";
+    }
+    if (!*sep) {
+        buf_reset(&q.sql);
+        buf_fmt(&q.sql, "INSERT INTO %s DEFAULT VALUES", rel->quoted);
+        return careful_write(ap, &q, rel, "insert into", unique);
+    }
+    buf_str(&q.sql, ") OVERRIDING SYSTEM VALUE VALUES (");
+    sep = "";
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        buf_str(&q.sql, sep);
+        sqlb_param(&q, rel_target(rel, i)->type, value_text(&row[i]));
+        sep = ", ";
+    }
+    buf_char(&q.sql, ')');
+    return careful_write(ap, &q, rel, "insert into", unique);
+}
+
+/* A generated-always identity cannot be SET: such a row is replaced by delete and insert. */
+static bool careful_must_replace(const struct rel *rel, const struct found *f, const bool *write,
+                                 const struct value *row)
+{
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (write[i] && rel_carries(rel, i) && rel_target(rel, i)->identity_always &&
+            !careful_same(f->values[i], &row[i], false))
+            return true;
+    return false;
+}
+
+static status MUST_CHECK careful_replace(struct apply *ap, struct arena *a, struct rel *rel,
+                                         const struct found *f, const bool *write,
+                                         const struct value *row, bool *unique)
+{
+    struct value *whole = arena_array(a, struct value, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const char *keep = f->values[i];
+        whole[i] = write[i] ? row[i]
+                            : (struct value){keep ? 't' : 'n', keep,
+                                             keep ? (uint32_t) strlen(keep) : 0};
+    }
+    TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_replace"));
+    TRY(careful_delete(ap, a, rel, f));
+    TRY(careful_try_insert(ap, a, rel, whole, unique));
+    return db_exec(ap->to, "end a savepoint", *unique ? "ROLLBACK TO SAVEPOINT tw_replace"
+                                                      : "RELEASE SAVEPOINT tw_replace");
+}
+
+/* SET the chosen columns of one locked row to the new row's values. */
+static status MUST_CHECK careful_try_update(struct apply *ap, struct arena *a, struct rel *rel,
+                                            const struct found *f, const bool *write,
+                                            const struct value *row, bool *unique)
+{
+    struct sqlb q;
+    const char *sep = " SET ";
+    *unique = false;
+    if (careful_must_replace(rel, f, write, row))
+        return careful_replace(ap, a, rel, f, write, row, unique);
+    sqlb_init(&q, a, rel);
+    buf_fmt(&q.sql, "UPDATE %s%s", rel->only, rel->quoted);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!write[i] || !rel_carries(rel, i) || rel_target(rel, i)->identity_always) continue;
+        buf_fmt(&q.sql, "%s%s = ", sep, rel_target(rel, i)->quoted);
+        sqlb_param(&q, rel_target(rel, i)->type, value_text(&row[i]));
+        sep = ", ";
+    }
+    if (str_is(sep, " SET ")) {
+        buf_free(&q.sql);
+        return TW_OK;
+    }
+    careful_here(&q, f);
+    return careful_write(ap, &q, rel, "update", unique);
+}
+
+/* ---- completing rows ---- */
+
+/* Read a row back from the source by the new key, for TOASTed values that did not travel.
+ * *out NULL: the source no longer has it; a later change of the stream will say why. */
+static status MUST_CHECK careful_read_back(struct apply *ap, struct arena *a,
+                                           const struct change *c, struct value **out)
+{
+    const struct rel *rel = c->rel;
+    struct sqlb q;
+    const char *sep = "SELECT ";
+    sqlb_init(&q, a, rel);
+    for (int i = 0; i < rel->ncolumns; i++, sep = ", ") {
+        buf_str(&q.sql, sep);
+        sql_ident(&q.sql, rel->columns[i].name);
+    }
+    buf_fmt(&q.sql, " FROM ONLY %s WHERE ", rel->quoted);
+    for (int i = 0; i < rel->nident; i++) {
+        int k = rel->ident[i];
+        if (i) buf_str(&q.sql, " AND ");
+        sql_ident(&q.sql, rel->columns[k].name);
+        buf_fmt(&q.sql, " %s ", rel->ident_ops[i]);
+        const struct value *v = &c->m.new.values[k];
+        sqlb_param(&q, rel->columns[k].type,
+                   value_text(v->kind == 'u' ? rel_key_value(&c->m, k) : v));
+    }
+    PGresult *r;
+    TRY(sqlb_run(&q, ap->from, "read a row back", &r));
+    *out = NULL;
+    if (PQntuples(r) != 1) return TW_OK;
+    struct value *row = arena_array(a, struct value, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const char *text = db_cell(r, 0, i);
+        row[i] = (struct value){text ? 't' : 'n', text, text ? (uint32_t) strlen(text) : 0};
+    }
+    *out = row;
+    return TW_OK;
+}
+
+/* The whole new row of an update: unchanged TOASTed values from the old image where it came,
+ * else read back.  *out NULL as above. */
+static status MUST_CHECK careful_complete(struct apply *ap, struct arena *a,
+                                          const struct change *c, struct value **out)
+{
+    const struct rel *rel = c->rel;
+    struct value *row = arena_array(a, struct value, rel->ncolumns + 1);
+    bool missing = false;
+    for (int i = 0; i < rel->ncolumns; i++) {
+        row[i] = c->m.new.values[i];
+        if (row[i].kind != 'u') continue;
+        if (c->m.old_kind == 'O' || (c->m.old_kind == 'K' && rel->columns[i].is_key))
+            row[i] = c->m.old.values[i];
+        else
+            missing = true;
+    }
+    *out = row;
+    if (!missing) return TW_OK;
+    struct value *read = NULL;
+    TRY(careful_read_back(ap, a, c, &read));
+    for (int i = 0; read && i < rel->ncolumns; i++)
+        if (row[i].kind == 'u') row[i] = read[i];
+    if (!read) *out = NULL;
+    return TW_OK;
+}
+
+/* ---- one change, with all its conflicts ---- */
+
+enum { CAREFUL_TRIES = 20 };
+
+/* Take rows that are in the way out of it; `keep` is left. */
+static status MUST_CHECK careful_clear(struct apply *ap, struct arena *a, struct rel *rel,
+                                       const struct collisions *all, const struct collision *keep)
+{
+    for (int i = 0; i < all->n; i++)
+        if (&all->items[i] != keep) TRY(careful_delete(ap, a, rel, &all->items[i].row));
+    return TW_OK;
+}
+
+/* An insert has met rows in its way: decide, and write if the incoming row wins. */
+static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena *a,
+                                                 const struct change *c, const struct value *row,
+                                                 const struct collisions *all)
+{
+    struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_insert_exists,
+                         .existing = json_existing(a, c->rel, NULL, all)};
+    enum conf_action act = conf_decide(k.kind, ap->policy);
+    if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+    k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
+    TRY(conflict_record(ap, a, c, k));
+    if (act == ACT_SKIP) return TW_OK;
+    const struct collision *same = NULL;
+    for (int i = 0; i < all->n; i++)
+        if (all->items[i].by_identity) same = &all->items[i];
+    TRY(careful_clear(ap, a, c->rel, all, same));
+    bool unique = false;
+    if (same) {
+        bool *write = arena_array(a, bool, c->rel->ncolumns + 1);
+        for (int i = 0; i < c->rel->ncolumns; i++) write[i] = rel_carries(c->rel, i);
+        TRY(careful_try_update(ap, a, c->rel, &same->row, write, row, &unique));
+    } else {
+        TRY(careful_try_insert(ap, a, c->rel, row, &unique));
+    }
+    if (unique)
+        return fail(ap->e, TW_ETXN, "rows of %s changed while a conflict was decided",
+                    c->rel->quoted);
+    return TW_OK;
+}
+
+static status MUST_CHECK careful_insert(struct apply *ap, struct arena *a, const struct change *c,
+                                        const struct value *row)
+{
+    for (int i = 0; i < CAREFUL_TRIES; i++) {
+        bool unique;
+        struct collisions all;
+        TRY(careful_try_insert(ap, a, c->rel, row, &unique));
+        if (!unique) return TW_OK;
+        TRY(careful_collisions(ap, a, c, row, NULL, &all));
+        if (all.n) return careful_insert_conflict(ap, a, c, row, &all);
+        /* The row in the way was deleted meanwhile: try again. */
+    }
+    return fail(ap->e, TW_ETXN, "rows of %s keep changing under an insert", c->rel->quoted);
+}
+
+static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *a,
+                                                const struct change *c)
+{
+    struct value *row;
+    TRY(careful_complete(ap, a, c, &row));
+    struct conflict k = {.kind = CONF_update_missing, .outcome = row ? "inserted" : "skipped"};
+    assert(conf_decide(k.kind, ap->policy) == ACT_INSERT);
+    TRY(conflict_record(ap, a, c, k));
+    return row ? careful_insert(ap, a, c, row) : TW_OK;
+}
+
+/* The update's key or another unique value belongs to another row. */
+static status MUST_CHECK careful_update_exists(struct apply *ap, struct arena *a,
+                                               const struct change *c, const struct found *f,
+                                               const bool *write, const struct value *row,
+                                               const struct collisions *all)
+{
+    struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_update_exists,
+                         .existing = json_existing(a, c->rel, f, all)};
+    enum conf_action act = conf_decide(k.kind, ap->policy);
+    if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+    k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
+    TRY(conflict_record(ap, a, c, k));
+    if (act == ACT_SKIP) return TW_OK;
+    TRY(careful_clear(ap, a, c->rel, all, NULL));
+    bool unique;
+    TRY(careful_try_update(ap, a, c->rel, f, write, row, &unique));
+    if (unique)
+        return fail(ap->e, TW_ETXN, "rows of %s changed while a conflict was decided",
+                    c->rel->quoted);
+    return TW_OK;
+}
+
+static status MUST_CHECK careful_update_write(struct apply *ap, struct arena *a,
+                                              const struct change *c, const struct found *f,
+                                              const bool *write, const struct value *row)
+{
+    for (int i = 0; i < CAREFUL_TRIES; i++) {
+        bool unique;
+        struct collisions all;
+        TRY(careful_try_update(ap, a, c->rel, f, write, row, &unique));
+        if (!unique) return TW_OK;
+        /* What the row will be: kept columns included, since they take part in keys. */
+        struct value *whole = arena_array(a, struct value, c->rel->ncolumns + 1);
+        for (int k = 0; k < c->rel->ncolumns; k++) {
+            const char *keep = f->values[k];
+            whole[k] = write[k] ? row[k] : (struct value){keep ? 't' : 'n', keep,
+                                                          keep ? (uint32_t) strlen(keep) : 0};
+        }
+        TRY(careful_collisions(ap, a, c, whole, f, &all));
+        if (all.n) return careful_update_exists(ap, a, c, f, write, row, &all);
+    }
+    return fail(ap->e, TW_ETXN, "rows of %s keep changing under an update", c->rel->quoted);
+}
+
+/* Every column that holds another value than the change left from. */
+static int careful_differs(const struct change *c, const struct found *f, const bool *of,
+                           bool *differs)
+{
+    int n = 0;
+    for (int i = 0; i < c->rel->ncolumns; i++) {
+        differs[i] = rel_carries(c->rel, i) && (!of || of[i]) && !f->same[i];
+        n += differs[i];
+    }
+    return n;
+}
+
+static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const struct change *c)
+{
+    struct rel *rel = c->rel;
+    struct found *f;
+    bool *changed = arena_array(a, bool, rel->ncolumns + 1);
+    bool *differs = arena_array(a, bool, rel->ncolumns + 1);
+    bool *write = arena_array(a, bool, rel->ncolumns + 1);
+    TRY(careful_find(ap, a, c, &f));
+    if (!f) return careful_update_missing(ap, a, c);
+    struct value *row = c->m.new.values;
+    rel_changed(rel, &c->m, changed);
+    for (int i = 0; i < rel->ncolumns; i++)  /* careful_try_update replaces such a row */
+        if (rel_carries(rel, i) && rel_target(rel, i)->identity_always && row[i].kind != 'u' &&
+            c->m.old_kind && !value_equal(&row[i], &c->m.old.values[i]) &&
+            (c->m.old_kind == 'O' || rel->columns[i].is_key))
+            changed[i] = true;
+    memcpy(write, changed, sizeof(bool) * (size_t) rel->ncolumns);
+    bool all_columns = ap->merge == MERGE_ROWS;
+    if (c->m.old_kind == 'O' && careful_differs(c, f, all_columns ? NULL : changed, differs)) {
+        struct conflict k = {.kind = CONF_update_differs,
+                             .existing = json_existing(a, rel, f, NULL)};
+        enum conf_action act = conf_decide(k.kind, ap->policy);
+        if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+        bool any = conf_columns(ap->merge, act, rel->ncolumns, changed, differs, write);
+        k.outcome = act == ACT_WRITE ? "overwritten" : any ? "merged" : "kept";
+        TRY(conflict_record(ap, a, c, k));
+        if (!any) return TW_OK;
+        TRY(careful_complete(ap, a, c, &row));
+        assert(row);  /* the whole old row came */
+    }
+    return careful_update_write(ap, a, c, f, write, row);
+}
+
+static status MUST_CHECK careful_remove(struct apply *ap, struct arena *a, const struct change *c)
+{
+    struct found *f;
+    TRY(careful_find(ap, a, c, &f));
+    if (!f) {
+        struct conflict k = {.kind = CONF_delete_missing, .outcome = "ignored"};
+        return conflict_record(ap, a, c, k);
+    }
+    bool *differs = arena_array(a, bool, c->rel->ncolumns + 1);
+    if (c->m.old_kind == 'O' && careful_differs(c, f, NULL, differs)) {
+        struct conflict k = {.kind = CONF_delete_differs,
+                             .existing = json_existing(a, c->rel, f, NULL)};
+        enum conf_action act = conf_decide(k.kind, ap->policy);
+        if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+        k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
+        TRY(conflict_record(ap, a, c, k));
+        if (act == ACT_SKIP) return TW_OK;
+    }
+    return careful_delete(ap, a, c->rel, f);
+}
+
+/* One change, looked at before it is written.  This defines what is right. */
+static status MUST_CHECK apply_careful(struct apply *ap, struct change *c)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    switch (c->m.kind) {
+    case 'I': s = careful_insert(ap, &a, c, c->m.new.values); break;
+    case 'U': s = careful_update(ap, &a, c); break;
+    case 'D': s = careful_remove(ap, &a, c); break;
+    default: assert(false);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* ---- the optimistic window ---- */
+
+/* What was sent in a pipeline, in order, so that its results can be told apart. */
+enum sent_kind { SENT_CONTROL, SENT_MARK, SENT_PREPARE, SENT_CHANGE };
+
+struct sent {
+    enum sent_kind kind;
+    struct stmt *st;
+    const char *what;
+};
+
+struct pipeline {
+    struct db *d;
+    struct sent *sent;
+    int n, cap;
+    bool doubt;       /* a change met another number of rows, or failed */
+};
+
+static struct sent *pipe_add(struct pipeline *p, enum sent_kind kind, struct stmt *st,
+                             const char *what)
+{
+    assert(p->n < p->cap);
+    p->sent[p->n] = (struct sent){kind, st, what};
+    return &p->sent[p->n++];
+}
+
+static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const char *what,
+                                  const char *sql, int n, const char *const *values)
+{
+    pipe_add(p, kind, NULL, what);
+    if (!PQsendQueryParams(p->d->pg, sql, n, NULL, values, NULL, NULL, 0))
+        return db_fail_conn(p->d, what);
+    return TW_OK;
+}
+
+/* One marker or progress update; it must meet our row of our epoch, or we were replaced. */
+static status MUST_CHECK apply_send_mark(struct apply *ap, struct pipeline *p, lsn_t lsn,
+                                         usec commit_us)
+{
+    struct arena a = {0};
+    const char *values[4] = {ap->task, arena_fmt(&a, "%" PRId64, ap->epoch)};
+    const char *sql = "UPDATE twsync.progress SET updated_at = clock_timestamp()"
+                      " WHERE task = $1 AND epoch = $2::bigint";
+    int n = 2;
+    if (lsn) {
+        values[n++] = lsn_text(&a, lsn);
+        sql = "UPDATE twsync.progress SET updated_at = clock_timestamp(), applied_lsn = $3::pg_lsn"
+              " WHERE task = $1 AND epoch = $2::bigint";
+        if (commit_us) {
+            values[n++] = arena_fmt(&a, "%" PRId64, commit_us);
+            sql = "UPDATE twsync.progress SET updated_at = clock_timestamp(),"
+                  " applied_lsn = $3::pg_lsn, applied_at = 'epoch'::timestamptz"
+                  " + $4::bigint * '1 microsecond'::interval"
+                  " WHERE task = $1 AND epoch = $2::bigint";
+        }
+    }
+    status s = pipe_sql(p, SENT_MARK, "write the progress", sql, n, values);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
+                                           const struct change *c)
+{
+    struct rel *rel = c->rel;
+    bool *set = NULL;
+    if (c->m.kind == 'U') {
+        set = arena_array(&ap->arena, bool, rel->ncolumns + 1);
+        if (!rel_changed(rel, &c->m, set)) p->doubt = true;
+    }
+    struct stmt *st = rel_stmt(rel, &c->m, set, &ap->serial, &ap->arena);
+    if (!st->ready) {
+        pipe_add(p, SENT_PREPARE, st, "prepare a statement");
+        if (!PQsendPrepare(ap->to->pg, st->name, st->sql, st->nparams, st->types))
+            return db_fail_conn(ap->to, "prepare a statement");
+        if (st->name[0]) st->ready = true;  /* taken back if its reply is not good */
+    }
+    const char **values = arena_array(&ap->arena, const char *, st->nparams + 1);
+    for (int i = 0; i < st->nparams; i++)
+        values[i] = value_text(rel_param_value(&c->m, &st->params[i]));
+    pipe_add(p, SENT_CHANGE, st, "apply a change");
+    if (!PQsendQueryPrepared(ap->to->pg, st->name, st->nparams, values, NULL, NULL, 0))
+        return db_fail_conn(ap->to, "apply a change");
+    return TW_OK;
+}
+
+/* Did a statement meet exactly one row? */
+static bool pipe_met_one(PGresult *r)
+{
+    if (PQresultStatus(r) == PGRES_TUPLES_OK) return PQntuples(r) == 1;
+    return str_is(PQcmdTuples(r), "1");
+}
+
+/* Judge one result of the pipeline. */
+static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const struct sent *s,
+                                    PGresult *r)
+{
+    bool ok = db_result_ok(r);
+    if (s->kind == SENT_PREPARE && !ok) s->st->ready = false;
+    if (PQresultStatus(r) == PGRES_PIPELINE_ABORTED) return TW_OK;
+    if (s->kind == SENT_CHANGE || s->kind == SENT_PREPARE) {
+        if (!ok && PQstatus(ap->to->pg) == CONNECTION_BAD)
+            return db_fail_result(ap->to, r, s->what);
+        if (!ok || (s->kind == SENT_CHANGE && !pipe_met_one(r))) p->doubt = true;
+        return TW_OK;
+    }
+    if (!ok) return db_fail_result(ap->to, r, s->what);
+    if (s->kind == SENT_MARK && !pipe_met_one(r))
+        return fail(ap->e, TW_EFENCED, "progress of task %s on %c was taken over by another twsync",
+                    ap->task, ap->to->node->letter);
+    return TW_OK;
+}
+
+/* Sync, then read the results of everything sent. */
+static status MUST_CHECK pipe_finish(struct apply *ap, struct pipeline *p)
+{
+    if (!PQpipelineSync(ap->to->pg)) return db_fail_conn(ap->to, "send");
+    status s = TW_OK;
+    for (int i = 0; i < p->n; i++) {
+        PGresult *r;
+        TRY(db_next_result(ap->to, &r));
+        if (!r) return db_fail_conn(ap->to, "receive a result");
+        if (s == TW_OK) s = pipe_judge(ap, p, &p->sent[i], r);
+        PQclear(r);
+        if (PQstatus(ap->to->pg) == CONNECTION_BAD)
+            return s != TW_OK ? s : db_fail_conn(ap->to, "receive a result");
+        TRY(db_next_result(ap->to, &r));  /* the NULL after each statement */
+        PQclear(r);
+    }
+    PGresult *r;
+    TRY(db_next_result(ap->to, &r));
+    bool synced = PQresultStatus(r) == PGRES_PIPELINE_SYNC;
+    PQclear(r);
+    if (!synced || !PQexitPipelineMode(ap->to->pg))
+        return s != TW_OK ? s : fail(ap->e, TW_EPROTO, "the target's answers are out of step");
+    return s;
+}
+
+static status MUST_CHECK pipe_open(struct apply *ap, struct pipeline *p, int cap)
+{
+    *p = (struct pipeline){.d = ap->to, .cap = cap};
+    p->sent = arena_array(&ap->arena, struct sent, cap);
+    if (!PQenterPipelineMode(ap->to->pg)) return db_fail_conn(ap->to, "start a pipeline");
+    return TW_OK;
+}
+
+/* The first statements of a batch: everything after them is ours to roll back. */
+static status MUST_CHECK apply_send_begin(struct apply *ap, struct pipeline *p, lsn_t final_lsn)
+{
+    TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
+    TRY(apply_send_mark(ap, p, final_lsn, ap->commit_us));
+    return pipe_sql(p, SENT_CONTROL, "defer constraints", "SET CONSTRAINTS ALL DEFERRED", 0, NULL);
+}
+
+/* The window's changes one at a time, after the optimistic try was rolled back. */
+static status MUST_CHECK apply_window_careful(struct apply *ap)
+{
+    TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_window"));
+    for (int i = 0; i < ap->nwindow; i++) TRY(apply_careful(ap, &ap->window[i]));
+    return TW_OK;
+}
+
+static void apply_count(struct apply *ap, const struct change *c)
+{
+    ap->inserts += c->m.kind == 'I';
+    ap->updates += c->m.kind == 'U';
+    ap->deletes += c->m.kind == 'D';
+    ap->rows++;
+}
+
+/* Send the window.  final_lsn: the batch ends here, so a batch that fits one window writes its
+ * progress once; 0: more will come. */
+static status MUST_CHECK apply_window(struct apply *ap, lsn_t final_lsn)
+{
+    struct pipeline p;
+    if (!ap->nwindow && ap->open) return TW_OK;
+    TESTPOINT(ap->e, "apply.window");
+    TRY(pipe_open(ap, &p, 2 * ap->nwindow + 8));
+    if (!ap->open) TRY(apply_send_begin(ap, &p, final_lsn));
+    if (ap->savepoint) TRY(pipe_sql(&p, SENT_CONTROL, "release a savepoint",
+                                    "RELEASE SAVEPOINT tw_window", 0, NULL));
+    TRY(pipe_sql(&p, SENT_CONTROL, "set a savepoint", "SAVEPOINT tw_window", 0, NULL));
+    for (int i = 0; i < ap->nwindow; i++) TRY(apply_send_change(ap, &p, &ap->window[i]));
+    TRY(pipe_finish(ap, &p));
+    ap->open = ap->savepoint = true;
+    if (p.doubt) TRY(apply_window_careful(ap));
+    for (int i = 0; i < ap->nwindow; i++) apply_count(ap, &ap->window[i]);
+    ap->nwindow = 0;
+    ap->window_bytes = 0;
+    arena_reset(&ap->arena);
+    ap->window = NULL;
+    return TW_OK;
+}
+
+/* Take a decoded change into the window.  Its bytes live in ap->arena. */
+static status MUST_CHECK apply_add(struct apply *ap, const struct change *c, size_t bytes)
+{
+    if (!ap->window) ap->window = arena_array(&ap->arena, struct change, WINDOW_CHANGES);
+    assert(ap->nwindow < WINDOW_CHANGES);
+    ap->window[ap->nwindow++] = *c;
+    ap->window_bytes += bytes;
+    if (!ap->first_lsn) ap->first_lsn = c->commit_lsn;
+#ifdef TWSYNC_HARD
+    return apply_window(ap, 0);
+#endif
+    if (ap->nwindow == WINDOW_CHANGES || ap->window_bytes > WINDOW_BYTES)
+        return apply_window(ap, 0);
+    return TW_OK;
+}
+
+/* ---- batch ---- */
+
+/* TRUNCATE is a barrier: what came before is on the server first. */
+static status MUST_CHECK apply_truncate(struct apply *ap, struct rel *const *rels, int n,
+                                        uint8_t options)
+{
+    struct buf b = {0};
+    buf_str(&b, "TRUNCATE ");
+    for (int i = 0; i < n; i++)
+        buf_fmt(&b, "%s%s%s", i ? ", " : "", rels[i]->only, rels[i]->quoted);
+    if (options & 2) buf_str(&b, " RESTART IDENTITY");
+    status s = apply_window(ap, 0);
+    if (s == TW_OK) s = db_exec(ap->to, "truncate", b.data);
+    buf_free(&b);
+    ap->truncates += n;
+    ap->rows++;
+    return s;
+}
+
+/* Before COMMIT and not earlier: an aborted transaction must not move the origin (failures A14). */
+static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
+{
+    struct arena a = {0};
+    const char *values[] = {lsn_text(&a, ap->end_lsn), arena_fmt(&a, "%" PRId64, ap->commit_us)};
+    status s = pipe_sql(p, SENT_CONTROL, "set the origin of the transaction",
+                        "SELECT pg_replication_origin_xact_setup($1::pg_lsn, 'epoch'::timestamptz"
+                        " + $2::bigint * '1 microsecond'::interval)", 2, values);
+    arena_free(&a);
+    return s;
+}
+
+static void apply_counted(struct apply *ap)
+{
+    struct stat_task *st = ap->stat;
+    st->inserts += ap->inserts;
+    st->updates += ap->updates;
+    st->deletes += ap->deletes;
+    st->truncates += ap->truncates;
+    st->conflicts += ap->conflicts;
+    st->transactions += ap->transactions;
+    st->rows += ap->rows;
+    ap->inserts = ap->updates = ap->deletes = ap->truncates = 0;
+    ap->conflicts = ap->transactions = ap->rows = 0;
+}
+
+/* Commit the batch with its progress.  The only function that moves applied_lsn, but for the idle
+ * mark below and the start of a session. */
+static status MUST_CHECK apply_commit(struct apply *ap)
+{
+    struct pipeline p;
+    assert(ap->end_lsn > ap->applied_lsn);
+    bool whole = !ap->open;  /* everything fits the first window: its marker is the progress */
+    TRY(apply_window(ap, ap->end_lsn));
+    TRY(pipe_open(ap, &p, 4));
+    if (!whole) TRY(apply_send_mark(ap, &p, ap->end_lsn, ap->commit_us));
+    if (ap->origin) TRY(apply_send_origin(ap, &p));
+    TRY(pipe_sql(&p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
+    TESTPOINT(ap->e, "apply.commit.before");
+    TRY(pipe_finish(ap, &p));
+    TESTPOINT(ap->e, "apply.commit.after");
+    arena_reset(&ap->arena);
+    ap->open = ap->savepoint = false;
+    ap->applied_lsn = ap->end_lsn;
+    ap->end_lsn = ap->first_lsn = 0;
+    apply_counted(ap);
+    return TW_OK;
+}
+
+/* Progress of an idle stream: nothing of ours lay between, so the position may be remembered and
+ * then confirmed (failures A8, A9). */
+static status MUST_CHECK apply_idle(struct apply *ap, lsn_t lsn)
+{
+    struct pipeline p;
+    assert(!ap->open && !ap->nwindow && lsn > ap->applied_lsn);
+    TRY(pipe_open(ap, &p, 4));
+    TRY(apply_send_mark(ap, &p, lsn, 0));
+    TRY(pipe_finish(ap, &p));
+    arena_reset(&ap->arena);
+    ap->applied_lsn = lsn;
+    return TW_OK;
+}
+
+/* After a conflict under policy fail: the record, in a marked transaction of its own. */
+static void apply_record_left(struct apply *ap)
+{
+    struct tw_error keep = *ap->e, mine;
+    if (!ap->left.set || PQstatus(ap->to->pg) != CONNECTION_OK) return;
+    error_clear(ap->e);
+    struct arena a = {0};
+    const char *mark[] = {ap->task};
+    if (db_exec(ap->to, "roll back", "ROLLBACK; BEGIN") == TW_OK &&
+        db_exec_params(ap->to, "write the progress",
+                       "UPDATE twsync.progress SET updated_at = clock_timestamp() WHERE task = $1",
+                       1, mark) == TW_OK &&
+        db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
+                       (const char *const *) ap->left.sql_values) == TW_OK &&
+        db_exec(ap->to, "commit", "COMMIT") == TW_OK) {
+        ap->stat->conflicts++;
+        ap->left.set = false;
+    } else {
+        mine = *ap->e;
+        log_warning("could not record the conflict: %s", mine.msg);
+    }
+    arena_free(&a);
+    *ap->e = keep;
+}
+
+static void apply_end(struct apply *ap)
+{
+    while (ap->rels) apply_forget_rel(ap, ap->rels->relid);
+    arena_free(&ap->arena);
+    arena_free(&ap->left_arena);
+}
+
+/* ==== 23. check ============================================================
+ * The precheck: everything both servers must allow, measured before anything is made on them.
+ *
+ * Rights are found by trying, inside a transaction that is rolled back, since managed servers grant
+ * by other ways than role attributes.  An item never stops the others: what could not be measured
+ * is a failed item too.  The items are the rows of check_table[], in the order they are reported. */
+
+/* ---- rights: what our role may do on one server ---- */
+
+struct rights {
+    bool origin;         /* replication origins: create, use in a session, drop */
+    bool replica_role;   /* session_replication_role can be, or already is, 'replica' */
+    bool event_trigger;  /* event triggers can be created */
+    bool commit_ts;      /* track_commit_timestamp is on */
+    bool superuser, replication;  /* as the role says; managed servers may grant by membership */
+};
+
+/* The GRANT that the origin rung still lacks, NULL when it lacks none.  By name, not by signature:
+ * arguments have been added to some of these. */
+static const char check_origin_grants[] =
+    "SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I;  -- in database %I',"
+    " string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.proname), current_user,"
+    " current_database()) FROM pg_proc p"
+    " WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname IN ("
+    "'pg_replication_origin_create', 'pg_replication_origin_drop', 'pg_replication_origin_oid',"
+    "'pg_replication_origin_progress', 'pg_replication_origin_session_progress',"
+    "'pg_replication_origin_session_setup', 'pg_replication_origin_session_reset',"
+    "'pg_replication_origin_xact_setup') AND NOT has_function_privilege(p.oid, 'EXECUTE')"
+    " HAVING count(*) > 0";
+
+/* Run `sql` in a transaction and roll back.  *ok: it worked; state: the SQLSTATE if it did not. */
+static status MUST_CHECK check_try(struct db *d, const char *sql, bool *ok, char state[6])
+{
+    PGresult *r;
+    TRY(db_exec(d, "begin a transaction", "BEGIN"));
+    TRY(db_attempt(d, sql, 0, NULL, &r));
+    const char *code = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    *ok = db_result_ok(r);
+    str_copy(state, 6, code ? code : "");
+    PQclear(r);
+    return db_exec(d, "roll back", "ROLLBACK");
+}
+
+/* Creating an origin is undone by the rollback; setting up a session with it is not (its slot in
+ * shared memory stays), so there the grants are read.  The creation also fails where 13 and older
+ * ask for a superuser whatever was granted. */
+static status MUST_CHECK check_try_origin(struct db *d, bool *ok)
+{
+    struct arena a = {0};
+    const char *missing = NULL;
+    char state[6];
+    status s = check_try(d, "SELECT pg_replication_origin_create("
+                            "'twsync_probe_' || pg_backend_pid())", ok, state);
+    if (s == TW_OK)
+        s = db_value(d, &a, "read function rights", check_origin_grants, 0, NULL, &missing);
+    if (missing) *ok = false;
+    arena_free(&a);
+    return s;
+}
+
+/* The right is asked for before the function is looked up, so a missing function (42883) means
+ * that the right is there, and nothing is ever created. */
+static status MUST_CHECK check_try_event_trigger(struct db *d, bool *ok)
+{
+    char state[6];
+    TRY(check_try(d, "CREATE EVENT TRIGGER twsync_probe ON ddl_command_end"
+                     " EXECUTE PROCEDURE pg_catalog.twsync_no_such_function()", ok, state));
+    *ok = *ok || str_is(state, "42883");
+    return TW_OK;
+}
+
+static status MUST_CHECK check_rights(struct db *d, struct rights *out)
+{
+    static const char sql[] =
+        "SELECT rolsuper, rolreplication, current_setting('track_commit_timestamp') = 'on',"
+        " current_setting('session_replication_role') = 'replica'"
+        " FROM pg_roles WHERE rolname = current_user";
+    struct arena a = {0};
+    PGresult *r = NULL;
+    char state[6];
+    *out = (struct rights){0};
+    status s = db_query(d, &a, "read rights", sql, 0, NULL, &r);
+    if (s == TW_OK && PQntuples(r)) {
+        out->superuser = db_cell_true(r, 0, 0);
+        out->replication = db_cell_true(r, 0, 1);
+        out->commit_ts = db_cell_true(r, 0, 2);
+        out->replica_role = db_cell_true(r, 0, 3);
+    }
+    arena_free(&a);
+    if (s == TW_OK && !out->replica_role)
+        s = check_try(d, "SET LOCAL session_replication_role = replica", &out->replica_role, state);
+    if (s == TW_OK) s = check_try_origin(d, &out->origin);
+    if (s == TW_OK) s = check_try_event_trigger(d, &out->event_trigger);
+    return s;
+}
+
+/* How transactions of ours are marked on this server (design 5). */
+static const char *rights_rung(const struct rights *r)
+{
+    return r->origin ? "origin" : "marker";
+}
+
+/* ---- the list of items ---- */
+
+enum check_status { CHECK_OK, CHECK_WARNING, CHECK_FAILED };
+
+static const char *const check_status_names[] = {"ok", "warning", "failed"};
+
+struct check_item {
+    const char *code;  /* stable: scripts and [job] accept name it */
+    enum check_status status;
+    char node;             /* 'a', 'b', or '-' for both or neither */
+    bool ignorable;        /* a failure may be accepted in the job */
+    bool accepted;         /* and it is */
+    const char *measured;  /* never NULL, nor are the next two; "" where there is nothing to say */
+    const char *needed;
+    const char *remedy;    /* commands, one a line */
+};
+
+struct check_list {
+    struct check_item *items;
+    int n, room;
+    bool passed;       /* nothing failed but what the job accepts */
+    bool unreachable;  /* a server could not be connected to */
+};
+
+struct check_node {
+    const struct node *node;
+    struct db db, repl;
+    bool up, repl_up;        /* connected, and to be asked */
+    const char *role, *dbname;  /* as SQL identifiers */
+    const char *version;        /* "PostgreSQL 15.18" */
+    const char *dboid, *started;  /* database oid, start of the server: who it is */
+    struct source_id id;
+    struct rights rights;
+    const char *oids;  /* '{1,2}': A: selected tables; B: those of the same names that exist */
+};
+
+struct check {
+    const struct job *job;
+    struct arena *arena;
+    struct check_list *list;
+    struct tw_error e;
+    struct check_node n[2];
+    const struct check_row *row;  /* being run: check_add() takes code and ignorable from it */
+    char at;                      /* node of the item being run, '-' for none */
+    bool initialised;   /* the target knows this job: its slots and tables are ours */
+    bool one_cluster;   /* both databases live on one server and share its slots */
+    bool selected;      /* the next fields are set */
+    struct table_list tables, unsupported;
+    struct qname_list missing;
+    PGresult *target;   /* per selected table: name, relkind on B or NULL */
+};
+
+enum check_scope { EACH, SOURCES, TARGETS, ONLY_A, ONLY_B, BOTH, LOCAL };
+enum check_stage { STAGE_CONNECT, STAGE_SERVER, STAGE_TABLES };
+
+struct check_row {
+    const char *code;
+    enum check_scope scope;
+    enum check_stage stage;
+    bool ignorable;
+    status (*run)(struct check *c, struct check_node *n);  /* n: NULL for BOTH and LOCAL */
+};
+
+enum { CHECK_NAMES = 20 };         /* longer lists of names are cut here */
+enum { CHECK_LONG_S = 300 };       /* a transaction open longer is worth a warning */
+enum { CHECK_CLOCK_MS = 1000 };    /* a difference of the clocks beyond this too */
+enum { CHECK_OLDEST = 11, CHECK_NEWEST = 18 };  /* server versions */
+
+static bool check_accepts(const struct job *job, const char *code)
+{
+    for (int i = 0; i < job->accept.n; i++)
+        if (!strcasecmp(job->accept.items[i], code)) return true;
+    return false;
+}
+
+static void check_add(struct check *c, enum check_status st, const char *measured,
+                      const char *needed, const char *remedy)
+{
+    struct check_list *l = c->list;
+    assert(c->row && measured && needed);
+    if (l->n == l->room) {
+        struct check_item *more = arena_array(c->arena, struct check_item, l->room * 2 + 32);
+        if (l->n) memcpy(more, l->items, sizeof *more * (size_t) l->n);
+        l->items = more;
+        l->room = l->room * 2 + 32;
+    }
+    l->items[l->n++] = (struct check_item){
+        .code = c->row->code, .status = st, .node = c->at, .ignorable = c->row->ignorable,
+        .accepted = c->row->ignorable && check_accepts(c->job, c->row->code),
+        .measured = arena_str(c->arena, measured), .needed = arena_str(c->arena, needed),
+        .remedy = arena_str(c->arena, remedy ? remedy : "")};
+}
+
+static void PRINTF(2, 3) check_ok(struct check *c, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    check_add(c, CHECK_OK, text, "", "");
+}
+
+#define check_text(c, ...) arena_fmt((c)->arena, __VA_ARGS__)
+
+/* Names or commands gathered into one text, cut after CHECK_NAMES with a count of the rest. */
+struct gather {
+    struct buf b;
+    int n;
+};
+
+static void gather_add(struct gather *g, const char *sep, const char *text)
+{
+    if (g->n++ >= CHECK_NAMES) return;
+    if (g->n > 1) buf_str(&g->b, sep);
+    buf_str(&g->b, text);
+}
+
+static const char *gather_end(struct check *c, struct gather *g, const char *sep)
+{
+    if (g->n > CHECK_NAMES)
+        buf_fmt(&g->b, "%s%sand %d more", sep, sep[0] == '\n' ? "-- " : "", g->n - CHECK_NAMES);
+    const char *text = arena_str(c->arena, buf_cstr(&g->b));
+    buf_free(&g->b);
+    *g = (struct gather){0};
+    return text;
+}
+
+/* A column of a result as one text: sep ", " for names, "\n" for commands. */
+static const char *check_column(struct check *c, const PGresult *r, int col, const char *sep)
+{
+    struct gather g = {0};
+    for (int i = 0; i < PQntuples(r); i++)
+        if (!PQgetisnull(r, i, col)) gather_add(&g, sep, PQgetvalue(r, i, col));
+    return gather_end(c, &g, sep);
+}
+
+/* Most items: a query whose rows are what is wrong (column 0: its name, 1: the command that mends
+ * it, may be absent).  `ok` is reported when there are none. */
+static status MUST_CHECK check_rows(struct check *c, struct check_node *n, enum check_status bad,
+                                    const char *sql, int nvalues, const char *const *values,
+                                    const char *ok, const char *needed)
+{
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, check_text(c, "check %s", c->row->code), sql, nvalues, values,
+                 &r));
+    if (PQntuples(r))
+        check_add(c, bad, check_column(c, r, 0, ", "), needed,
+                  PQnfields(r) > 1 ? check_column(c, r, 1, "\n") : "");
+    else
+        check_ok(c, "%s", ok);
+    return TW_OK;
+}
+
+static status MUST_CHECK check_setting(struct check *c, struct check_node *n, const char *name,
+                                       const char **out)
+{
+    return db_value(&n->db, c->arena, "read a setting",
+                    "SELECT setting FROM pg_settings WHERE name = $1", 1, (const char *[]){name},
+                    out);
+}
+
+static int check_index(const struct check *c, const struct check_node *n)
+{
+    return (int) (n - c->n);
+}
+
+/* A is the source of forward and always checked as one: a job without forward has no start. */
+static bool check_is_source(const struct check *c, int i)
+{
+    return i == 0 || c->job->task[TW_REVERSE].enabled;
+}
+
+static bool check_is_target(const struct check *c, int i)
+{
+    return i == 1 || c->job->task[TW_REVERSE].enabled;
+}
+
+static enum tw_direction check_direction_from(int i)
+{
+    return i == 0 ? TW_FORWARD : TW_REVERSE;
+}
+
+/* ---- connecting ---- */
+
+/* Why a connection failed, by SQLSTATE and, where that is not enough, the server's function that
+ * raised it: message texts follow lc_messages.  Without a SQLSTATE libpq itself speaks, in English.
+ * The first match counts: "" and NULL match all. */
+struct check_reason {
+    const char *state, *where, *text;
+    const char *code, *needed, *remedy;
+};
+
+static const char check_hba_remedy[] =
+    "host {database} {role} <address of this machine>/32 scram-sha-256  -- in pg_hba.conf\n"
+    "SELECT pg_reload_conf();";
+static const char check_tls_needed[] = "TLS settings that fit the server";
+static const char check_tls_remedy[] =
+    "check sslmode, sslrootcert, sslcert, sslkey, sslpassword in the job, and ssl on the server";
+
+static const struct check_reason check_reasons[] = {
+    {"28P01", NULL, NULL, "CONNECT_PASSWORD", "the right password of an existing role",
+     "set password_file or passfile in the job, or: ALTER ROLE {role} PASSWORD '...';"},
+    {"28", "InitializeSessionUserId", NULL, "CONNECT_ROLE", "a role that may log in",
+     "CREATE ROLE {role} LOGIN REPLICATION;  -- if it exists: ALTER ROLE {role} LOGIN;"},
+    {"28", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
+    {"28", NULL, NULL, "CONNECT_HBA", "a line in pg_hba.conf that lets this machine in",
+     check_hba_remedy},
+    {"3D000", NULL, NULL, "CONNECT_DATABASE", "an existing database",
+     "CREATE DATABASE {database};"},
+    {"42501", NULL, NULL, "CONNECT_RIGHT", "the right CONNECT on the database",
+     "GRANT CONNECT ON DATABASE {database} TO {role};"},
+    {"53300", NULL, NULL, "CONNECT_LIMIT", "a free connection",
+     "ALTER ROLE {role} CONNECTION LIMIT -1;\n"
+     "ALTER SYSTEM SET max_connections = ...;  -- then restart the server"},
+    {"57P03", NULL, NULL, "CONNECT_STARTING", "a server that accepts connections",
+     "wait until the server has started, and check again"},
+    {"", NULL, "no password supplied", "CONNECT_PASSWORD", "a password",
+     "set password_file or passfile in the job"},
+    {"", NULL, "authentication method", "CONNECT_HBA", "an authentication both ends accept",
+     "change require_auth in the job, or the method in pg_hba.conf"},
+    {"", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
+    {"", NULL, "SSL", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
+    {"", NULL, "private key", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
+    {"", NULL, "channel binding", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
+    {"", NULL, NULL, "CONNECT_REACH", "a server that listens at this address",
+     "check host and port in the job, listen_addresses on the server, and firewalls"},
+};
+
+static const struct check_reason check_replication_reasons[] = {
+    {"42501", NULL, NULL, "REPLICATION_CONNECT", "a role with the right of replication",
+     "ALTER ROLE {role} REPLICATION;  -- on RDS: GRANT rds_replication TO {role};"},
+    {"28", NULL, NULL, "REPLICATION_CONNECT", "a line in pg_hba.conf that lets this machine in",
+     check_hba_remedy},
+    {"53300", NULL, NULL, "REPLICATION_CONNECT", "a free walsender",
+     "ALTER SYSTEM SET max_wal_senders = ...;  -- then restart the server"},
+    {"", NULL, NULL, "REPLICATION_CONNECT", "a server that accepts replication connections",
+     "give the address of the server itself, not of a pooler or proxy"},
+};
+
+/* The SQLSTATE in a verbose message, "...:  28P01: password ...": five capitals or digits. */
+static const char *check_find_state(const char *msg)
+{
+    for (const char *p = strstr(msg, ":  "); p; p = strstr(p + 1, ":  ")) {
+        size_t n = strspn(p + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+        if (n == 5 && p[8] == ':') return p + 3;
+    }
+    return "";
+}
+
+static const struct check_reason *check_find_reason(const struct check_reason *k, const char *state,
+                                                    const char *msg)
+{
+    for (;; k++) {  /* the last row matches all */
+        if (strncmp(state, k->state, strlen(k->state))) continue;
+        if (k->where && !strstr(msg, k->where)) continue;
+        if (!k->text || strstr(msg, k->text)) return k;
+    }
+}
+
+/* A remedy with {role} and {database} filled in as SQL identifiers. */
+static const char *check_fill(struct check *c, const struct check_node *n, const char *template)
+{
+    struct buf b = {0};
+    for (const char *p = template; *p; p++) {
+        if (!strncmp(p, "{role}", 6)) {
+            buf_str(&b, n->role);
+            p += 5;
+        } else if (!strncmp(p, "{database}", 10)) {
+            buf_str(&b, n->dbname);
+            p += 9;
+        } else {
+            buf_char(&b, *p);
+        }
+    }
+    const char *s = arena_str(c->arena, buf_cstr(&b));
+    buf_free(&b);
+    return s;
+}
+
+static void check_refused(struct check *c, const struct check_node *n,
+                          const struct check_reason *reasons)
+{
+    const char *state = c->e.sqlstate[0] ? c->e.sqlstate : check_find_state(c->e.msg);
+    const struct check_reason *k = check_find_reason(reasons, state, c->e.msg);
+    char *where = strstr(c->e.msg, " LOCATION:  ");
+    if (where) *where = '\0';  /* the rest is for developers of the server */
+    check_add(c, CHECK_FAILED, c->e.msg, k->needed, check_fill(c, n, k->remedy));
+    c->list->items[c->list->n - 1].code = k->code;
+    error_clear(&c->e);
+}
+
+/* libpq keeps the SQLSTATE of a refused connection to itself unless its messages are verbose, and
+ * they can be made so only once connecting has begun: db_open() ticks between its polls. */
+static status check_verbose(void *arg)
+{
+    struct db *d = arg;
+    PQsetErrorVerbosity(d->pg, PQERRORS_VERBOSE);
+    return TW_OK;
+}
+
+static status MUST_CHECK check_open(struct check *c, struct check_node *n, bool replication)
+{
+    struct db *d = replication ? &n->repl : &n->db;
+    *d = (struct db){.node = n->node, .e = &c->e, .tick = check_verbose, .tick_arg = d};
+    snprintf(d->purpose, sizeof d->purpose, "%s:check", c->job->name);
+    TRY(db_open(d, replication));
+    d->tick = NULL;
+    PQsetErrorVerbosity(d->pg, PQERRORS_DEFAULT);
+    return TW_OK;
+}
+
+static const char *check_ident(struct check *c, const char *name)
+{
+    struct buf b = {0};
+    sql_ident(&b, name);
+    const char *s = arena_str(c->arena, b.data);
+    buf_free(&b);
+    return s;
+}
+
+/* A setting of the job as identifier, for remedies when the server cannot be asked. */
+static const char *check_given(struct check *c, const struct check_node *n, const char *keyword)
+{
+    const char *given = db_setting(n->node, keyword);
+    return given ? check_ident(c, given) : check_text(c, "<%s>", keyword);
+}
+
+static status check_connect(struct check *c, struct check_node *n)
+{
+    n->role = check_given(c, n, "user");
+    n->dbname = check_given(c, n, "dbname");
+    status s = check_open(c, n, false);
+    if (s == TW_ESTOP) return s;
+    n->up = s == TW_OK;
+    if (n->up) {
+        check_ok(c, "connected to %s, %s", db_label(c->arena, n->node),
+                 PQsslInUse(n->db.pg) ? "with TLS" : "without TLS");
+    } else {
+        check_refused(c, n, check_reasons);
+        c->list->unreachable = true;
+    }
+    return TW_OK;
+}
+
+/* Who and where we are, in the server's words. */
+static status MUST_CHECK check_identify(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT quote_ident(current_user), quote_ident(d.datname), d.oid,"
+        " pg_postmaster_start_time(), current_setting('server_version'),"
+        " current_setting('polar_version', true)"
+        " FROM pg_database d WHERE d.datname = current_database()";
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "identify the server", sql, 0, NULL, &r));
+    if (PQntuples(r) != 1)
+        return fail(&c->e, TW_EPROTO, "database of the session is not in pg_database");
+    n->role = PQgetvalue(r, 0, 0);
+    n->dbname = PQgetvalue(r, 0, 1);
+    n->dboid = PQgetvalue(r, 0, 2);
+    n->started = PQgetvalue(r, 0, 3);
+    const char *polar = db_cell(r, 0, 5);
+    n->version = check_text(c, "%s %s", polar ? "PolarDB for PostgreSQL" : "PostgreSQL",
+                            PQgetvalue(r, 0, 4));
+    return TW_OK;
+}
+
+static status check_version(struct check *c, struct check_node *n)
+{
+    const char *needed = check_text(c, "PostgreSQL %d to %d", CHECK_OLDEST, CHECK_NEWEST);
+    int major = n->db.version / 10000;
+    if (major < CHECK_OLDEST) {
+        n->up = false;  /* nothing else could be asked in its language */
+        check_add(c, CHECK_FAILED, check_text(c, "PostgreSQL %d", major), needed,
+                  "upgrade the server");
+        return TW_OK;
+    }
+    TRY(check_identify(c, n));
+    if (major > CHECK_NEWEST)
+        check_add(c, CHECK_WARNING, n->version, needed, "try a newer twsync first");
+    else
+        check_ok(c, "%s", n->version);
+    return TW_OK;
+}
+
+static status check_replication(struct check *c, struct check_node *n)
+{
+    status s = check_open(c, n, true);
+    if (s == TW_ESTOP) return s;
+    n->repl_up = s == TW_OK;
+    if (!n->repl_up) {
+        check_refused(c, n, check_replication_reasons);
+        return TW_OK;
+    }
+    TRY(slot_identify(&n->repl, &n->id));
+    check_ok(c, "system %s, timeline %d", n->id.system, n->id.timeline);
+    return TW_OK;
+}
+
+/* ---- servers ---- */
+
+static status check_recovery(struct check *c, struct check_node *n)
+{
+    return check_rows(c, n, CHECK_FAILED, "SELECT 'a standby' WHERE pg_is_in_recovery()", 0, NULL,
+                      "not a standby", "a server that can be written");
+}
+
+static status MUST_CHECK check_pid(struct check *c, struct db *d, const char *sql, const char **pid)
+{
+    return db_value(d, c->arena, "read the backend's pid", sql, 0, NULL, pid);
+}
+
+/* Behind a pooler in transaction mode another session can take our backend between two of our
+ * transactions, and settings and locks with it.  So let one try. */
+static status MUST_CHECK check_backend_moves(struct check *c, struct check_node *n,
+                                             const char *before, bool *moves)
+{
+    struct db other = {.node = n->node, .e = &c->e, .purpose = "check"};
+    const char *theirs, *after = NULL;
+    TRY(db_open(&other, false));
+    status s = check_pid(c, &other, "BEGIN; SELECT pg_backend_pid()", &theirs);
+    if (s == TW_OK) s = check_pid(c, &n->db, "SELECT pg_backend_pid()", &after);
+    db_close(&other);
+    *moves = s == TW_OK && !str_is(before, after);
+    return s;
+}
+
+/* A pooler or proxy gives out process ids of its own, by which it routes cancel requests. */
+static status check_pooler(struct check *c, struct check_node *n)
+{
+    const char *pid;
+    bool moves = false;
+    TRY(check_pid(c, &n->db, "SELECT pg_backend_pid()", &pid));
+    bool behind = atoi(pid) != PQbackendPID(n->db.pg);
+    if (behind) TRY(check_backend_moves(c, n, pid, &moves));
+    const char *remedy = "give the address of the server itself in the job";
+    if (moves)
+        check_add(c, CHECK_FAILED, "the backend changes between transactions",
+                  "a session of its own", remedy);
+    else if (behind)
+        check_add(c, CHECK_WARNING, "a pooler or proxy is in between",
+                  "sessions that last, and cancel requests that arrive", remedy);
+    else
+        check_ok(c, "no pooler in between");
+    return TW_OK;
+}
+
+/* What check_try() and the catalog say of our role; later items read it from the node. */
+static status check_role(struct check *c, struct check_node *n)
+{
+    TRY(check_rights(&n->db, &n->rights));
+    check_ok(c, "role %s%s%s, track_commit_timestamp %s", n->role,
+             n->rights.superuser ? ", superuser" : "", n->rights.replication ? ", replication" : "",
+             n->rights.commit_ts ? "on" : "off");
+    return TW_OK;
+}
+
+/* The target knows a job that was initialised: what carries its name is then its own. */
+static status check_initialised(struct check *c, struct check_node *n)
+{
+    static const char can_sql[] =
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'twsync' AND c.relname = 'progress'"
+        " AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')";
+    const char *task = task_name(c->arena, c->job, TW_FORWARD), *found;
+    TRY(db_value(&n->db, c->arena, "look for the progress table", can_sql, 0, NULL, &found));
+    if (found)
+        TRY(db_value(&n->db, c->arena, "read the progress",
+                     "SELECT 1 FROM twsync.progress WHERE task = $1", 1, &task, &found));
+    c->initialised = found != NULL;
+    check_ok(c, c->initialised ? "initialised before: goes on" : "not initialised yet");
+    return TW_OK;
+}
+
+/* Same database?  A lock taken through A and met through B proves it, whatever addresses, proxies
+ * or identifiers say.  Equal identifiers without it are two copies of one data directory. */
+static status check_same_database(struct check *c, struct check_node *unused)
+{
+    struct check_node *a = &c->n[0], *b = &c->n[1];
+    usec seed = os_wall() ^ ((usec) getpid() << 40);
+    const char *key = check_text(c, "%" PRId64, seed);
+    const char *got_a, *got_b;
+    const char *sql = "SELECT pg_try_advisory_lock($1::bigint)";
+    (void) unused;
+    c->one_cluster = str_is(a->started, b->started);
+    TRY(db_value(&a->db, c->arena, "lock", sql, 1, &key, &got_a));
+    TRY(db_value(&b->db, c->arena, "lock", sql, 1, &key, &got_b));
+    const char *same = check_text(c, "%s on both ends", a->dbname);
+    if (!str_is(got_a, "t") || !str_is(got_b, "t"))
+        check_add(c, CHECK_FAILED, same, "two different databases", "change [a] or [b] in the job");
+    else if (a->id.system[0] && str_is(a->id.system, b->id.system) && !c->one_cluster &&
+             str_is(a->dboid, b->dboid))
+        check_add(c, CHECK_WARNING,
+                  check_text(c, "both ends have system identifier %s: physical copies", a->id.system),
+                  "identifiers that tell the servers apart", "initialise B with initdb");
+    else
+        check_ok(c, "two different databases");
+    return TW_OK;
+}
+
+static status check_wal_level(struct check *c, struct check_node *n)
+{
+    const char *level;
+    TRY(check_setting(c, n, "wal_level", &level));
+    if (level && str_is(level, "logical"))
+        check_ok(c, "wal_level is logical");
+    else
+        check_add(c, CHECK_FAILED, check_text(c, "wal_level is %s", level ? level : "unknown"),
+                  "wal_level = logical",
+                  "ALTER SYSTEM SET wal_level = logical;  -- then restart the server; on RDS:"
+                  " rds.logical_replication = 1");
+    return TW_OK;
+}
+
+/* How many slots and senders this job takes on the server of node i. */
+static int check_tasks_from(const struct check *c, int i)
+{
+    return check_is_source(c, i) + (c->one_cluster && check_is_source(c, 1 - i));
+}
+
+static status MUST_CHECK check_free(struct check *c, struct check_node *n, const char *setting,
+                                    const char *used_sql)
+{
+    const char *max, *used;
+    TRY(check_setting(c, n, setting, &max));
+    TRY(db_value(&n->db, c->arena, "count slots and senders", used_sql, 1, &c->job->name,
+                 &used));
+    int limit = max ? atoi(max) : 0, taken = used ? atoi(used) : 0;
+    int need = check_tasks_from(c, check_index(c, n));
+    const char *measured = check_text(c, "%s is %d, %d used by others", setting, limit, taken);
+    if (limit - taken >= need)
+        check_ok(c, "%s", measured);
+    else
+        check_add(c, CHECK_FAILED, measured, check_text(c, "%d free", need),
+                  check_text(c, "ALTER SYSTEM SET %s = %d;  -- then restart the server", setting,
+                             taken + need > 10 ? taken + need : 10));
+    return TW_OK;
+}
+
+static status check_slots(struct check *c, struct check_node *n)
+{
+    return check_free(c, n, "max_replication_slots",
+                      "SELECT count(*) FROM pg_replication_slots"
+                      " WHERE slot_name NOT IN ('twsync_' || $1 || '_forward',"
+                      " 'twsync_' || $1 || '_reverse')");
+}
+
+static status check_senders(struct check *c, struct check_node *n)
+{
+    return check_free(c, n, "max_wal_senders",
+                      "SELECT count(*) FROM pg_stat_replication WHERE NOT starts_with("
+                      "coalesce(application_name, ''), 'twsync:' || $1 || ':')");
+}
+
+static status check_slot_name(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT 'slot ' || slot_name, format('SELECT pg_drop_replication_slot(%L);', slot_name)"
+        " FROM pg_replication_slots WHERE slot_name = $1"
+        " AND (NOT $2::bool OR database IS DISTINCT FROM current_database())"
+        " UNION ALL SELECT 'publication ' || pubname, format('DROP PUBLICATION %I;', pubname)"
+        " FROM pg_publication WHERE pubname = $1 AND NOT $2::bool";
+    enum tw_direction dir = check_direction_from(check_index(c, n));
+    const char *values[] = {slot_name(c->arena, c->job, dir), c->initialised ? "true" : "false"};
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "read slots and publications", sql, 2, values, &r));
+    if (!PQntuples(r))
+        check_ok(c, "%s is %s", values[0], c->initialised ? "ours" : "not taken");
+    else
+        check_add(c, CHECK_FAILED, check_column(c, r, 0, ", "),
+                  check_text(c, "no slot or publication %s of another or a former job", values[0]),
+                  check_text(c, "twsync release %s\n%s", c->job->path, check_column(c, r, 1, "\n")));
+    return TW_OK;
+}
+
+static status check_create_right(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT 'no CREATE on database ' || quote_ident(current_database()),"
+        " format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user)"
+        " WHERE NOT has_database_privilege(current_database(), 'CREATE')";
+    return check_rows(c, n, CHECK_FAILED, sql, 0, NULL, "CREATE on the database",
+                      "the right to create schema twsync and publications");
+}
+
+/* Rows of twsync.progress are what the stream is resumed by, and what tells echoes from changes:
+ * whoever can write them can hide or repeat changes. */
+static status check_schema_twsync(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "WITH s AS (SELECT * FROM pg_namespace WHERE nspname = 'twsync')"
+        " SELECT 'schema twsync belongs to ' || pg_get_userbyid(nspowner),"
+        " format('ALTER SCHEMA twsync OWNER TO %I;', current_user)"
+        " FROM s WHERE NOT pg_has_role(nspowner, 'USAGE')"
+        " UNION ALL SELECT format('twsync.%I belongs to %s', relname, pg_get_userbyid(relowner)),"
+        " format('ALTER TABLE twsync.%I OWNER TO %I;', relname, current_user)"
+        " FROM s JOIN pg_class ON relnamespace = s.oid"
+        " WHERE relkind = 'r' AND NOT pg_has_role(relowner, 'USAGE')"
+        " UNION ALL SELECT format('%s may create in schema twsync', x.who),"
+        " format('REVOKE ALL ON SCHEMA twsync FROM %s;', x.who)"
+        " FROM s, aclexplode(nspacl) acl, LATERAL (SELECT CASE acl.grantee WHEN 0 THEN 'PUBLIC'"
+        " ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS who) x"
+        " WHERE acl.grantee <> nspowner AND acl.privilege_type = 'CREATE'"
+        " UNION ALL SELECT DISTINCT format('%s may write twsync.%I', x.who, relname),"
+        " format('REVOKE ALL ON twsync.%I FROM %s;', relname, x.who)"
+        " FROM s JOIN pg_class ON relnamespace = s.oid, aclexplode(relacl) acl, LATERAL"
+        " (SELECT CASE acl.grantee WHEN 0 THEN 'PUBLIC'"
+        " ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS who) x"
+        " WHERE relkind = 'r' AND acl.grantee <> relowner AND acl.privilege_type"
+        " IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')";
+    return check_rows(c, n, CHECK_FAILED, sql, 0, NULL, "not there, or ours alone",
+                      "a schema twsync that only our role can write");
+}
+
+static status check_rung(struct check *c, struct check_node *n)
+{
+    const char *grants = NULL;
+    if (n->rights.origin) {
+        check_ok(c, "origin: applied transactions carry a replication origin and the marker row");
+        return TW_OK;
+    }
+    if (n->db.version >= 140000)
+        TRY(db_value(&n->db, c->arena, "read function rights", check_origin_grants, 0, NULL,
+                     &grants));
+    check_add(c, CHECK_OK, "marker: applied transactions are known by the row of twsync.progress",
+              "nothing; a superuser can raise it to origin",
+              grants ? grants : check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+    return TW_OK;
+}
+
+static status check_event_trigger(struct check *c, struct check_node *n)
+{
+    check_ok(c, "event triggers %s created by this role; DDL is not carried yet",
+             n->rights.event_trigger ? "can be" : "cannot be");
+    return TW_OK;
+}
+
+/* Creating a slot waits for every transaction that writes, in any database of the server, and
+ * setting a replica identity for those that only read its table. */
+static status check_long_transactions(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('pid %s (%s, open for %s)', pid, usename,"
+        " date_trunc('second', clock_timestamp() - xact_start)),"
+        " format('SELECT pg_terminate_backend(%s);', pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        " AND xact_start < clock_timestamp() - $1::int * interval '1 second'"
+        " AND (backend_xid IS NOT NULL OR datname = current_database())"
+        " AND NOT starts_with(application_name, 'twsync:' || $2 || ':')"
+        " UNION ALL SELECT format('prepared transaction %L in database %I', gid, database),"
+        " format('ROLLBACK PREPARED %L;  -- or COMMIT PREPARED, in database %I', gid, database)"
+        " FROM pg_prepared_xacts";
+    const char *values[] = {check_text(c, "%d", CHECK_LONG_S), c->job->name};
+    return check_rows(c, n, CHECK_WARNING, sql, 2, values, "no old transactions seen",
+                      "no old or prepared transactions: creating a slot waits for their end");
+}
+
+static status check_wal_keep(struct check *c, struct check_node *n)
+{
+    const char *keep;
+    TRY(check_setting(c, n, "max_slot_wal_keep_size", &keep));  /* in MB, since 13 */
+    int64_t mb = keep ? strtoll(keep, NULL, 10) : -1;
+    int64_t want_mb = (c->job->retention_bytes + (1 << 20) - 1) >> 20;
+    if (mb < 0 || mb > want_mb)
+        check_ok(c, mb < 0 ? "slots keep WAL without limit" : "slots keep %" PRId64 " MB", mb);
+    else
+        check_add(c, CHECK_WARNING, check_text(c, "max_slot_wal_keep_size is %" PRId64 " MB", mb),
+                  check_text(c, "more than retention_size, %" PRId64 " MB: a slot that falls behind"
+                                " is lost", want_mb),
+                  check_text(c, "ALTER SYSTEM SET max_slot_wal_keep_size = '%" PRId64 "MB';\n"
+                                "SELECT pg_reload_conf();", want_mb * 4 + 1024));
+    return TW_OK;
+}
+
+static status check_slot_failover(struct check *c, struct check_node *n)
+{
+    const char *polar, *mode;
+    TRY(db_value(&n->db, c->arena, "read a setting", "SELECT current_setting('polar_version', true)",
+                 0, NULL, &polar));
+    TRY(check_setting(c, n, "polar_failover_slot_mode", &mode));
+    if (polar && (!mode || !str_is(mode, "sync")))
+        check_add(c, CHECK_WARNING,
+                  check_text(c, "polar_failover_slot_mode is %s", mode ? mode : "not there"),
+                  "sync: otherwise a failover loses the slot, or changes with it",
+                  mode ? "set polar_failover_slot_mode = sync" : "use another version than 14");
+    else if (polar)
+        check_ok(c, "polar_failover_slot_mode is sync");
+    else if (n->db.version >= 170000)
+        check_ok(c, "failover slots: standbys with sync_replication_slots = on keep them");
+    else
+        check_ok(c, "slots do not survive a failover before PostgreSQL 17");
+    return TW_OK;
+}
+
+static status check_encoding(struct check *c, struct check_node *unused)
+{
+    const char *enc[2];
+    (void) unused;
+    for (int i = 0; i < 2; i++)
+        TRY(db_value(&c->n[i].db, c->arena, "read the encoding", "SELECT getdatabaseencoding()", 0,
+                     NULL, &enc[i]));
+    const char *measured = check_text(c, "%s on a, %s on b", enc[0], enc[1]);
+    bool ascii_a = str_is(enc[0], "SQL_ASCII"), ascii_b = str_is(enc[1], "SQL_ASCII");
+    const char *needed = "the same encoding";
+    const char *remedy = check_text(c, "CREATE DATABASE %s ENCODING '%s' TEMPLATE template0;"
+                                       "  -- on b, in place of the present one",
+                                    c->n[1].dbname, enc[0]);
+    if (ascii_a != ascii_b)
+        check_add(c, CHECK_FAILED, measured, needed, remedy);
+    else if (ascii_a)
+        check_add(c, CHECK_WARNING, measured, "text that is valid UTF-8: other bytes are refused",
+                  "");
+    else if (!str_is(enc[0], enc[1]))
+        check_add(c, CHECK_WARNING, measured,
+                  "the same encoding: a character that one end lacks stops its task", remedy);
+    else
+        check_ok(c, "%s", measured);
+    return TW_OK;
+}
+
+/* Columns that came with later versions are read through to_jsonb. */
+static status check_collation(struct check *c, struct check_node *unused)
+{
+    static const char sql[] =
+        "SELECT concat_ws(', ', 'collate ' || d.datcollate, 'ctype ' || d.datctype,"
+        " CASE WHEN coalesce(j->>'datlocprovider', 'c') <> 'c' THEN 'provider ' ||"
+        " (j->>'datlocprovider') || ' ' || coalesce(j->>'datlocale', j->>'daticulocale', '') END)"
+        " FROM pg_database d, to_jsonb(d) j WHERE d.datname = current_database()";
+    const char *got[2];
+    (void) unused;
+    for (int i = 0; i < 2; i++)
+        TRY(db_value(&c->n[i].db, c->arena, "read the collation", sql, 0, NULL, &got[i]));
+    if (str_is(got[0], got[1]))
+        check_ok(c, "%s", got[0]);
+    else
+        check_add(c, CHECK_WARNING, check_text(c, "a: %s; b: %s", got[0], got[1]),
+                  "the same locale: order and comparison of text differ otherwise", "");
+    return TW_OK;
+}
+
+/* Each server's clock against ours, halfway through the question. */
+static status MUST_CHECK check_offset(struct check *c, struct check_node *n, usec *offset,
+                                      usec *doubt)
+{
+    const char *text;
+    usec before = os_wall();
+    TRY(db_value(&n->db, c->arena, "read the clock",
+                 "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", 0, NULL,
+                 &text));
+    usec after = os_wall();
+    *offset = strtoll(text, NULL, 10) - (before + after) / 2;
+    *doubt = (after - before) / 2;
+    return TW_OK;
+}
+
+static status check_clock(struct check *c, struct check_node *unused)
+{
+    usec at[2], doubt[2];
+    (void) unused;
+    for (int i = 0; i < 2; i++) TRY(check_offset(c, &c->n[i], &at[i], &doubt[i]));
+    usec apart = at[0] > at[1] ? at[0] - at[1] : at[1] - at[0];
+    const char *measured = check_text(c, "clocks %" PRId64 " ms apart, measured to %" PRId64 " ms",
+                                      apart / 1000, (doubt[0] + doubt[1]) / 1000);
+    if (apart - doubt[0] - doubt[1] <= CHECK_CLOCK_MS * 1000)
+        check_ok(c, "%s", measured);
+    else
+        check_add(c, CHECK_WARNING, measured,
+                  check_text(c, "at most %d ms: delays and times shown are wrong by the difference",
+                             CHECK_CLOCK_MS), "set both servers' clocks by NTP");
+    return TW_OK;
+}
+
+/* ---- tables ---- */
+
+/* "s.t" for names of a job, "schema s" where the table is missing. */
+static const char *check_qnames(struct check *c, const struct qname_list *list)
+{
+    struct gather g = {0};
+    for (int i = 0; i < list->n; i++) {
+        const struct qname *q = &list->items[i];
+        gather_add(&g, ", ", q->table ? sql_quoted_table(c->arena, q->schema, q->table)
+                                      : check_text(c, "schema %s", check_ident(c, q->schema)));
+    }
+    return gather_end(c, &g, ", ");
+}
+
+/* B's tables of the same names as the selected ones; the names travel as JSON. */
+static status MUST_CHECK check_find_target(struct check *c)
+{
+    static const char names_sql[] =
+        "SELECT coalesce(json_agg(json_build_object('s', n.nspname, 't', c.relname)), '[]')"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = ANY ($1::oid[])";
+    static const char target_sql[] =
+        "SELECT format('%I.%I', w.s, w.t), c.relkind, c.oid"
+        " FROM json_to_recordset($1::json) AS w(s text, t text)"
+        " LEFT JOIN pg_namespace n ON n.nspname = w.s"
+        " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t ORDER BY 1";
+    struct check_node *a = &c->n[0], *b = &c->n[1];
+    const char *names;
+    TRY(db_value(&a->db, c->arena, "read names", names_sql, 1, &a->oids, &names));
+    TRY(db_query(&b->db, c->arena, "look for tables", target_sql, 1, &names, &c->target));
+    struct buf oids = {0};
+    buf_char(&oids, '{');
+    for (int i = 0; i < PQntuples(c->target); i++) {
+        const char *kind = db_cell(c->target, i, 1);
+        if (!kind || !strchr("rp", *kind)) continue;
+        buf_fmt(&oids, "%s%s", oids.len > 1 ? "," : "", PQgetvalue(c->target, i, 2));
+    }
+    buf_char(&oids, '}');
+    b->oids = arena_str(c->arena, oids.data);
+    buf_free(&oids);
+    return TW_OK;
+}
+
+static status check_objects(struct check *c, struct check_node *n)
+{
+    TRY(cat_tables(&n->db, c->arena, c->job, &c->tables, &c->unsupported, &c->missing));
+    n->oids = cat_oid_array(c->arena, &c->tables);
+    if (c->n[1].up) TRY(check_find_target(c));
+    c->selected = c->n[1].up && c->tables.n > 0;
+    if (c->missing.n)
+        check_add(c, CHECK_FAILED, check_text(c, "not found: %s", check_qnames(c, &c->missing)),
+                  "every name in [objects] exists", "correct schemas and tables in the job");
+    if (!c->tables.n)
+        check_add(c, CHECK_FAILED, "no table is selected", "at least one table",
+                  "correct [objects] in the job");
+    if (c->tables.n && !c->missing.n) check_ok(c, "%d tables selected", c->tables.n);
+    return TW_OK;
+}
+
+static bool check_is_named(const struct check *c, const struct table *t)
+{
+    for (int i = 0; i < c->job->tables.n; i++) {
+        const struct qname *q = &c->job->tables.items[i];
+        if (q->table && str_is(q->table, t->name) && str_is(q->schema, t->schema)) return true;
+    }
+    return false;
+}
+
+/* Passed over when a schema was asked for, refused when the table itself was. */
+static void check_unsupported_of(struct check *c, bool named)
+{
+    struct gather g = {0}, mend = {0};
+    for (int i = 0; i < c->unsupported.n; i++) {
+        const struct table *t = &c->unsupported.items[i];
+        if (check_is_named(c, t) != named) continue;
+        const char *name = sql_quoted_table(c->arena, t->schema, t->name);
+        gather_add(&g, ", ", check_text(c, "%s (%s)", name, t->why_not));
+        if (t->unlogged) gather_add(&mend, "\n", check_text(c, "ALTER TABLE %s SET LOGGED;", name));
+    }
+    if (!g.n) return;
+    const char *names = gather_end(c, &g, ", ");
+    const char *remedy = mend.n ? gather_end(c, &mend, "\n")
+                                : "take them out of tables, or put them under exclude, in the job";
+    check_add(c, named ? CHECK_FAILED : CHECK_WARNING, names,
+              named ? "tables that can be synchronised" : "nothing: they are passed over", remedy);
+}
+
+static status check_unsupported(struct check *c, struct check_node *n)
+{
+    (void) n;
+    check_unsupported_of(c, true);
+    check_unsupported_of(c, false);
+    if (!c->unsupported.n) check_ok(c, "every selected object is supported");
+    return TW_OK;
+}
+
+/* A: publishing a table and setting its replica identity take its owner.  B: the same when B is a
+ * source too, otherwise the right to write. */
+static status check_ownership(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('%s (owner %I)', t.oid::regclass, pg_get_userbyid(t.relowner)),"
+        " format('ALTER TABLE %s OWNER TO %I;  -- or: GRANT %I TO %2$I;', t.oid::regclass,"
+        " current_user, pg_get_userbyid(t.relowner))"
+        " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND NOT CASE WHEN $2::bool"
+        " THEN pg_has_role(t.relowner, 'USAGE') ELSE has_table_privilege(t.oid, 'SELECT')"
+        " AND has_table_privilege(t.oid, 'INSERT') AND has_table_privilege(t.oid, 'UPDATE')"
+        " AND has_table_privilege(t.oid, 'DELETE') END ORDER BY 1";
+    bool owner = check_is_source(c, check_index(c, n));
+    const char *values[] = {n->oids, owner ? "true" : "false"};
+    return check_rows(c, n, CHECK_FAILED, sql, 2, values,
+                      owner ? "our role may act as the owner of every table"
+                            : "our role may write every table",
+                      owner ? "a role that owns the tables or is a member of their owners"
+                            : "a role that may read and write the tables");
+}
+
+/* Schemas that exist; on B twsync makes tables in them, and makes those it does not find. */
+static status check_schema_right(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT quote_ident(w.s), format('GRANT USAGE, CREATE ON SCHEMA %I TO %I;', w.s,"
+        " current_user) FROM (SELECT DISTINCT s FROM json_to_recordset($1::json) AS x(s text)) w"
+        " JOIN pg_namespace n ON n.nspname = w.s"
+        " WHERE NOT (has_schema_privilege(n.oid, 'USAGE')"
+        " AND (NOT $2::bool OR has_schema_privilege(n.oid, 'CREATE'))) ORDER BY 1";
+    bool create = n == &c->n[1] && c->job->task[TW_FORWARD].schema;
+    const char *values[] = {NULL, create ? "true" : "false"};
+    TRY(db_value(&c->n[0].db, c->arena, "read schemas",
+                 "SELECT json_agg(json_build_object('s', n.nspname)) FROM pg_namespace n WHERE"
+                 " n.oid IN (SELECT relnamespace FROM pg_class WHERE oid = ANY ($1::oid[]))",
+                 1, &c->n[0].oids, &values[0]));
+    return check_rows(c, n, CHECK_FAILED, sql, 2, values, "schemas of the tables can be used",
+                      "the right to use the tables' schemas, and to create in them");
+}
+
+/* Policies of row security would hide rows from us (failures F3); sessions of ours run with
+ * row_security off, so that they fail rather than miss any. */
+static status check_row_security(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT t::regclass::text, format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;"
+        "  -- or: ALTER ROLE %I BYPASSRLS;', t::regclass, current_user)"
+        " FROM unnest($1::oid[]) t WHERE row_security_active(t) ORDER BY 1";
+    return check_rows(c, n, CHECK_FAILED, sql, 1, &n->oids, "no row security applies to our role",
+                      "a role that sees every row");
+}
+
+static status check_key(struct check *c, struct check_node *n)
+{
+    struct gather g = {0}, mend = {0};
+    bool by_key = c->job->task[TW_FORWARD].identity == IDENTITY_KEY ||
+                  (c->job->task[TW_REVERSE].enabled &&
+                   c->job->task[TW_REVERSE].identity == IDENTITY_KEY);
+    (void) n;
+    for (int i = 0; i < c->tables.n; i++) {
+        const struct table *t = &c->tables.items[i];
+        if (t->has_key) continue;
+        const char *name = sql_quoted_table(c->arena, t->schema, t->name);
+        gather_add(&g, ", ", name);
+        gather_add(&mend, "\n", check_text(c, "ALTER TABLE %s ADD PRIMARY KEY (...);", name));
+    }
+    if (!g.n) {
+        check_ok(c, "every table has a primary key or a unique index without nulls");
+        return TW_OK;
+    }
+    const char *names = gather_end(c, &g, ", ");
+    check_add(c, by_key ? CHECK_FAILED : CHECK_WARNING, names,
+              by_key ? "a key, since the job says identity = key"
+                     : "a key: without one each change is looked for by its whole row",
+              gather_end(c, &mend, "\n"));
+    return TW_OK;
+}
+
+static status check_replica_identity(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT t.oid::regclass::text,"
+        " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL;', t.oid::regclass)"
+        " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relreplident <> 'f' ORDER BY 1";
+    enum tw_direction dir = check_direction_from(check_index(c, n));
+    if (c->job->task[dir].identity == IDENTITY_KEY) {
+        check_ok(c, "not asked for: identity = key");
+        return TW_OK;
+    }
+    return check_rows(c, n, CHECK_WARNING, sql, 1, &n->oids, "FULL on every table",
+                      "REPLICA IDENTITY FULL: twsync sets it when it initialises the task");
+}
+
+/* Another job's publication on one of our tables: two jobs would write it, and each would take the
+ * other's marks for changes.  A native subscription is somebody else's third node. */
+static status check_topology(struct check *c, struct check_node *n)
+{
+    static const char jobs_sql[] =
+        "SELECT DISTINCT format('%s is in publication %I', r.prrelid::regclass, p.pubname)"
+        " FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
+        " WHERE r.prrelid = ANY ($1::oid[]) AND p.pubname ~ '^twsync_.*_(forward|reverse)$'"
+        " AND p.pubname NOT IN ('twsync_' || $2 || '_forward', 'twsync_' || $2 || '_reverse')"
+        " ORDER BY 1";
+    const char *values[] = {n->oids, c->job->name};
+    const char *subscription = n->db.version < 120000
+                                   ? "srsubid::text"  /* where the name is for superusers */
+                                   : "(SELECT quote_ident(subname) FROM pg_subscription"
+                                     " WHERE oid = srsubid)";
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "read subscriptions",
+                 check_text(c, "SELECT format('%%s is written by subscription %%s',"
+                               " srrelid::regclass, %s) FROM pg_subscription_rel"
+                               " WHERE srrelid = ANY ($1::oid[]) ORDER BY 1", subscription),
+                 1, values, &r));
+    if (PQntuples(r))
+        check_add(c, CHECK_WARNING, check_column(c, r, 0, ", "),
+                  "one writer beside the application: a third node's changes must not come twice",
+                  "DROP SUBSCRIPTION ...;  -- unless it brings changes from elsewhere");
+    return check_rows(c, n, CHECK_FAILED, jobs_sql, 2, values, "no other job has these tables",
+                      "tables that belong to one job: release the other job or exclude them");
+}
+
+/* ---- tables on B ---- */
+
+static const char *check_target_names(struct check *c, bool (*wanted)(const char *relkind))
+{
+    struct gather g = {0};
+    for (int i = 0; i < PQntuples(c->target); i++)
+        if (wanted(db_cell(c->target, i, 1))) gather_add(&g, ", ", PQgetvalue(c->target, i, 0));
+    return gather_end(c, &g, ", ");
+}
+
+static bool check_is_absent(const char *relkind)
+{
+    return !relkind;
+}
+
+static bool check_is_table(const char *relkind)
+{
+    return relkind && strchr("rp", *relkind);
+}
+
+static bool check_is_other(const char *relkind)
+{
+    return relkind && !strchr("rp", *relkind);
+}
+
+/* Existing tables that hold rows.  Only those with pages are asked, all in one query. */
+static status MUST_CHECK check_filled(struct check *c, struct check_node *n, const char **names)
+{
+    static const char sql[] =
+        "SELECT string_agg(format('SELECT %L WHERE EXISTS (SELECT FROM ONLY %s)', t::regclass,"
+        " t::regclass), ' UNION ALL ') FROM unnest($1::oid[]) t"
+        " WHERE pg_relation_size(t) > 0 AND has_table_privilege(t, 'SELECT')";
+    const char *ask;
+    PGresult *r;
+    *names = "";
+    TRY(db_value(&n->db, c->arena, "look for filled tables", sql, 1, &n->oids, &ask));
+    if (!ask) return TW_OK;
+    TRY(db_query(&n->db, c->arena, "look into tables", ask, 0, NULL, &r));
+    *names = check_column(c, r, 0, ", ");
+    return TW_OK;
+}
+
+static status MUST_CHECK check_columns(struct check *c, struct check_node *n, const char **names)
+{
+    static const char target_sql[] =
+        "SELECT format('%I.%I.%I', w.s, w.t, w.c)"
+        " FROM json_to_recordset($1::json) AS w(s text, t text, c text)"
+        " JOIN pg_namespace n ON n.nspname = w.s"
+        " JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r', 'p')"
+        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.c AND a.attnum > 0"
+        " AND NOT a.attisdropped WHERE a.attname IS NULL ORDER BY 1";
+    struct check_node *a = &c->n[0];
+    const char *stored = a->db.version >= 120000 ? "AND x.attgenerated = ''" : "";
+    const char *sql = check_text(
+        c, "SELECT json_agg(json_build_object('s', n.nspname, 't', c.relname, 'c', x.attname))"
+           " FROM pg_attribute x JOIN pg_class c ON c.oid = x.attrelid"
+           " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1::oid[])"
+           " AND x.attnum > 0 AND NOT x.attisdropped %s", stored);
+    const char *columns;
+    PGresult *r;
+    TRY(db_value(&a->db, c->arena, "read columns", sql, 1, &a->oids, &columns));
+    TRY(db_query(&n->db, c->arena, "look for columns", target_sql, 1, &columns, &r));
+    *names = check_column(c, r, 0, ", ");
+    return TW_OK;
+}
+
+static status check_target_tables(struct check *c, struct check_node *n)
+{
+    const struct task_conf *f = &c->job->task[TW_FORWARD];
+    bool refuse = c->job->existing == EXISTING_ERROR && !c->initialised;
+    const char *other = check_target_names(c, check_is_other);
+    const char *absent = f->schema ? "" : check_target_names(c, check_is_absent);
+    const char *present = f->schema && refuse ? check_target_names(c, check_is_table) : "";
+    const char *filled = "", *columns;
+    if (!f->schema && f->copy && refuse) TRY(check_filled(c, n, &filled));
+    TRY(check_columns(c, n, &columns));
+    const struct {
+        const char *names, *needed, *remedy;
+    } found[] = {
+        {other, "tables: something else has these names", "exclude them in the job, or rename on b"},
+        {present, "no tables of these names, since existing = error",
+         check_text(c, "DROP TABLE %s;  -- on b; or existing = keep in [objects]", present)},
+        {absent, "tables that exist on b", "create them on b, or schema = yes in [forward]"},
+        {filled, "empty tables, since existing = error",
+         check_text(c, "TRUNCATE %s;  -- on b; or existing = keep in [objects]", filled)},
+        {columns, "every column of a in the table on b", "ALTER TABLE ... ADD COLUMN ...;  -- on b"},
+    };
+    bool ok = true;
+    for (size_t i = 0; i < sizeof found / sizeof *found; i++) {
+        if (!found[i].names[0]) continue;
+        check_add(c, CHECK_FAILED, found[i].names, found[i].needed, found[i].remedy);
+        ok = false;
+    }
+    if (ok) check_ok(c, "%s", c->initialised ? "initialised by this job" : "fit the job");
+    return TW_OK;
+}
+
+static status check_foreign_keys(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('%s: %I refers to %s', f.conrelid::regclass, f.conname,"
+        " f.confrelid::regclass),"
+        " format('add %s to tables in the job, or %s to exclude, or: ALTER TABLE %2$s"
+        " DROP CONSTRAINT %I;', f.confrelid::regclass, f.conrelid::regclass, f.conname)"
+        " FROM pg_constraint f WHERE f.contype = 'f' AND f.conrelid = ANY ($1::oid[])"
+        " AND f.confrelid <> ALL ($1::oid[]) AND f.conparentid = 0 ORDER BY 1";
+    return check_rows(c, n, CHECK_FAILED, sql, 1, &n->oids, "parents of all tables are selected",
+                      "the parent of every selected child");
+}
+
+static status check_partitions(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('%s without its root %s', p.oid::regclass, i.inhparent::regclass),"
+        " format('add %s to tables in the job', i.inhparent::regclass)"
+        " FROM pg_class p JOIN pg_inherits i ON i.inhrelid = p.oid"
+        " WHERE p.relispartition AND p.oid = ANY ($1::oid[]) AND i.inhparent <> ALL ($1::oid[])"
+        " UNION ALL SELECT format('%s without its partition %s', p.oid::regclass,"
+        " i.inhrelid::regclass), format('take %s from exclude in the job', i.inhrelid::regclass)"
+        " FROM pg_class p JOIN pg_inherits i ON i.inhparent = p.oid"
+        " WHERE p.relkind = 'p' AND p.oid = ANY ($1::oid[]) AND i.inhrelid <> ALL ($1::oid[])"
+        " ORDER BY 1";
+    return check_rows(c, n, CHECK_FAILED, sql, 1, &n->oids, "partitioned tables are whole",
+                      "a partitioned table with all its partitions");
+}
+
+static status check_sequences(struct check *c, struct check_node *n)
+{
+    const char *count;
+    TRY(db_value(&n->db, c->arena, "count sequences",
+                 "SELECT count(*) FROM pg_depend d JOIN pg_class s ON s.oid = d.objid"
+                 " AND s.relkind = 'S' WHERE d.classid = 'pg_class'::regclass"
+                 " AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
+                 " AND d.refobjid = ANY ($1::oid[])", 1, &n->oids, &count));
+    check_ok(c, "sequences that belong to the tables and come with them: %s", count);
+    return TW_OK;
+}
+
+/* Extensions behind types, defaults, checks and indexes of the tables.  pg_depend leads from each
+ * to what it uses; arrays and domains are steps on the way. */
+static const char check_extensions_sql[] =
+    "WITH RECURSIVE dep(classid, objid) AS ("
+    " (SELECT 'pg_class'::regclass::oid, t FROM unnest($1::oid[]) t"
+    " UNION ALL SELECT 'pg_class'::regclass::oid, indexrelid FROM pg_index"
+    " WHERE indrelid = ANY ($1::oid[])"
+    " UNION ALL SELECT 'pg_attrdef'::regclass::oid, oid FROM pg_attrdef"
+    " WHERE adrelid = ANY ($1::oid[])"
+    " UNION ALL SELECT 'pg_constraint'::regclass::oid, oid FROM pg_constraint"
+    " WHERE conrelid = ANY ($1::oid[]))"
+    " UNION SELECT d.refclassid, d.refobjid FROM dep"
+    " JOIN pg_depend d ON d.classid = dep.classid AND d.objid = dep.objid"
+    " WHERE d.deptype IN ('n', 'a', 'i') AND d.refclassid IN ('pg_type'::regclass,"
+    " 'pg_proc'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass,"
+    " 'pg_operator'::regclass, 'pg_collation'::regclass, 'pg_am'::regclass))"
+    " SELECT json_agg(DISTINCT jsonb_build_object('e', e.extname, 's', n.nspname))"
+    " FROM dep JOIN pg_depend x ON x.classid = dep.classid AND x.objid = dep.objid"
+    " AND x.deptype = 'e' JOIN pg_extension e ON e.oid = x.refobjid"
+    " JOIN pg_namespace n ON n.oid = e.extnamespace";
+
+static status check_extensions(struct check *c, struct check_node *n)
+{
+    static const char missing_sql[] =
+        "SELECT quote_ident(w.e) || CASE WHEN v.name IS NULL THEN ' (not available on the server)'"
+        " ELSE '' END, format('CREATE EXTENSION %I SCHEMA %I;', w.e, w.s)"
+        " FROM json_to_recordset($1::json) AS w(e text, s text)"
+        " LEFT JOIN pg_available_extensions v ON v.name = w.e"
+        " WHERE w.e NOT IN (SELECT extname FROM pg_extension) ORDER BY 1";
+    const char *used;
+    TRY(db_value(&c->n[0].db, c->arena, "read extensions", check_extensions_sql, 1, &c->n[0].oids,
+                 &used));
+    return check_rows(c, n, c->job->task[TW_FORWARD].schema ? CHECK_FAILED : CHECK_WARNING,
+                      missing_sql, 1, &used, "those the tables use are there",
+                      "the extensions that the tables on a use");
+}
+
+/* What fires on our writes unless session_replication_role is 'replica'. */
+static const char check_firing_sql[] =
+    "SELECT t.oid::regclass || ' (' || concat_ws(', ',"
+    " CASE WHEN f.acts THEN 'foreign key that changes rows' WHEN f.any THEN 'foreign key' END,"
+    " CASE WHEN g.any THEN 'trigger' END) || ')' FROM pg_class t"
+    " CROSS JOIN LATERAL (SELECT count(*) > 0 AS any, coalesce(bool_or(confupdtype IN ('c', 'n',"
+    " 'd') OR confdeltype IN ('c', 'n', 'd')), false) AS acts FROM pg_constraint"
+    " WHERE contype = 'f' AND conrelid = t.oid) f"
+    " CROSS JOIN LATERAL (SELECT $2::bool AND count(*) > 0 AS any FROM pg_trigger"
+    " WHERE tgrelid = t.oid AND NOT tgisinternal AND tgenabled = 'O') g"
+    " WHERE t.oid = ANY ($1::oid[]) AND (f.any OR g.any) ORDER BY 1";
+
+/* On B the tables may be still to come, with A's foreign keys but without its triggers. */
+static status check_replica_role(struct check *c, struct check_node *n)
+{
+    PGresult *r;
+    const char *own[] = {n->oids, "true"}, *coming[] = {c->n[0].oids, "false"};
+    if (n->rights.replica_role) {
+        check_ok(c, "session_replication_role can be replica");
+        return TW_OK;
+    }
+    TRY(db_query(&n->db, c->arena, "read triggers", check_firing_sql, 2, own, &r));
+    if (!PQntuples(r) && n == &c->n[1] && c->job->task[TW_FORWARD].schema)
+        TRY(db_query(&c->n[0].db, c->arena, "read triggers", check_firing_sql, 2, coming, &r));
+    if (!PQntuples(r)) {
+        check_ok(c, "session_replication_role cannot be set; no table needs it");
+        return TW_OK;
+    }
+    check_add(c, CHECK_WARNING, check_column(c, r, 0, ", "),
+              "session_replication_role = replica: otherwise triggers fire and foreign keys are"
+              " checked and act on both ends",
+              check_fill(c, n, n->db.version >= 150000
+                                   ? "GRANT SET ON PARAMETER session_replication_role TO {role};"
+                                   : "ALTER ROLE {role} SET session_replication_role = replica;"
+                                     "  -- by a superuser; it holds for all its sessions"));
+    return TW_OK;
+}
+
+/* ---- the job itself ---- */
+
+static status check_policy(struct check *c, struct check_node *unused)
+{
+    enum policy f = c->job->task[TW_FORWARD].on_conflict, r = c->job->task[TW_REVERSE].on_conflict;
+    const char *both = check_text(c, "forward %s, reverse %s", policy_names[f], policy_names[r]);
+    (void) unused;
+    if (!c->job->task[TW_REVERSE].enabled)
+        check_ok(c, "forward %s, no reverse", policy_names[f]);
+    else if (f == r && f != POLICY_FAIL)
+        check_add(c, CHECK_WARNING, both,
+                  "a winner: both sides keep their own or take each other's row, and part",
+                  "on_conflict = overwrite in one of [forward] and [reverse], ignore in the other");
+    else
+        check_ok(c, "%s", both);
+    return TW_OK;
+}
+
+/* Looks only: the folder is made by `run`.  What counts is the nearest folder that exists. */
+static status check_state_dir(struct check *c, struct check_node *unused)
+{
+    const char *dir = c->job->state_dir;
+    char *p = arena_str(c->arena, dir);
+    struct stat st = {0};
+    (void) unused;
+    while (stat(p, &st) && errno == ENOENT && strrchr(p, '/') > p) *strrchr(p, '/') = '\0';
+    if (stat(p, &st) && errno == ENOENT) p = arena_str(c->arena, *dir == '/' ? "/" : ".");
+    const char *remedy = check_text(c, "install -d -m 0700 -o %d %s", (int) geteuid(), dir);
+    if (!stat(p, &st) && !S_ISDIR(st.st_mode))
+        check_add(c, CHECK_FAILED, check_text(c, "%s is not a folder", p), "a folder",
+                  "change state_dir in [job]");
+    else if (access(p, R_OK | W_OK | X_OK))
+        check_add(c, CHECK_FAILED, check_text(c, "%s: %s", p, strerror(errno)),
+                  "a folder that can be written", remedy);
+    else if (str_is(p, dir) && st.st_mode & 077)
+        check_add(c, CHECK_WARNING, check_text(c, "%s has mode %03o", p, st.st_mode & 0777U),
+                  "a private folder", check_text(c, "chmod 0700 %s", dir));
+    else
+        check_ok(c, str_is(p, dir) ? "%s" : "%s will be made", dir);
+    return TW_OK;
+}
+
+/* ---- all items ---- */
+
+static const struct check_row check_table[] = {
+    {"CONNECT", EACH, STAGE_CONNECT, false, check_connect},
+    {"VERSION", EACH, STAGE_CONNECT, false, check_version},
+    {"REPLICATION_CONNECT", SOURCES, STAGE_CONNECT, false, check_replication},
+    {"STATE_DIR", LOCAL, STAGE_SERVER, false, check_state_dir},
+    {"POLICY", LOCAL, STAGE_SERVER, false, check_policy},
+    {"RECOVERY", EACH, STAGE_SERVER, false, check_recovery},
+    {"POOLER", EACH, STAGE_SERVER, false, check_pooler},
+    {"RIGHTS", EACH, STAGE_SERVER, false, check_role},
+    {"INITIALISED", ONLY_B, STAGE_SERVER, false, check_initialised},
+    {"SAME_DATABASE", BOTH, STAGE_SERVER, false, check_same_database},
+    {"WAL_LEVEL", SOURCES, STAGE_SERVER, false, check_wal_level},
+    {"SLOTS", SOURCES, STAGE_SERVER, false, check_slots},
+    {"SENDERS", SOURCES, STAGE_SERVER, false, check_senders},
+    {"SLOT_NAME", SOURCES, STAGE_SERVER, false, check_slot_name},
+    {"CREATE_RIGHT", EACH, STAGE_SERVER, false, check_create_right},
+    {"SCHEMA_TWSYNC", EACH, STAGE_SERVER, false, check_schema_twsync},
+    {"RUNG", TARGETS, STAGE_SERVER, false, check_rung},
+    {"EVENT_TRIGGER", ONLY_A, STAGE_SERVER, false, check_event_trigger},
+    {"LONG_TRANSACTIONS", SOURCES, STAGE_SERVER, false, check_long_transactions},
+    {"WAL_KEEP", SOURCES, STAGE_SERVER, false, check_wal_keep},
+    {"SLOT_FAILOVER", SOURCES, STAGE_SERVER, false, check_slot_failover},
+    {"ENCODING", BOTH, STAGE_SERVER, false, check_encoding},
+    {"COLLATION", BOTH, STAGE_SERVER, false, check_collation},
+    {"CLOCK", BOTH, STAGE_SERVER, false, check_clock},
+    {"OBJECTS", ONLY_A, STAGE_SERVER, false, check_objects},
+    {"UNSUPPORTED", ONLY_A, STAGE_TABLES, false, check_unsupported},
+    {"OWNERSHIP", EACH, STAGE_TABLES, false, check_ownership},
+    {"SCHEMA_RIGHT", EACH, STAGE_TABLES, false, check_schema_right},
+    {"ROW_SECURITY", EACH, STAGE_TABLES, false, check_row_security},
+    {"KEY", ONLY_A, STAGE_TABLES, false, check_key},
+    {"REPLICA_IDENTITY", SOURCES, STAGE_TABLES, false, check_replica_identity},
+    {"TOPOLOGY", EACH, STAGE_TABLES, false, check_topology},
+    {"TARGET_TABLES", ONLY_B, STAGE_TABLES, false, check_target_tables},
+    {"FOREIGN_KEYS", ONLY_A, STAGE_TABLES, true, check_foreign_keys},
+    {"PARTITIONS", ONLY_A, STAGE_TABLES, true, check_partitions},
+    {"SEQUENCES", ONLY_A, STAGE_TABLES, false, check_sequences},
+    {"EXTENSIONS", ONLY_B, STAGE_TABLES, false, check_extensions},
+    {"REPLICA_ROLE", TARGETS, STAGE_TABLES, false, check_replica_role},
+};
+
+enum { CHECK_NROWS = (int) (sizeof check_table / sizeof *check_table) };
+
+/* Not in the table, which it reads. */
+static const struct check_row check_accept_row = {"ACCEPT", LOCAL, STAGE_CONNECT, false, NULL};
+
+static const char *check_ignorable_codes(struct check *c)
+{
+    struct gather g = {0};
+    for (int i = 0; i < CHECK_NROWS; i++)
+        if (check_table[i].ignorable) gather_add(&g, ", ", check_table[i].code);
+    return gather_end(c, &g, ", ");
+}
+
+static void check_accept(struct check *c)
+{
+    struct gather g = {0};
+    c->row = &check_accept_row;
+    c->at = '-';
+    for (int i = 0; i < c->job->accept.n; i++) {
+        const char *code = c->job->accept.items[i];
+        bool ok = false;
+        for (int k = 0; k < CHECK_NROWS; k++)
+            ok = ok || (check_table[k].ignorable && !strcasecmp(check_table[k].code, code));
+        if (!ok) gather_add(&g, ", ", code);
+    }
+    if (!g.n) return;
+    check_add(c, CHECK_FAILED, check_text(c, "accept names %s", gather_end(c, &g, ", ")),
+              check_text(c, "only codes that can be accepted: %s", check_ignorable_codes(c)),
+              "correct accept in [job]");
+}
+
+static bool check_is_wanted(const struct check *c, const struct check_row *row, int i)
+{
+    assert(i == 0 || i == 1);
+    const struct check_node *n = &c->n[i];
+    const bool in_scope[] = {[EACH] = true,
+                             [SOURCES] = check_is_source(c, i),
+                             [TARGETS] = check_is_target(c, i),
+                             [ONLY_A] = i == 0,
+                             [ONLY_B] = i == 1,
+                             [BOTH] = false,
+                             [LOCAL] = false};
+    if (!in_scope[row->scope]) return false;
+    if (row->stage == STAGE_TABLES) return n->up && n->oids && c->selected;
+    return n->up || row->run == check_connect;
+}
+
+/* What could not be measured is a failed item, and the session is made ready for the next. */
+static status MUST_CHECK check_one(struct check *c, const struct check_row *row,
+                                   struct check_node *n)
+{
+    c->row = row;
+    c->at = n ? n->node->letter : '-';
+    status s = row->run(c, n);
+    if (s == TW_OK) return TW_OK;
+    if (s == TW_ESTOP) return s;
+    check_add(c, CHECK_FAILED, c->e.msg, "an answer from the server", c->e.hint);
+    for (int i = 0; i < 2; i++) {
+        struct db *d = &c->n[i].db;
+        error_clear(&c->e);
+        if (!c->n[i].up || (d->pg && PQtransactionStatus(d->pg) == PQTRANS_IDLE)) continue;
+        c->n[i].up = db_exec(d, "roll back", "ROLLBACK") == TW_OK;
+        if (!c->n[i].up) c->list->unreachable = true;
+    }
+    error_clear(&c->e);
+    return TW_OK;
+}
+
+static status MUST_CHECK check_row_all(struct check *c, const struct check_row *row)
+{
+    if (row->scope == LOCAL) return check_one(c, row, NULL);
+    if (row->scope == BOTH) return c->n[0].up && c->n[1].up ? check_one(c, row, NULL) : TW_OK;
+    for (int i = 0; i < 2; i++)
+        if (check_is_wanted(c, row, i)) TRY(check_one(c, row, &c->n[i]));
+    return TW_OK;
+}
+
+/* No item failed, except such as can be and are accepted by the job. */
+static bool check_passed(const struct check_list *l)
+{
+    for (int i = 0; i < l->n; i++)
+        if (l->items[i].status == CHECK_FAILED && !l->items[i].accepted) return false;
+    return l->n > 0;
+}
+
+/* Measure everything, or only whether both ends can be connected to.  Nothing stays on either
+ * server.  An item that fails is no error: only a stop is.  The list lives in `a`. */
+static status MUST_CHECK check_run(const struct job *job, bool connect_only, struct arena *a,
+                                   struct check_list *list, struct tw_error *e)
+{
+    struct check c = {.job = job, .arena = a, .list = list};
+    status s = TW_OK;
+    *list = (struct check_list){0};
+    for (int i = 0; i < 2; i++) c.n[i].node = &job->node[i];
+    check_accept(&c);
+    for (int i = 0; i < CHECK_NROWS && s == TW_OK; i++)
+        if (!connect_only || check_table[i].stage == STAGE_CONNECT)
+            s = check_row_all(&c, &check_table[i]);
+    for (int i = 0; i < 2; i++) {
+        db_close(&c.n[i].db);
+        db_close(&c.n[i].repl);
+    }
+    list->passed = s == TW_OK && check_passed(list);
+    if (s != TW_OK) *e = c.e;
+    return s;
+}
+
+/* ---- the report ---- */
+
+static int check_count(const struct check_list *l, enum check_status st)
+{
+    int n = 0;
+    for (int i = 0; i < l->n; i++) n += l->items[i].status == st;
+    return n;
+}
+
+static void check_json_item(struct buf *b, const struct check_item *it)
+{
+    const char *const fields[][2] = {{"code", it->code},
+                                     {"node", (char[]){it->node, '\0'}},
+                                     {"status", check_status_names[it->status]},
+                                     {"measured", it->measured},
+                                     {"needed", it->needed},
+                                     {"remedy", it->remedy}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        buf_fmt(b, "%s\"%s\":", i ? "," : "{", fields[i][0]);
+        json_str(b, fields[i][1]);
+    }
+    buf_fmt(b, ",\"ignorable\":%s,\"accepted\":%s}", it->ignorable ? "true" : "false",
+            it->accepted ? "true" : "false");
+}
+
+static void check_print_json(const struct check_list *l, FILE *to)
+{
+    struct buf b = {0};
+    buf_fmt(&b, "{\"passed\":%s,\"items\":[", l->passed ? "true" : "false");
+    for (int i = 0; i < l->n; i++) {
+        if (i) buf_char(&b, ',');
+        check_json_item(&b, &l->items[i]);
+    }
+    buf_str(&b, "]}\n");
+    fputs(b.data, to);
+    buf_free(&b);
+}
+
+/* Text of servers on a terminal: no control characters, further lines under the first. */
+static void check_print_text(FILE *to, const char *text, int indent)
+{
+    for (; *text; text++) {
+        if (*text == '\n')
+            fprintf(to, "\n%*s", indent, "");
+        else
+            fputc((unsigned char) *text < 0x20 || *text == 0x7f ? '?' : *text, to);
+    }
+    fputc('\n', to);
+}
+
+static void check_print_item(const struct check_item *it, FILE *to, int width, bool colour)
+{
+    static const char *const colours[] = {"\033[32m", "\033[33m", "\033[31m"};
+    const char *const below[][2] = {{"needed", it->needed}, {"remedy", it->remedy}};
+    const int indent = width + 14;
+    fprintf(to, "%-*s  %c  %s%-7s%s  ", width, it->code, it->node, colour ? colours[it->status] : "",
+            check_status_names[it->status], colour ? "\033[0m" : "");
+    if (it->status == CHECK_FAILED && it->accepted) fputs("accepted: ", to);
+    check_print_text(to, it->measured, indent);
+    for (int i = 0; i < 2; i++) {
+        if (!below[i][1][0]) continue;
+        fprintf(to, "%*s%-6s  ", indent, "", below[i][0]);
+        check_print_text(to, below[i][1], indent + 8);
+    }
+}
+
+static void check_print(const struct check_list *l, FILE *to, bool json)
+{
+    if (json) {
+        check_print_json(l, to);
+        return;
+    }
+    bool colour = isatty(fileno(to)) && !getenv("NO_COLOR");
+    size_t width = 0;
+    for (int i = 0; i < l->n; i++)
+        if (strlen(l->items[i].code) > width) width = strlen(l->items[i].code);
+    for (int i = 0; i < l->n; i++) check_print_item(&l->items[i], to, (int) width, colour);
+    fprintf(to, "%d ok, %d warnings, %d failed\n", check_count(l, CHECK_OK),
+            check_count(l, CHECK_WARNING), check_count(l, CHECK_FAILED));
+}
+/* ==== 24. copy =============================================================
+ * The full copy: every table as it was in one exported snapshot of the source, in chunks taken
+ * from one queue, biggest first, by worker processes; straight from connection to connection.
+ *
+ * A chunk's ledger row (twsync.copied) commits with its rows, and opens the transaction, so it is
+ * also the loop marker.  The ledger remembers the snapshot's position: changes committed before it
+ * are in the copy and the stream skips them for this table (rel->skip_until_lsn).  After a crash a
+ * table with all its chunks stays; any other is emptied and copied again under a new snapshot.
+ * Nothing but what the ledger names is ever emptied. */
+
+struct copy_chunk {
+    int table;
+    int number, of;
+    int64_t from_page, to_page;  /* to_page -1: to the end */
+    int64_t weight;
+};
+
+/* Shared by the workers: anonymous memory made before the fork. */
+struct copy_shared {
+    _Atomic int next;        /* index of the next chunk to take */
+    _Atomic int failed;      /* 1 + index of the worker whose error is in `error` */
+    struct tw_error error;
+    _Atomic int64_t rows[];  /* by table, then bytes by table, then chunks done by table */
+};
+
+struct copy {
+    const struct job *job;
+    const struct node *source, *target;
+    const char *ledger;         /* name of the task in the ledger, "JOB/forward" */
+    const char *task;           /* the same for application_name, "JOB:forward" */
+    const char *snapshot;       /* name of the exported snapshot */
+    const char *snapshot_check; /* txid_current_snapshot() as its first importer saw it */
+    lsn_t snapshot_lsn;
+    const struct table_list *tables;
+    const bool *keep;           /* by table: has rows of its own, which win */
+    int nchunks;
+    struct copy_chunk *chunks;
+    int *chunks_of;             /* by table; 0: copied before */
+    struct copy_shared *shared;
+    size_t shared_size;
+    struct stat_task *stat;
+    struct tw_error *e;
+    bool bars;                  /* draw on a terminal */
+    usec started_us, drawn_us;
+};
+
+enum { COPY_CHUNK_BYTES = 64 * 1024 * 1024, COPY_MAX_WORKERS = 64 };
+
+static _Atomic int64_t *copy_rows(const struct copy *c, int table)
+{
+    return &c->shared->rows[table];
+}
+
+static _Atomic int64_t *copy_bytes(const struct copy *c, int table)
+{
+    return &c->shared->rows[c->tables->n + table];
+}
+
+static _Atomic int64_t *copy_done(const struct copy *c, int table)
+{
+    return &c->shared->rows[2 * c->tables->n + table];
+}
+
+/* ---- one chunk ---- */
+
+/* Columns that can be copied, by the source's catalog: generated ones compute themselves. */
+static status MUST_CHECK copy_columns(struct db *from, struct arena *a, const struct table *t,
+                                      const char **out)
+{
+    const char *sql = arena_fmt(a,
+        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = %u AND attnum > 0 AND NOT attisdropped %s", t->oid,
+        from->version >= 120000 ? "AND attgenerated = ''" : "");
+    return db_value(from, a, "read columns", sql, 0, NULL, out);
+}
+
+static const char *copy_select(struct arena *a, const struct table *t, const struct copy_chunk *k,
+                               const char *columns)
+{
+    const char *name = sql_quoted_table(a, t->schema, t->name);
+    const char *range = "";
+    if (k->of > 1 && k->to_page < 0)
+        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid", k->from_page);
+    else if (k->of > 1)
+        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid AND ctid < '(%" PRId64
+                             ",0)'::tid", k->from_page, k->to_page);
+    return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s) TO STDOUT", columns, name, range);
+}
+
+static status MUST_CHECK copy_start(struct db *d, const char *what, const char *sql,
+                                    ExecStatusType want)
+{
+    PGresult *r = NULL;
+    TRY(db_attempt(d, sql, 0, NULL, &r));
+    status s = PQresultStatus(r) == want ? TW_OK : db_fail_result(d, r, what);
+    PQclear(r);
+    return s;
+}
+
+/* Rows from one COPY to the other, never more than libpq's buffers in hand. */
+static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, struct db *to)
+{
+    for (;;) {
+        char *row = NULL;
+        int n = PQgetCopyData(from->pg, &row, 1);
+        if (n == -1) return TW_OK;
+        if (n < -1) return db_fail_conn(from, "read the copy");
+        if (n == 0) {
+            TRY(db_poll(from, POLLIN));
+            if (!PQconsumeInput(from->pg)) return db_fail_conn(from, "read the copy");
+            continue;
+        }
+        int rc = PQputCopyData(to->pg, row, n);
+        PQfreemem(row);
+        if (rc < 0) return db_fail_conn(to, "write the copy");
+        if (PQflush(to->pg) != 0) TRY(db_flush(to));
+        *copy_rows(c, table) += 1;
+        *copy_bytes(c, table) += n;
+    }
+}
+
+static status MUST_CHECK copy_finish(struct db *d, const char *what)
+{
+    PGresult *r = NULL;
+    TRY(db_collect(d, &r));
+    status s = db_result_ok(r) ? TW_OK : db_fail_result(d, r, what);
+    PQclear(r);
+    return s;
+}
+
+/* COPY from source to `into` on the target. */
+static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const struct copy_chunk *k,
+                                     struct db *from, struct db *to, const char *columns,
+                                     const char *into)
+{
+    const struct table *t = &c->tables->items[k->table];
+    const char *name = sql_quoted_table(a, t->schema, t->name);
+    const char *reading = arena_fmt(a, "copy table %s from", name);
+    const char *writing = arena_fmt(a, "copy table %s to", name);
+    TRY(copy_start(from, reading, copy_select(a, t, k, columns), PGRES_COPY_OUT));
+    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN", into, columns),
+                   PGRES_COPY_IN));
+    status s = copy_pump(c, k->table, from, to);
+    if (s == TW_OK) s = copy_finish(from, reading);
+    if (s != TW_OK) return s;
+    if (PQputCopyEnd(to->pg, NULL) < 0) return db_fail_conn(to, writing);
+    return copy_finish(to, writing);
+}
+
+/* A table without columns still has a number of rows. */
+static status MUST_CHECK copy_no_columns(struct copy *c, struct arena *a, int table,
+                                         struct db *from, struct db *to)
+{
+    const struct table *t = &c->tables->items[table];
+    const char *name = sql_quoted_table(a, t->schema, t->name), *n;
+    TRY(db_value(from, a, "count rows", arena_fmt(a, "SELECT count(*) FROM ONLY %s", name), 0, NULL,
+                 &n));
+    *copy_rows(c, table) += strtoll(n, NULL, 10);
+    return db_exec(to, "write rows", arena_fmt(a, "INSERT INTO %s SELECT FROM"
+                                                  " generate_series(1, %s)", name, n));
+}
+
+/* existing = keep: rows already there win, in one transaction for the whole table. */
+static status MUST_CHECK copy_keeping(struct copy *c, struct arena *a, const struct copy_chunk *k,
+                                      struct db *from, struct db *to, const char *columns)
+{
+    const struct table *t = &c->tables->items[k->table];
+    const char *name = sql_quoted_table(a, t->schema, t->name);
+    TRY(db_exec(to, "create a staging table",
+                arena_fmt(a, "CREATE TEMP TABLE tw_copy ON COMMIT DROP AS SELECT %s FROM %s"
+                             " WITH NO DATA", columns, name)));
+    TRY(copy_stream(c, a, k, from, to, columns, "pg_temp.tw_copy"));
+    return db_exec(to, arena_fmt(a, "merge table %s", name),
+                   arena_fmt(a, "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM"
+                                " pg_temp.tw_copy ON CONFLICT DO NOTHING", name, columns, columns));
+}
+
+static status MUST_CHECK copy_ledger(struct copy *c, struct arena *a, const struct copy_chunk *k,
+                                     struct db *to)
+{
+    const struct table *t = &c->tables->items[k->table];
+    const char *values[] = {c->ledger, t->schema, t->name, arena_fmt(a, "%d", k->number),
+                            arena_fmt(a, "%d", k->of), lsn_text(a, c->snapshot_lsn)};
+    return db_exec_params(to, "write the copy ledger",
+                          "INSERT INTO twsync.copied (task, schema_name, table_name, chunk, chunks,"
+                          " snapshot_lsn, rows, bytes)"
+                          " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, 0, 0)", 6, values);
+}
+
+static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, struct db *from,
+                                    struct db *to)
+{
+    struct arena a = {0};
+    const struct table *t = &c->tables->items[k->table];
+    const char *name = sql_quoted_table(&a, t->schema, t->name), *columns = NULL;
+    status s = db_exec(to, "begin", "BEGIN");
+    if (s == TW_OK) s = copy_ledger(c, &a, k, to);
+    if (s == TW_OK) s = copy_columns(from, &a, t, &columns);
+    if (s == TW_OK) {
+        if (!columns) s = copy_no_columns(c, &a, k->table, from, to);
+        else if (c->keep[k->table]) s = copy_keeping(c, &a, k, from, to, columns);
+        else s = copy_stream(c, &a, k, from, to, columns, name);
+    }
+    if (s == TW_OK) s = db_exec(to, "commit", "COMMIT");
+    if (s == TW_OK) *copy_done(c, k->table) += 1;
+    arena_free(&a);
+    return s;
+}
+
+/* ---- workers ---- */
+
+/* Join the exported snapshot, and make sure the server gave what it promised (polardb.md: some
+ * servers import wrongly without an error). */
+static status MUST_CHECK copy_import(struct copy *c, struct db *from)
+{
+    struct arena a = {0};
+    const char *now;
+    status s = db_exec(from, "import the snapshot",
+                       arena_fmt(&a, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                                     "SET TRANSACTION SNAPSHOT %s",
+                                 sql_quoted_literal(&a, c->snapshot)));
+    if (s == TW_OK)
+        s = db_value(from, &a, "compare the snapshot", "SELECT txid_current_snapshot()", 0, NULL,
+                     &now);
+    if (s == TW_OK && c->snapshot_check && !str_is(now, c->snapshot_check))
+        s = fail(c->e, TW_EPROTO, "the exported snapshot differs between sessions on %c",
+                 from->node->letter);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *to)
+{
+    TRY(db_open(from, false));
+    TRY(db_open(to, false));
+    /* Foreign keys and triggers rest where the right is there; rows come in no useful order. */
+    PGresult *r;
+    TRY(db_attempt(to, "SET session_replication_role = replica", 0, NULL, &r));
+    PQclear(r);
+    TRY(copy_import(c, from));
+    for (;;) {
+        int i = c->shared->next++;
+        if (i >= c->nchunks || c->shared->failed) return TW_OK;
+        TESTPOINT(c->e, "copy.chunk");
+        TRY(copy_chunk(c, &c->chunks[i], from, to));
+    }
+}
+
+static _Noreturn void copy_worker(struct copy *c, int index)
+{
+    struct tw_error e;
+    error_clear(&e);
+    c->e = &e;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct db from = {.node = c->source, .e = &e}, to = {.node = c->target, .e = &e};
+    snprintf(from.purpose, sizeof from.purpose, "%s:copy%d", c->task, index);
+    snprintf(to.purpose, sizeof to.purpose, "%s:copy%d", c->task, index);
+    status s = copy_work(c, &from, &to);
+    int none = 0;
+    if (s != TW_OK && atomic_compare_exchange_strong(&c->shared->failed, &none, 1 + index))
+        c->shared->error = e;
+    db_abandon(&from);
+    db_abandon(&to);
+    _exit(s == TW_OK ? 0 : 1);
+}
+
+/* ---- planning ---- */
+
+/* Cut a table into ctid ranges.  Before PostgreSQL 14 such a range is a whole scan: one chunk. */
+static int copy_cut(const struct table *t, bool can_cut, struct copy_chunk *out)
+{
+    int n = 1;
+    if (can_cut && t->pages > 1 && t->bytes > COPY_CHUNK_BYTES) {
+        int64_t want = t->bytes / COPY_CHUNK_BYTES + 1;
+        if (want > t->pages) want = t->pages;
+        n = want > 10000 ? 10000 : (int) want;
+    }
+    for (int i = 0; i < n && out; i++)
+        out[i] = (struct copy_chunk){.number = i, .of = n,
+                                     .from_page = t->pages * i / n,
+                                     .to_page = i == n - 1 ? -1 : t->pages * (i + 1) / n,
+                                     .weight = t->bytes / n};
+    return n;
+}
+
+static int copy_by_weight(const void *a, const void *b)
+{
+    const struct copy_chunk *x = a, *y = b;
+    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
+    if (x->table != y->table) return x->table < y->table ? -1 : 1;
+    return x->number - y->number;
+}
+
+/* Empty a table that an interrupted copy left half full.  Only the ledger's word allows it. */
+static status MUST_CHECK copy_start_over(struct copy *c, struct arena *a, struct db *to,
+                                         const struct table *t)
+{
+    const char *name = sql_quoted_table(a, t->schema, t->name);
+    const char *values[] = {c->ledger, t->schema, t->name};
+    PGresult *r;
+    log_info("copy of %s was interrupted: starting it over", name);
+    TRY(db_exec(to, "begin", "BEGIN"));
+    TRY(db_exec_params(to, "clear the copy ledger",
+                       "DELETE FROM twsync.copied WHERE task = $1 AND schema_name = $2"
+                       " AND table_name = $3", 3, values));
+    TRY(db_exec(to, "set a savepoint", "SAVEPOINT tw_empty"));
+    TRY(db_attempt(to, arena_fmt(a, "TRUNCATE ONLY %s", name), 0, NULL, &r));
+    bool done = db_result_ok(r);
+    PQclear(r);
+    if (!done) {  /* referenced by a foreign key that was there before */
+        TRY(db_exec(to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_empty"));
+        TRY(db_exec(to, arena_fmt(a, "empty table %s", name),
+                    arena_fmt(a, "DELETE FROM ONLY %s", name)));
+    }
+    return db_exec(to, "commit", "COMMIT");
+}
+
+/* What to do with one table: nothing (copied whole before), start over, or copy. */
+static status MUST_CHECK copy_prepare_table(struct copy *c, struct arena *a, struct db *to, int i,
+                                            bool *keep, bool *todo)
+{
+    const struct table *t = &c->tables->items[i];
+    const char *values[] = {c->ledger, t->schema, t->name};
+    PGresult *r;
+    *keep = *todo = false;
+    if (t->relkind == 'p') return TW_OK;  /* its rows are in its partitions */
+    TRY(db_query(to, a, "read the copy ledger",
+                 "SELECT count(*), max(chunks) FROM twsync.copied"
+                 " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &r));
+    int64_t have = db_cell_int(r, 0, 0), of = db_cell_int(r, 0, 1);
+    if (have && have == of) return TW_OK;
+    *todo = true;
+    if (have) return copy_start_over(c, a, to, t);
+    const char *name = sql_quoted_table(a, t->schema, t->name), *row;
+    TRY(db_value(to, a, arena_fmt(a, "look into table %s", name),
+                 arena_fmt(a, "SELECT 1 FROM ONLY %s LIMIT 1", name), 0, NULL, &row));
+    if (row && c->job->existing == EXISTING_ERROR) {
+        fail_hint(c->e, "Empty the table, exclude it, or set existing = keep.");
+        return fail(c->e, TW_ECHECK, "table %s on %c is not empty", name, to->node->letter);
+    }
+    *keep = row != NULL;
+    return TW_OK;
+}
+
+static status MUST_CHECK copy_plan(struct copy *c, struct arena *a, struct db *from, struct db *to)
+{
+    int n = c->tables->n, total = 0;
+    bool *keep = arena_array(a, bool, n + 1), *todo = arena_array(a, bool, n + 1);
+    bool can_cut = from->version >= 140000;
+    c->keep = keep;
+    c->chunks_of = arena_array(a, int, n + 1);
+    for (int i = 0; i < n; i++) {
+        TRY(copy_prepare_table(c, a, to, i, &keep[i], &todo[i]));
+        if (todo[i])
+            c->chunks_of[i] = copy_cut(&c->tables->items[i], can_cut && !keep[i], NULL);
+        total += c->chunks_of[i];
+    }
+    c->chunks = arena_array(a, struct copy_chunk, total + 1);
+    for (int i = 0; i < n; i++) {
+        if (!todo[i]) continue;
+        copy_cut(&c->tables->items[i], can_cut && !keep[i], &c->chunks[c->nchunks]);
+        for (int k = 0; k < c->chunks_of[i]; k++) c->chunks[c->nchunks++].table = i;
+    }
+    qsort(c->chunks, (size_t) c->nchunks, sizeof *c->chunks, copy_by_weight);
+    return TW_OK;
+}
+
+/* ---- seeing it ---- */
+
+static void copy_totals(struct copy *c)
+{
+    int64_t rows = 0, bytes = 0, chunks = 0, tables = 0;
+    int want = 0;
+    for (int i = 0; i < c->tables->n; i++) {
+        rows += *copy_rows(c, i);
+        bytes += *copy_bytes(c, i);
+        chunks += *copy_done(c, i);
+        if (c->tables->items[i].relkind == 'p') continue;
+        want++;
+        tables += *copy_done(c, i) == c->chunks_of[i];
+    }
+    c->stat->copy_rows = rows;
+    c->stat->copy_bytes = bytes;
+    c->stat->copy_chunks = c->nchunks;
+    c->stat->copy_chunks_done = chunks;
+    c->stat->copy_tables = want;
+    c->stat->copy_tables_done = tables;
+}
+
+static void copy_bar(struct buf *b, int64_t done, int64_t all, int width)
+{
+    int full = all > 0 ? (int) (done * width / all) : width;
+    if (full > width) full = width;
+    for (int i = 0; i < width; i++) buf_str(b, i < full ? "█" : "░");
+}
+
+/* "12.3 MB" */
+static void copy_size(char *out, size_t size, int64_t bytes)
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    double v = (double) bytes;
+    int u = 0;
+    while (v >= 1000 && u < 5) v /= 1000, u++;
+    snprintf(out, size, u ? "%.1f %s" : "%.0f %s", v, units[u]);
+}
+
+static void copy_line(struct buf *b, struct copy *c, int i)
+{
+    const struct table *t = &c->tables->items[i];
+    char name[64], size[24];
+    snprintf(name, sizeof name, "%s.%s", t->schema, t->name);
+    copy_size(size, sizeof size, *copy_bytes(c, i));
+    int64_t expect = t->bytes > *copy_bytes(c, i) ? t->bytes : *copy_bytes(c, i);
+    bool done = *copy_done(c, i) == c->chunks_of[i];
+    buf_fmt(b, "  %-34.34s ", name);
+    copy_bar(b, done ? 1 : *copy_bytes(c, i), done ? 1 : expect, 24);
+    buf_fmt(b, " %10" PRId64 " rows %9s\033[K\n", *copy_rows(c, i), size);
+}
+
+enum { COPY_BAR_LINES = 8 };
+
+/* Bars of the tables at work, biggest first, then a total; drawn over the last ones. */
+static void copy_draw(struct copy *c, int *lines)
+{
+    struct buf b = {0};
+    char size[24];
+    if (*lines) buf_fmt(&b, "\033[%dA", *lines);
+    *lines = 0;
+    int shown = 0;
+    for (int k = 0; k < c->nchunks && shown < COPY_BAR_LINES; k++) {
+        int i = c->chunks[k].table;
+        bool first = true;
+        for (int j = 0; j < k && first; j++) first = c->chunks[j].table != i;
+        if (!first || *copy_done(c, i) == c->chunks_of[i] || !*copy_rows(c, i)) continue;
+        copy_line(&b, c, i);
+        shown++;
+    }
+    double s = (double) (os_now() - c->started_us) / 1e6;
+    copy_size(size, sizeof size, c->stat->copy_bytes);
+    buf_fmt(&b, "  %-34s ", "total");
+    copy_bar(&b, c->stat->copy_chunks_done, c->nchunks, 24);
+    buf_fmt(&b, " %10" PRId64 " rows %9s  %" PRId64 "/%" PRId64 " tables  %.0f s\033[K\n",
+            (int64_t) c->stat->copy_rows, size, (int64_t) c->stat->copy_tables_done,
+            (int64_t) c->stat->copy_tables, s);
+    *lines = shown + 1;
+    buf_str(&b, "\033[J");
+    ssize_t ignored = write(STDERR_FILENO, b.data, b.len);
+    (void) ignored;
+    buf_free(&b);
+}
+
+static void copy_show(struct copy *c, int *lines, bool last)
+{
+    copy_totals(c);
+    usec every = c->bars ? USEC_SEC / 5 : 10 * USEC_SEC;
+    if (!last && os_now() - c->drawn_us < every) return;
+    c->drawn_us = os_now();
+    if (c->bars) {
+        copy_draw(c, lines);
+    } else {
+        char size[24];
+        copy_size(size, sizeof size, c->stat->copy_bytes);
+        log_info("copied %" PRId64 " of %" PRId64 " tables, %" PRId64 " rows, %s",
+                 (int64_t) c->stat->copy_tables_done, (int64_t) c->stat->copy_tables,
+                 (int64_t) c->stat->copy_rows, size);
+    }
+}
+
+/* ---- all of it ---- */
+
+static status MUST_CHECK copy_watch(struct copy *c, pid_t *pids, int n, struct db *keepalive)
+{
+    int lines = 0, left = n;
+    bool crashed = false;
+    while (left) {
+        copy_show(c, &lines, false);
+        for (int i = 0; i < n; i++) {
+            int st;
+            if (pids[i] <= 0 || waitpid(pids[i], &st, WNOHANG) != pids[i]) continue;
+            pids[i] = 0;
+            left--;
+            if (!WIFEXITED(st)) crashed = true;
+            if (crashed) c->shared->failed = c->shared->failed ? (int) c->shared->failed : -1;
+        }
+        if (stop_flag || c->shared->failed)
+            for (int i = 0; i < n; i++)
+                if (pids[i] > 0) kill(pids[i], stop_flag ? SIGKILL : SIGTERM);
+        if (left) os_sleep_ms(20);
+    }
+    copy_show(c, &lines, true);
+    if (stop_flag) return fail(keepalive->e, TW_ESTOP, "stop requested");
+    if (c->shared->failed > 0) {
+        *keepalive->e = c->shared->error;
+        return keepalive->e->code == TW_ESTOP
+                   ? fail(keepalive->e, TW_ECONN, "copy worker was stopped")
+                   : keepalive->e->code;
+    }
+    if (crashed) return fail(keepalive->e, TW_EOS, "a copy worker crashed");
+    return TW_OK;
+}
+
+/* Copy all tables.  `from` has imported the snapshot and holds it; `inherited` are sockets of the
+ * parent that workers must not keep open. */
+static status MUST_CHECK copy_run(struct copy *c, struct arena *a, struct db *from, struct db *to,
+                                  const int *inherited, int ninherited)
+{
+    pid_t pids[COPY_MAX_WORKERS];
+    TRY(copy_plan(c, a, from, to));
+    c->shared_size = sizeof *c->shared + sizeof(int64_t) * 3 * (size_t) (c->tables->n + 1);
+    c->shared = mmap(NULL, c->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                     0);
+    if (c->shared == MAP_FAILED)
+        return fail(c->e, TW_EOS, "could not map memory: %s", strerror(errno));
+    c->started_us = c->drawn_us = os_now();
+    int n = c->job->task[TW_FORWARD].workers;
+    if (n > c->nchunks) n = c->nchunks;
+    if (n > COPY_MAX_WORKERS) n = COPY_MAX_WORKERS;
+    for (int i = 0; i < n; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            for (int k = 0; k < ninherited; k++) close(inherited[k]);
+            copy_worker(c, i);
+        }
+        if (pids[i] < 0) c->shared->failed = -1;
+    }
+    status s = copy_watch(c, pids, n, to);
+    if (s == TW_OK && c->shared->failed)
+        s = fail(c->e, TW_EOS, "could not start a copy worker: %s", strerror(errno));
+    munmap(c->shared, c->shared_size);
+    c->shared = NULL;
+    return s;
+}
+
+/* ==== 26. task =============================================================
+ * One direction: from nothing to streaming, and back to streaming after anything.
+ *
+ * A session opens the connections, fences out any older one, reads what is true from the servers,
+ * does what is still to do (initialise, copy), and streams until something fails.  There is no
+ * recovery code: the next session starts the same way. */
+
+/* What the target knows of this task: its row of twsync.progress. */
+struct progress {
+    bool exists;
+    char phase[16];
+    char source_system[24], source_database[64], target_system[24], slot_name[64];
+    int source_timeline;
+    lsn_t slot_point, applied_lsn;
+    int64_t epoch;
+};
+
+/* Held-back feedback: when positions were applied, in buckets (design 4.3). */
+enum { RETENTION_BUCKETS = 64 };
+
+struct retention {
+    struct { usec since_us; lsn_t lsn; } bucket[RETENTION_BUCKETS];  /* oldest first */
+    int n;
+    int64_t cap_bytes;
+};
+
+struct task {
+    /* Fixed by task_open(). */
+    const struct job *job;
+    enum tw_direction dir;
+    const struct task_conf *conf;
+    const struct node *source, *target;
+    const char *name;        /* "JOB/forward" */
+    const char *slot;        /* slot, publication and origin */
+    const char *opposite;    /* the other task's name: its marker */
+    const char *opposite_origin;
+    struct arena arena;      /* of the process */
+    struct stat_task *stat;
+    char instance[40];       /* of the state directory: tells our dead sessions from others' */
+    struct tw_error e;
+    /* Of the session. */
+    struct arena session;
+    struct db from, to;      /* ordinary sessions on source and target */
+    struct repl repl;
+    struct apply apply;
+    struct progress progress;
+    struct source_id source_id;
+    struct retention retention;
+    /* Of the stream. */
+    bool in_txn, decided, dropping;  /* decided: whether the transaction carries our marker */
+    struct msg begin;
+    int64_t seq;
+    lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
+    usec beat_due_us, stat_due_us, ckpt_due_us;
+    lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
+    /* Of the retries. */
+    usec failing_since_us;
+    int attempts;
+    enum reaction failing_as;
+    bool was_running;
+};
+
+static void task_checkpoint(struct task *t)
+{
+    struct stat_task *st = t->stat;
+    struct ckpt c = {.received_lsn = st->received_lsn, .applied_lsn = st->applied_lsn,
+                     .confirmed_lsn = st->confirmed_lsn};
+    struct tw_error e;
+    error_clear(&e);
+    str_copy(c.task, sizeof c.task, t->name);
+    str_copy(c.state, sizeof c.state, task_state_names[st->state]);
+    str_copy(c.phase, sizeof c.phase, st->phase);
+    str_copy(c.rung, sizeof c.rung, st->rung);
+    str_copy(c.source_system, sizeof c.source_system, t->progress.source_system);
+    str_copy(c.slot_name, sizeof c.slot_name, t->slot);
+    str_copy(c.last_error, sizeof c.last_error, st->last_error);
+#define X(n) c.n = st->n;
+    STAT_COUNTERS(X)
+#undef X
+    if (ckpt_write(t->job, t->dir, &c, &e) != TW_OK)
+        log_warning("could not write the checkpoint: %s", e.msg);
+}
+
+static void task_phase(struct task *t, const char *phase)
+{
+    str_copy(t->progress.phase, sizeof t->progress.phase, phase);
+    str_copy(t->stat->phase, sizeof t->stat->phase, phase);
+}
+
+/* Which states may follow which.  The only place that moves a task's state. */
+static const struct {
+    enum task_state from, to;
+} task_moves[] = {
+    {TASK_NotStarted, TASK_Initializing},  {TASK_NotStarted, TASK_Retrying},
+    {TASK_NotStarted, TASK_Running},       {TASK_NotStarted, TASK_Failed},
+    {TASK_Initializing, TASK_Running},     {TASK_Initializing, TASK_Retrying},
+    {TASK_Initializing, TASK_Failed},      {TASK_Initializing, TASK_NotStarted},
+    {TASK_Running, TASK_Retrying},         {TASK_Running, TASK_Failed},
+    {TASK_Running, TASK_NotStarted},       {TASK_Running, TASK_Initializing},
+    {TASK_Retrying, TASK_Running},         {TASK_Retrying, TASK_Initializing},
+    {TASK_Retrying, TASK_Failed},          {TASK_Retrying, TASK_NotStarted},
+    {TASK_Prechecking, TASK_NotStarted},   {TASK_Prechecking, TASK_PrecheckFailed},
+    {TASK_NotStarted, TASK_Prechecking},   {TASK_PrecheckFailed, TASK_Prechecking},
+    {TASK_Failed, TASK_NotStarted},        {TASK_Failed, TASK_Prechecking},
+};
+
+static bool task_may_move(enum task_state from, enum task_state to)
+{
+    for (size_t i = 0; i < sizeof task_moves / sizeof *task_moves; i++)
+        if (task_moves[i].from == from && task_moves[i].to == to) return true;
+    return from == to;
+}
+
+static void task_go(struct task *t, enum task_state to)
+{
+    enum task_state from = (enum task_state) t->stat->state;
+    assert(task_may_move(from, to));
+    if (from == to) return;
+    t->stat->state = to;
+    log_info("%s", task_state_names[to]);
+    task_checkpoint(t);
+}
+
+static void assert_task(const struct task *t)
+{
+    assert(t->seen_lsn >= t->apply.applied_lsn);
+    assert(t->apply.applied_lsn >= t->repl.confirmed_lsn);
+    (void) t;
+}
+
+static status task_tick(void *arg)
+{
+    struct task *t = arg;
+    t->stat->beat_us = os_wall();
+    return repl_keepalive(&t->repl);
+}
+
+/* ---- connections and fencing ---- */
+
+static void task_db(struct task *t, struct db *d, const struct node *node, const char *what)
+{
+    *d = (struct db){.node = node, .e = &t->e, .tick = task_tick, .tick_arg = t};
+    snprintf(d->purpose, sizeof d->purpose, "%s:%s:%s:%s", t->job->name, direction_names[t->dir],
+             what, t->instance);
+}
+
+/* End a session that a dead process of this very installation left behind: we hold the state
+ * directory's lock, so whoever carries our instance and is not us is no more. */
+static status MUST_CHECK task_end_zombie(struct task *t, struct db *d, int pid)
+{
+    struct arena a = {0};
+    const char *values[] = {arena_fmt(&a, "%d", pid), arena_fmt(&a, "twsync:%%:%s", t->instance)};
+    const char *done = NULL;
+    status s = db_value(d, &a, "end a dead session",
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE pid = $1::int AND application_name LIKE $2", 2, values, &done);
+    if (done) log_info("ended session %d on %c, left by a process that died", pid, d->node->letter);
+    arena_free(&a);
+    return s;
+}
+
+/* One worker per task, wherever it runs: a session lock on the target.  It also waits for the
+ * commit of a killed predecessor, so that the progress read next is final (failures B2-B4). */
+static status MUST_CHECK task_fence(struct task *t)
+{
+    static const char holder[] =
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND ((classid::bigint << 32) | objid::bigint) = $1::bigint";
+    struct arena a = {0};
+    uint64_t sum = sum_bytes(0, t->name, strlen(t->name)) & INT64_MAX;
+    const char *key[] = {arena_fmt(&a, "%" PRIu64, sum)}, *got = NULL, *pid = NULL;
+    status s = TW_OK;
+    for (int i = 0; s == TW_OK; i++) {
+        s = db_value(&t->to, &a, "take the task's lock", "SELECT pg_try_advisory_lock($1::bigint)",
+                     1, key, &got);
+        if (s != TW_OK || *got == 't') break;
+        if (i == 10) log_info("another session works on this task on %c: standing by",
+                              t->target->letter);
+        s = db_value(&t->to, &a, "find the lock's holder", holder, 1, key, &pid);
+        if (s == TW_OK && pid && i >= 5) s = task_end_zombie(t, &t->to, atoi(pid));
+        os_sleep_ms(200);
+        if (s == TW_OK) s = db_tick(&t->to);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_has_schema(struct db *d, bool *has)
+{
+    struct arena a = {0};
+    const char *v = NULL;
+    status s = db_value(d, &a, "look for schema twsync",
+                        "SELECT to_regclass('twsync.conflict')", 0, NULL, &v);
+    *has = v != NULL;
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_setup_node(struct db *d)
+{
+    bool has;
+    TRY(task_has_schema(d, &has));
+    return has ? TW_OK : slot_setup_node(d);
+}
+
+static status MUST_CHECK task_connect(struct task *t)
+{
+    task_db(t, &t->to, t->target, "apply");
+    task_db(t, &t->from, t->source, "read");
+    task_db(t, &t->repl.db, t->source, "stream");
+    TRY(db_open(&t->to, false));
+    TRY(task_fence(t));
+    TRY(db_open(&t->from, false));
+    TRY(db_open(&t->repl.db, true));
+    TRY(slot_identify(&t->repl.db, &t->source_id));
+    return task_setup_node(&t->to);
+}
+
+/* ---- progress ---- */
+
+static status MUST_CHECK task_system(struct db *d, struct arena *a, const char **out)
+{
+    PGresult *r;  /* not everyone may ask */
+    *out = NULL;
+    TRY(db_attempt(d, "SELECT system_identifier FROM pg_control_system()", 0, NULL, &r));
+    if (PQresultStatus(r) == PGRES_TUPLES_OK) *out = arena_str(a, PQgetvalue(r, 0, 0));
+    PQclear(r);
+    return TW_OK;
+}
+
+static status MUST_CHECK progress_read(struct db *to, const char *task, struct progress *p)
+{
+    static const char sql[] =
+        "SELECT phase, source_system, source_database, source_timeline, target_system, slot_name,"
+        " slot_point, applied_lsn, epoch FROM twsync.progress WHERE task = $1";
+    struct arena a = {0};
+    PGresult *r;
+    *p = (struct progress){0};
+    status s = db_query(to, &a, "read the progress", sql, 1, (const char *[]){task}, &r);
+    if (s == TW_OK && PQntuples(r)) {
+        p->exists = true;
+        str_copy(p->phase, sizeof p->phase, PQgetvalue(r, 0, 0));
+        str_copy(p->source_system, sizeof p->source_system, PQgetvalue(r, 0, 1));
+        str_copy(p->source_database, sizeof p->source_database, PQgetvalue(r, 0, 2));
+        p->source_timeline = atoi(PQgetvalue(r, 0, 3));
+        str_copy(p->target_system, sizeof p->target_system, PQgetvalue(r, 0, 4));
+        str_copy(p->slot_name, sizeof p->slot_name, PQgetvalue(r, 0, 5));
+        lsn_parse(db_cell(r, 0, 6), &p->slot_point);
+        lsn_parse(db_cell(r, 0, 7), &p->applied_lsn);
+        p->epoch = db_cell_int(r, 0, 8);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* The row before anything else is made: from here on, what we find is ours. */
+static status MUST_CHECK progress_create(struct db *to, const struct job *job, const char *task,
+                                         const char *slot)
+{
+    const char *values[] = {task, job->name, slot};
+    return db_exec_params(to, "write the progress",
+                          "INSERT INTO twsync.progress (task, job, phase, slot_name)"
+                          " VALUES ($1, $2, 'init', $3) ON CONFLICT DO NOTHING", 3, values);
+}
+
+/* The slot exists and this is where it starts. */
+static status MUST_CHECK progress_begin(struct db *to, const char *task, const char *phase,
+                                        const struct source_id *id, lsn_t point)
+{
+    struct arena a = {0};
+    const char *target = NULL;
+    status s = task_system(to, &a, &target);
+    const char *values[] = {task, phase, id->system, arena_fmt(&a, "%d", id->timeline),
+                            id->database, target, lsn_text(&a, point)};
+    if (s == TW_OK)
+        s = db_exec_params(to, "write the progress",
+                           "UPDATE twsync.progress SET phase = $2, source_system = $3,"
+                           " source_timeline = $4::int, source_database = $5, target_system = $6,"
+                           " slot_point = $7::pg_lsn, applied_lsn = $7::pg_lsn,"
+                           " updated_at = clock_timestamp() WHERE task = $1", 7, values);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_set_phase(struct task *t, const char *phase)
+{
+    const char *values[] = {t->name, phase};
+    TRY(db_exec_params(&t->to, "write the progress",
+                       "UPDATE twsync.progress SET phase = $2, updated_at = clock_timestamp()"
+                       " WHERE task = $1", 2, values));
+    task_phase(t, phase);
+    task_checkpoint(t);
+    return TW_OK;
+}
+
+/* ---- initialising ---- */
+
+static status MUST_CHECK task_tables(struct task *t, struct db *d, struct table_list *out)
+{
+    struct table_list unsupported;
+    struct qname_list missing;
+    return cat_tables(d, &t->session, t->job, out, &unsupported, &missing);
+}
+
+/* While a slot is being made the server waits for older transactions: say for whom. */
+struct slot_wait {
+    struct task *t;
+    struct db *ask;
+    usec next_us;
+    bool asking;
+};
+
+static status slot_wait_tick(void *arg)
+{
+    struct slot_wait *w = arg;
+    if (!w->asking && os_now() >= w->next_us) {
+        w->asking = true;  /* the question waits too, and ticks */
+        slot_log_blockers(w->ask);
+        w->asking = false;
+        w->next_us = os_now() + 30 * USEC_SEC;
+    }
+    return task_tick(w->t);
+}
+
+static status MUST_CHECK task_create_slot(struct task *t, struct db *repl, struct db *ask,
+                                          const char *name, bool temporary, lsn_t *point,
+                                          const char **snapshot)
+{
+    struct slot_wait w = {.t = t, .ask = ask, .next_us = os_now() + 3 * USEC_SEC};
+    repl->tick = slot_wait_tick;
+    repl->tick_arg = &w;
+    status s = slot_create(repl, &t->session, name, temporary, point, snapshot);
+    repl->tick = task_tick;
+    repl->tick_arg = t;
+    return s;
+}
+
+/* B→A is made ready before A→B is called Running: from then on, what applications write on B is
+ * kept by the slot, whether the reverse task runs already or not. */
+static status MUST_CHECK task_prepare_reverse(struct task *t)
+{
+    struct arena *a = &t->session;
+    const char *name = task_name(a, t->job, TW_REVERSE), *snapshot;
+    const char *slot = slot_name(a, t->job, TW_REVERSE);
+    const struct task_conf *conf = &t->job->task[TW_REVERSE];
+    struct progress p;
+    struct table_list tables;
+    struct source_id id;
+    struct slot_info info;
+    lsn_t point;
+    if (!conf->enabled) return TW_OK;
+    TRY(progress_read(&t->from, name, &p));
+    if (p.exists && str_is(p.phase, "stream")) return TW_OK;
+    TRY(progress_create(&t->from, t->job, name, slot));
+    TRY(task_tables(t, &t->to, &tables));
+    if (conf->identity == IDENTITY_FULL) TRY(slot_identity_full(&t->to, &tables));
+    TRY(slot_publish(&t->to, slot, &tables));
+    TRY(slot_inspect(&t->to, slot, &info));
+    if (info.exists) TRY(slot_drop(&t->to, slot));
+    struct db repl;
+    task_db(t, &repl, t->target, "slot");
+    status s = db_open(&repl, true);
+    if (s == TW_OK) s = slot_identify(&repl, &id);
+    if (s == TW_OK) s = task_create_slot(t, &repl, &t->to, slot, false, &point, &snapshot);
+    if (s == TW_OK) s = progress_begin(&t->from, name, "stream", &id, point);
+    db_close(&repl);
+    return s;
+}
+
+/* First steps: what must be there before the slot, and then the slot (requirement 58a). */
+static status MUST_CHECK task_init_source(struct task *t, const char **snapshot, lsn_t *point)
+{
+    struct table_list tables;
+    struct slot_info info;
+    TRY(task_setup_node(&t->from));
+    TRY(progress_create(&t->to, t->job, t->name, t->slot));
+    TRY(task_tables(t, &t->from, &tables));
+    if (t->conf->identity == IDENTITY_FULL) TRY(slot_identity_full(&t->from, &tables));
+    TRY(slot_publish(&t->from, t->slot, &tables));
+    /* Phase init: a slot of our name was made by a process that died before it could say so. */
+    TRY(slot_inspect(&t->from, t->slot, &info));
+    if (info.exists) TRY(slot_drop(&t->from, t->slot));
+    TRY(task_create_slot(t, &t->repl.db, &t->from, t->slot, false, point, snapshot));
+    TESTPOINT(&t->e, "task.slot.created");
+    TRY(progress_begin(&t->to, t->name, "schema", &t->source_id, *point));
+    task_phase(t, "schema");
+    return TW_OK;
+}
+
+static void task_schema_progress(void *arg, const struct ddl *ddl, int done, int total)
+{
+    (void) arg;
+    log_debug("created %s (%d of %d)", ddl->what, done, total);
+}
+
+/* Sessions of dead copy workers may still commit a chunk: end them before the ledger is read. */
+static status MUST_CHECK task_end_workers(struct task *t)
+{
+    struct arena a = {0};
+    const char *like[] = {arena_fmt(&a, "twsync:%s:forward:copy%%", t->job->name)}, *n = "1";
+    status s = TW_OK;
+    while (s == TW_OK && n && !str_is(n, "0")) {
+        s = db_value(&t->to, &a, "end dead copy workers",
+                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                     " WHERE application_name LIKE $1 AND usename = current_user"
+                     " AND datname = current_database()", 1, like, &n);
+        if (s == TW_OK && n && !str_is(n, "0")) os_sleep_ms(50);
+        if (s == TW_OK) s = db_tick(&t->to);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t point)
+{
+    struct copy c = {.job = t->job, .source = t->source, .target = t->target, .snapshot = snapshot,
+                     .snapshot_lsn = point, .stat = t->stat, .e = &t->e,
+                     .task = arena_fmt(&t->session, "%s:%s", t->job->name, "forward"),
+                     .bars = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet};
+    struct table_list tables;
+    struct db lead;  /* imports the snapshot, plans, and holds it for the workers */
+    task_db(t, &lead, t->source, "copy");
+    c.ledger = t->name;
+    c.tables = &tables;
+    status s = task_end_workers(t);
+    if (s == TW_OK) s = db_open(&lead, false);
+    if (s == TW_OK) s = copy_import(&c, &lead);
+    if (s == TW_OK)
+        s = db_value(&lead, &t->session, "read the snapshot", "SELECT txid_current_snapshot()", 0,
+                     NULL, &c.snapshot_check);
+    if (s == TW_OK) s = task_tables(t, &lead, &tables);
+    int sockets[] = {PQsocket(t->to.pg), PQsocket(t->from.pg), PQsocket(t->repl.db.pg),
+                     lead.pg ? PQsocket(lead.pg) : -1};
+    if (s == TW_OK) log_info("copying %d tables under snapshot %s at " LSN_FMT, tables.n, snapshot,
+                             LSN_ARG(point));
+    if (s == TW_OK) s = copy_run(&c, &t->session, &lead, &t->to, sockets, 4);
+    db_close(&lead);
+    return s;
+}
+
+static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
+{
+    struct table_list tables;
+    struct ddl_list list;
+    if (!t->conf->schema) return TW_OK;
+    TRY(task_tables(t, &t->from, &tables));
+    TRY(shape_plan(&t->from, &t->session, t->job, &tables, &list));
+    if (section == DDL_BEFORE)
+        for (int i = 0; i < list.warnings.n; i++) log_warning("%s", list.warnings.items[i]);
+    return shape_run(&t->to, &list, section, task_schema_progress, t);
+}
+
+static status MUST_CHECK task_analyze(struct task *t)
+{
+    struct table_list tables;
+    TRY(task_tables(t, &t->to, &tables));
+    for (int i = 0; i < tables.n; i++) {
+        const struct table *x = &tables.items[i];
+        if (x->relkind == 'p' || !x->owned) continue;
+        TRY(db_exec(&t->to, "analyze", arena_fmt(&t->session, "ANALYZE %s",
+                                                 sql_quoted_table(&t->session, x->schema,
+                                                                  x->name))));
+    }
+    return TW_OK;
+}
+
+/* After the data: keys and indexes, foreign keys, sequences; then the way back. */
+static status MUST_CHECK task_finish_copy(struct task *t)
+{
+    log_info("building keys and indexes");
+    TRY(task_schema(t, DDL_KEYS));
+    TRY(task_schema(t, DDL_LAST));
+    if (t->conf->copy) {
+        TRY(shape_sequences_apply(&t->from, &t->to, t->job));
+        TRY(task_analyze(t));
+    }
+    return TW_OK;
+}
+
+/* Go through the phases that are still ahead.  Every one can be entered again after a crash. */
+static status MUST_CHECK task_initialise(struct task *t)
+{
+    const char *snapshot = NULL;
+    lsn_t point = 0;
+    if (str_is(t->progress.phase, "stream")) return task_prepare_reverse(t);
+    task_go(t, TASK_Initializing);
+    if (!t->progress.exists || str_is(t->progress.phase, "init"))
+        TRY(task_init_source(t, &snapshot, &point));
+    if (str_is(t->progress.phase, "schema")) {
+        log_info("creating what is missing on %c", t->target->letter);
+        TRY(task_schema(t, DDL_BEFORE));
+        TRY(task_set_phase(t, "copy"));
+    }
+    if (str_is(t->progress.phase, "copy") && t->conf->copy) {
+        if (!snapshot)  /* the first one died with its session: a new one, from a slot of its own */
+            TRY(task_create_slot(t, &t->repl.db, &t->from,
+                                 arena_fmt(&t->session, "twsync_%s_copy", t->job->name), true,
+                                 &point, &snapshot));
+        TRY(task_copy(t, snapshot, point));
+    }
+    if (str_is(t->progress.phase, "copy")) TRY(task_set_phase(t, "keys"));
+    if (str_is(t->progress.phase, "keys")) {
+        TRY(task_finish_copy(t));
+        TRY(task_prepare_reverse(t));
+        TRY(task_set_phase(t, "stream"));
+    }
+    return progress_read(&t->to, t->name, &t->progress);
+}
+
+/* ---- is it the same history? ---- */
+
+static status task_gap_hint(struct task *t)
+{
+    fail_hint(&t->e, "The two databases may differ now.  Compare them; `twsync release %s` and a new "
+                     "run start over.", t->job->path);
+    return t->e.code;
+}
+
+/* The server was promoted: its timeline must have left the old one after what we applied
+ * (failures A12). */
+static status MUST_CHECK task_check_timeline(struct task *t)
+{
+    const struct progress *p = &t->progress;
+    struct arena a = {0};
+    PGresult *r;
+    if (t->source_id.timeline == p->source_timeline) return TW_OK;
+    status s = db_query(&t->repl.db, &a, "read the timeline history",
+                        arena_fmt(&a, "TIMELINE_HISTORY %d", t->source_id.timeline), 0, NULL, &r);
+    lsn_t left = 0;
+    char *save = NULL, *text = s == TW_OK && PQntuples(r) ? arena_str(&a, PQgetvalue(r, 0, 1)) : NULL;
+    for (char *l = text ? strtok_r(text, "\n", &save) : NULL; l; l = strtok_r(NULL, "\n", &save)) {
+        int tli;
+        char at[32];
+        if (sscanf(l, "%d %31s", &tli, at) == 2 && tli == p->source_timeline) lsn_parse(at, &left);
+    }
+    arena_free(&a);
+    TRY(s);
+    if (!left || p->applied_lsn > left) {
+        fail(&t->e, TW_EGAP, "%c is on timeline %d, which left timeline %d at " LSN_FMT
+                             ", before " LSN_FMT " which is applied already", t->source->letter,
+             t->source_id.timeline, p->source_timeline, LSN_ARG(left), LSN_ARG(p->applied_lsn));
+        return task_gap_hint(t);
+    }
+    log_info("%c is on a new timeline, %d, which continues ours", t->source->letter,
+             t->source_id.timeline);
+    const char *values[] = {t->name, arena_fmt(&t->session, "%d", t->source_id.timeline)};
+    return db_exec_params(&t->to, "write the progress",
+                          "UPDATE twsync.progress SET source_timeline = $2::int WHERE task = $1", 2,
+                          values);
+}
+
+static status MUST_CHECK task_check_systems(struct task *t)
+{
+    const struct progress *p = &t->progress;
+    const char *target = NULL;
+    TRY(task_system(&t->to, &t->session, &target));
+    if (!str_is(p->source_system, t->source_id.system)) {
+        fail(&t->e, TW_EGAP, "%c is another server: system identifier %s, while task %s began on %s",
+             t->source->letter, t->source_id.system, t->name, p->source_system);
+        return task_gap_hint(t);
+    }
+    if (!str_is(p->source_database, t->source_id.database)) {
+        fail(&t->e, TW_EGAP, "%c is another database: \"%s\", while task %s began on \"%s\"",
+             t->source->letter, t->source_id.database, t->name, p->source_database);
+        return task_gap_hint(t);
+    }
+    if (target && p->target_system[0] && !str_is(target, p->target_system)) {
+        fail(&t->e, TW_EGAP, "%c is another server: system identifier %s, while task %s began with "
+                             "%s", t->target->letter, target, t->name, p->target_system);
+        return task_gap_hint(t);
+    }
+    if (t->source_id.flush_lsn < p->applied_lsn) {
+        fail(&t->e, TW_EGAP, "%c has gone back: its WAL ends at " LSN_FMT ", and " LSN_FMT
+                             " is applied already", t->source->letter,
+             LSN_ARG(t->source_id.flush_lsn), LSN_ARG(p->applied_lsn));
+        return task_gap_hint(t);
+    }
+    return task_check_timeline(t);
+}
+
+/* Never stream over a gap: the server would skip silently to where the slot stands. */
+static status MUST_CHECK task_check_slot(struct task *t, struct slot_info *s)
+{
+    const struct progress *p = &t->progress;
+    char letter = t->source->letter;
+    TRY(slot_inspect(&t->from, t->slot, s));
+    if (!s->exists)
+        fail(&t->e, TW_EGAP, "replication slot %s is gone from %c: what was committed after " LSN_FMT
+                             " is lost", t->slot, letter, LSN_ARG(p->applied_lsn));
+    else if (!str_is(s->plugin, "pgoutput") || !str_is(s->database, t->source_id.database))
+        fail(&t->e, TW_EGAP, "replication slot %s on %c is not ours: plugin %s, database %s",
+             t->slot, letter, s->plugin, s->database);
+    else if (s->invalid[0] || str_is(s->wal_status, "lost") || !s->restart_lsn)
+        fail(&t->e, TW_EGAP, "replication slot %s on %c is lost (%s): WAL after " LSN_FMT
+                             " was removed", t->slot, letter,
+             s->invalid[0] ? s->invalid : s->wal_status, LSN_ARG(p->applied_lsn));
+    else if (s->confirmed_lsn > p->applied_lsn)
+        fail(&t->e, TW_EGAP, "replication slot %s on %c stands at " LSN_FMT ", and only " LSN_FMT
+                             " is applied: what lies between is lost", t->slot, letter,
+             LSN_ARG(s->confirmed_lsn), LSN_ARG(p->applied_lsn));
+    else if (s->active)
+        return task_end_zombie(t, &t->from, s->active_pid);
+    return t->e.code == TW_OK ? TW_OK : task_gap_hint(t);
+}
+
+/* ---- starting the stream ---- */
+
+/* Take the rung the rights allow (design 5), and rest triggers and foreign keys where we may. */
+static status MUST_CHECK task_session_setup(struct task *t)
+{
+    struct rights r;
+    TRY(check_rights(&t->to, &r));
+    if (r.replica_role)
+        TRY(db_exec(&t->to, "set session_replication_role",
+                    "SET session_replication_role = replica"));
+    if (r.origin) TRY(slot_origin_setup(&t->to, t->slot));
+    t->apply.origin = r.origin;
+    str_copy(t->stat->rung, sizeof t->stat->rung, rights_rung(&r));
+    return TW_OK;
+}
+
+/* A new epoch: whoever still writes under the old one meets no row. */
+static status MUST_CHECK task_new_epoch(struct task *t)
+{
+    const char *values[] = {t->name}, *epoch = NULL, *applied = NULL;
+    PGresult *r;
+    TRY(db_query(&t->to, &t->session, "write the progress",
+                 "UPDATE twsync.progress SET epoch = epoch + 1, updated_at = clock_timestamp()"
+                 " WHERE task = $1 RETURNING epoch, applied_lsn", 1, values, &r));
+    if (PQntuples(r) == 1) epoch = db_cell(r, 0, 0), applied = db_cell(r, 0, 1);
+    if (!epoch || !lsn_parse(applied, &t->progress.applied_lsn))
+        return fail(&t->e, TW_EGAP, "the progress of task %s is gone from %c", t->name,
+                    t->target->letter);
+    t->progress.epoch = strtoll(epoch, NULL, 10);
+    return TW_OK;
+}
+
+/* No more than half of what the source itself is willing to keep for a slot. */
+static status MUST_CHECK task_retention_cap(struct task *t)
+{
+    const char *mb = NULL;
+    TRY(db_value(&t->from, &t->session, "read max_slot_wal_keep_size",
+                 "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'", 0, NULL,
+                 &mb));
+    t->retention.cap_bytes = t->job->retention_bytes;
+    int64_t keep = mb ? strtoll(mb, NULL, 10) * 1024 * 1024 : -1;
+    if (keep >= 0 && keep / 2 < t->retention.cap_bytes) t->retention.cap_bytes = keep / 2;
+    return TW_OK;
+}
+
+static status MUST_CHECK task_start_stream(struct task *t)
+{
+    struct slot_info slot;
+    TRY(slot_identify(&t->repl.db, &t->source_id));  /* initialising took a while */
+    TRY(task_check_systems(t));
+    TRY(task_check_slot(t, &slot));
+    TRY(task_session_setup(t));
+    TRY(task_new_epoch(t));
+    TRY(task_retention_cap(t));
+    lsn_t from = t->progress.applied_lsn;
+    t->apply.epoch = t->progress.epoch;
+    t->apply.applied_lsn = t->seen_lsn = from;
+    t->repl.confirmed_lsn = slot.confirmed_lsn;
+    t->retention.n = 0;
+    if (from > slot.confirmed_lsn && t->job->retention_us) {
+        t->retention.bucket[0].since_us = os_now();
+        t->retention.bucket[0].lsn = slot.confirmed_lsn;
+        t->retention.n = 1;
+    }
+    TRY(repl_start(&t->repl, t->slot, from));
+    t->in_txn = false;
+    task_phase(t, "stream");
+    task_go(t, TASK_Running);
+    log_info("streaming from " LSN_FMT " (%s rung)", LSN_ARG(from), t->stat->rung);
+    return TW_OK;
+}
+
+/* ---- holding back what the source may forget ---- */
+
+/* A batch was applied on top of `before`. */
+static void retention_note(struct retention *r, lsn_t before, usec now, usec keep)
+{
+    if (!keep) return;
+    if (r->n && now - r->bucket[r->n - 1].since_us < keep / RETENTION_BUCKETS) return;
+    if (r->n == RETENTION_BUCKETS) {
+        r->n--;
+        memmove(r->bucket, r->bucket + 1, sizeof *r->bucket * (size_t) r->n);
+    }
+    r->bucket[r->n].since_us = now;
+    r->bucket[r->n++].lsn = before;
+}
+
+/* What may be confirmed: all that was applied longer than `keep` ago, and at the most cap_bytes
+ * less than everything.  Where nothing was applied nothing is held: an idle slot advances. */
+static lsn_t retention_limit(struct retention *r, lsn_t applied, usec now, usec keep)
+{
+    int drop = 0;
+    while (drop < r->n &&
+           (now - r->bucket[drop].since_us > keep + keep / RETENTION_BUCKETS ||
+            applied - r->bucket[drop].lsn > (lsn_t) r->cap_bytes))
+        drop++;
+    r->n -= drop;
+    memmove(r->bucket, r->bucket + drop, sizeof *r->bucket * (size_t) r->n);
+    return r->n ? r->bucket[0].lsn : applied;
+}
+
+/* ---- the stream ---- */
+
+enum { BATCH_ROWS = 5000 };
+
+static status MUST_CHECK task_commit(struct task *t)
+{
+    lsn_t before = t->apply.applied_lsn;
+    TRY(apply_commit(&t->apply));
+    retention_note(&t->retention, before, os_now(), t->job->retention_us);
+    if (t->apply.applied_lsn > t->solo_until_lsn) t->solo_until_lsn = 0;
+    t->stat->applied_lsn = t->apply.applied_lsn;
+    t->stat->delay_us = t->repl.source_us > t->apply.commit_us
+                            ? t->repl.source_us - t->apply.commit_us : 0;
+    t->failing_since_us = 0;
+    t->attempts = 0;
+    assert_task(t);
+    return TW_OK;
+}
+
+static bool task_batch_empty(const struct task *t)
+{
+    return !t->apply.open && !t->apply.nwindow;
+}
+
+/* Is the row of twsync's own tables the opposite task's mark?  Other jobs' marks are nothing to us:
+ * their transactions are changes like any other. */
+static bool task_is_our_mark(const struct task *t, const struct rel *rel, const struct msg *m)
+{
+    if (!rel->is_marker) return false;
+    for (int i = 0; i < rel->ncolumns && i < m->new.n; i++)
+        if (str_is(rel->columns[i].name, "task"))
+            return m->new.values[i].kind == 't' && str_is(m->new.values[i].data, t->opposite);
+    return false;
+}
+
+static status MUST_CHECK task_relation(struct task *t, const struct msg *m)
+{
+    struct apply *ap = &t->apply;
+    if (ap->nwindow) TRY(apply_window(ap, 0));  /* it may speak of the old description */
+    apply_forget_rel(ap, m->relid);
+    struct rel *rel = rel_learn(m);
+    rel->next = ap->rels;
+    ap->rels = rel;
+    return TW_OK;
+}
+
+/* The relation of a change that is to be applied; *out NULL when it is not ours to apply. */
+static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **out)
+{
+    struct rel *rel = apply_rel(&t->apply, relid);
+    *out = NULL;
+    if (!rel) return fail(&t->e, TW_EPROTO, "change of unknown relation %" PRIu32, relid);
+    if (rel->is_marker) return TW_OK;
+    if (!rel->resolved) TRY(rel_resolve(rel, &t->to, t->name));
+    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
+    *out = rel;
+    return TW_OK;
+}
+
+static status MUST_CHECK task_change(struct task *t, const struct msg *m, size_t bytes)
+{
+    struct rel *rel = apply_rel(&t->apply, m->relid);
+    if (!t->decided) {
+        t->decided = true;
+        t->dropping = rel && task_is_our_mark(t, rel, m);
+        if (t->dropping) return TW_OK;
+    }
+    TRY(task_rel(t, m->relid, &rel));
+    if (!rel) return TW_OK;
+    if ((m->kind != 'D' && m->new.n != rel->ncolumns) ||
+        (m->old_kind && m->old.n != rel->ncolumns))
+        return fail(&t->e, TW_EPROTO, "change of %s has another number of columns than the table",
+                    rel->quoted);
+    struct change c = {.rel = rel, .m = *m, .commit_lsn = t->begin.final_lsn,
+                       .commit_us = t->begin.commit_us, .seq = t->seq++};
+    return apply_add(&t->apply, &c, bytes);
+}
+
+static status MUST_CHECK task_truncate(struct task *t, const struct msg *m)
+{
+    struct rel **rels = arena_array(&t->session, struct rel *, m->nrelids + 1);
+    int n = 0;
+    t->decided = true;
+    for (int i = 0; i < m->nrelids; i++) {
+        TRY(task_rel(t, m->relids[i], &rels[n]));
+        n += rels[n] != NULL;
+    }
+    if (!n) return TW_OK;
+    if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
+    return apply_truncate(&t->apply, rels, n, m->options);
+}
+
+static status MUST_CHECK task_end_txn(struct task *t, const struct msg *m)
+{
+    struct apply *ap = &t->apply;
+    t->in_txn = false;
+    t->seen_lsn = m->end_lsn;
+    if (t->dropping) t->stat->skipped_transactions++;
+    if (task_batch_empty(t)) return TW_OK;
+    ap->end_lsn = m->end_lsn;
+    if (!t->dropping) {
+        ap->commit_us = m->commit_us;
+        ap->transactions++;
+    }
+#ifdef TWSYNC_HARD
+    return task_commit(t);
+#endif
+    if (t->solo_until_lsn || ap->rows + ap->nwindow >= BATCH_ROWS) return task_commit(t);
+    return TW_OK;
+}
+
+static status MUST_CHECK task_message(struct task *t, const struct msg *m, size_t bytes)
+{
+    switch (m->kind) {
+    case 'B':
+        if (t->in_txn) return fail(&t->e, TW_EPROTO, "BEGIN inside a transaction");
+        t->begin = *m;
+        t->in_txn = true;
+        t->decided = false;
+        t->seq = 0;
+        t->dropping = m->final_lsn < t->progress.applied_lsn;
+        return TW_OK;
+    case 'O':
+        if (str_is(m->name, t->opposite_origin)) t->dropping = true;
+        return TW_OK;
+    case 'R': return task_relation(t, m);
+    case 'I':
+    case 'U':
+    case 'D': return t->dropping ? TW_OK : task_change(t, m, bytes);
+    case 'T': return t->dropping ? TW_OK : task_truncate(t, m);
+    case 'C':
+        if (!t->in_txn) return fail(&t->e, TW_EPROTO, "COMMIT outside a transaction");
+        return task_end_txn(t, m);
+    default: return TW_OK;
+    }
+}
+
+enum { IDLE_ARENA = 4 * 1024 * 1024 };
+
+/* One pgoutput message.  Its bytes are copied into the window's arena, since a change waits there. */
+static status MUST_CHECK task_handle(struct task *t, const char *body, size_t len)
+{
+    struct apply *ap = &t->apply;
+    if (t->dropping && t->in_txn && len && strchr("IUD", body[0])) return TW_OK;
+    if (ap->arena.total > IDLE_ARENA && ap->nwindow) TRY(apply_window(ap, 0));
+    char *copy = arena_alloc(&ap->arena, len + 1);
+    memcpy(copy, body, len);
+    struct msg m;
+    TRY(msg_decode(copy, len, &ap->arena, &m, &t->e));
+    t->stat->bytes += (int64_t) len;
+    /* Begin is remembered beyond the window: it holds no pointers. */
+    status s = task_message(t, &m, len);
+    if (s == TW_OK && !ap->nwindow) {
+        arena_reset(&ap->arena);
+        ap->window = NULL;
+    }
+    return s;
+}
+
+/* Take what has arrived.  *more: a bound was reached before the socket was empty. */
+static status MUST_CHECK task_read(struct task *t, bool *more)
+{
+    enum { TURN = 20000 };
+    *more = false;
+    for (int i = 0; i < TURN; i++) {
+        char *frame, *body = NULL;
+        size_t len = 0;
+        bool keepalive;
+        TRY(repl_read(&t->repl, &frame, &body, &len, &keepalive));
+        if (!frame && !keepalive) return TW_OK;
+        if (keepalive) {
+            if (!t->in_txn && t->repl.keepalive_lsn > t->seen_lsn)
+                t->seen_lsn = t->repl.keepalive_lsn;
+            continue;
+        }
+        status s = task_handle(t, body, len);
+        PQfreemem(frame);
+        TRY(s);
+        if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
+    }
+    *more = true;
+    return TW_OK;
+}
+
+/* Remember and confirm positions.  Idle progress is written once per heartbeat only: each write is
+ * WAL on the target, which the other direction sees. */
+static status MUST_CHECK task_confirm(struct task *t)
+{
+    struct apply *ap = &t->apply;
+    usec now = os_now();
+    if (task_batch_empty(t) && !t->in_txn && t->seen_lsn > ap->applied_lsn && now >= t->beat_due_us) {
+        t->beat_due_us = now + t->job->heartbeat_us;
+        TRY(apply_idle(ap, t->seen_lsn));
+    }
+    t->repl.received_lsn = t->seen_lsn;
+    TRY(repl_confirm(&t->repl, retention_limit(&t->retention, ap->applied_lsn, now,
+                                               t->job->retention_us)));
+    return repl_keepalive(&t->repl);
+}
+
+static void task_timers(struct task *t)
+{
+    usec now = os_now();
+    if (now >= t->stat_due_us) {
+        struct stat_task *st = t->stat;
+        bool idle = task_batch_empty(t) && !t->in_txn;
+        t->stat_due_us = now + USEC_SEC / 10;
+        st->received_lsn = t->seen_lsn;
+        st->applied_lsn = t->apply.applied_lsn;
+        st->confirmed_lsn = t->repl.confirmed_lsn;
+        st->source_lsn = t->repl.source_lsn;
+        st->caught_up = idle;
+        if (idle) st->delay_us = 0;
+        st->beat_us = os_wall();
+    }
+    if (now >= t->ckpt_due_us) {
+        t->ckpt_due_us = now + 10 * USEC_SEC;
+        task_checkpoint(t);
+    }
+}
+
+static status MUST_CHECK task_wait(struct task *t)
+{
+    struct pollfd p = {.fd = PQsocket(t->repl.db.pg), .events = POLLIN};
+    usec ms = (t->repl.feedback_us - os_now()) / 1000;
+    if (ms > 500) ms = 500;
+    if (poll(&p, 1, ms < 1 ? 1 : (int) ms) < 0 && errno != EINTR)
+        return fail(&t->e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
+    if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
+    if (p.revents && !PQconsumeInput(t->repl.db.pg))
+        return db_fail_conn(&t->repl.db, "read the replication stream");
+    return TW_OK;
+}
+
+/* The loop: read, apply, confirm, wait.  A batch is committed as soon as the socket has no more, so
+ * a single transaction goes at once and a backlog goes in large ones. */
+static status MUST_CHECK task_stream(struct task *t)
+{
+    for (;;) {
+        bool more;
+        assert_task(t);
+        TRY(task_read(t, &more));
+        if (!more && !t->in_txn && !task_batch_empty(t)) TRY(task_commit(t));
+        TRY(task_confirm(t));
+        task_timers(t);
+        if (!more) TRY(task_wait(t));
+    }
+}
+
+/* ---- sessions and retries ---- */
+
+static status MUST_CHECK task_work(struct task *t)
+{
+    TRY(task_connect(t));
+    TRY(progress_read(&t->to, t->name, &t->progress));
+    if (t->dir == TW_FORWARD) TRY(task_initialise(t));
+    if (!str_is(t->progress.phase, "stream"))
+        return fail(&t->e, TW_EGAP, "task %s was never initialised: its progress is missing on %c",
+                    t->name, t->target->letter);
+    t->stat->ready = 1;
+    TRY(task_start_stream(t));
+    return task_stream(t);
+}
+
+/* Where the failure happened, for the log line. */
+static void task_context(const struct task *t, char *out, size_t size)
+{
+    out[0] = '\0';
+    if (t->repl.started && t->in_txn)
+        snprintf(out, size, "in the transaction %" PRIu32 " committed at " LSN_FMT ", change %" PRId64,
+                 t->begin.xid, LSN_ARG(t->begin.final_lsn), t->seq);
+    else if (t->repl.started && t->apply.first_lsn)
+        snprintf(out, size, "in the batch that ends at " LSN_FMT, LSN_ARG(t->apply.end_lsn));
+}
+
+/* A failing transaction must not take its neighbours of the batch with it: then once more, one by
+ * one.  True: not a failure yet. */
+static bool task_go_solo(struct task *t, status s)
+{
+    lsn_t until = t->in_txn ? t->begin.final_lsn : t->apply.end_lsn;
+    if (s != TW_ECONFLICT && status_reaction(s) != REACT_LATER) return false;
+    if (t->solo_until_lsn || !until || t->apply.transactions + t->in_txn <= 1) return false;
+    t->solo_until_lsn = until;
+    log_info("trying the transactions of the failed batch one by one");
+    return true;
+}
+
+static void task_close(struct task *t, status s)
+{
+    if (s == TW_ECONFLICT) apply_record_left(&t->apply);
+    apply_end(&t->apply);
+    db_abandon(&t->to);
+    db_abandon(&t->from);
+    db_close(&t->repl.db);
+    arena_reset(&t->session);
+}
+
+static void task_session_init(struct task *t)
+{
+    t->repl = (struct repl){0};
+    t->apply = (struct apply){.to = &t->to, .from = &t->from, .e = &t->e, .stat = t->stat,
+                              .task = t->name, .policy = t->conf->on_conflict,
+                              .merge = t->conf->merge};
+    t->to = t->from = (struct db){0};
+    t->progress = (struct progress){0};
+    t->in_txn = t->dropping = false;
+    t->seen_lsn = 0;
+    error_clear(&t->e);
+}
+
+/* One session from connect to failure.  TW_OK: try again at once. */
+static status MUST_CHECK task_session(struct task *t)
+{
+    task_session_init(t);
+    status s = task_work(t);
+    assert(s != TW_OK && s == t->e.code);
+    char context[160];
+    task_context(t, context, sizeof context);
+    bool again = task_go_solo(t, s);
+    t->was_running = t->stat->state == TASK_Running;
+    if (!again && s == TW_ECONFLICT && t->apply.left.set) {
+        struct tw_error keep = t->e;
+        apply_record_left(&t->apply);
+        t->e = keep;
+    }
+    if (!again && s != TW_ESTOP) {
+        log_failure(&t->e, context);
+        snprintf(t->stat->last_error, sizeof t->stat->last_error, "%s%s%s", t->e.msg,
+                 t->e.detail[0] ? "; " : "", t->e.detail);
+    }
+    task_close(t, again ? TW_OK : s);
+    return again ? TW_OK : s;
+}
+
+/* May a failure be tried again?  Its window opens with the first one and closes when something
+ * was applied (task_commit), or the stream ran for a while. */
+static bool task_may_retry(struct task *t, enum reaction r)
+{
+    int minutes = r == REACT_RETRY ? t->job->connection_retry_min : t->job->other_retry_min;
+    usec now = os_now();
+    if (!t->failing_since_us || r != t->failing_as) {
+        t->failing_since_us = now;
+        t->failing_as = r;
+        t->attempts = 0;
+    }
+    t->attempts++;
+    return now - t->failing_since_us < (usec) minutes * 60 * USEC_SEC;
+}
+
+/* 0.1 s, doubling up to 5 s, and up to 30 s once it lasts longer than ten minutes. */
+static void task_back_off(struct task *t)
+{
+    int n = t->attempts < 8 ? t->attempts : 8;
+    usec wait = (USEC_SEC / 20) << n;
+    bool long_ago = os_now() - t->failing_since_us > 600 * USEC_SEC;
+    if (wait > 5 * USEC_SEC) wait = (long_ago ? 30 : 5) * USEC_SEC;
+    usec until = os_now() + wait;
+    log_debug("attempt %d failed, next in %d ms", t->attempts, (int) (wait / 1000));
+    while (os_now() < until && !stop_flag) os_sleep_ms((int) ((until - os_now()) / 1000) + 1);
+}
+
+/* Sessions until a stop or a failure that no retry mends. */
+static status MUST_CHECK task_run(struct task *t)
+{
+    for (;;) {
+        usec started = os_now();
+        status s = task_session(t);
+        if (s == TW_OK) continue;
+        if (s == TW_ESTOP || stop_flag) {
+            task_go(t, TASK_NotStarted);
+            return TW_ESTOP;
+        }
+        if (t->was_running && os_now() - started > 60 * USEC_SEC) t->failing_since_us = 0;
+        enum reaction r = status_reaction(s);
+        if (r == REACT_STOP || !task_may_retry(t, r)) {
+            task_go(t, TASK_Failed);
+            return s;
+        }
+        task_go(t, TASK_Retrying);
+        t->stat->restarts++;
+        task_back_off(t);
+    }
+}
+
+/* Counters go on where the last process left them. */
+static void task_restore(struct task *t)
+{
+    struct ckpt c;
+    ckpt_read(t->job, t->dir, &c);
+#define X(n) t->stat->n = c.n;
+    STAT_COUNTERS(X)
+#undef X
+    str_copy(t->stat->phase, sizeof t->stat->phase, c.phase[0] ? c.phase : "none");
+    str_copy(t->stat->rung, sizeof t->stat->rung, c.rung);
+    t->stat->applied_lsn = c.applied_lsn;
+    t->stat->confirmed_lsn = c.confirmed_lsn;
+    t->stat->last_error[0] = '\0';
+    t->stat->state = TASK_NotStarted;
+}
+
+static void task_open(struct task *t, const struct job *job, enum tw_direction dir,
+                      struct stat_task *stat, const char *instance)
+{
+    *t = (struct task){.job = job, .dir = dir, .conf = &job->task[dir], .stat = stat,
+                       .source = &job->node[dir == TW_FORWARD ? 0 : 1],
+                       .target = &job->node[dir == TW_FORWARD ? 1 : 0]};
+    enum tw_direction other = dir == TW_FORWARD ? TW_REVERSE : TW_FORWARD;
+    t->name = task_name(&t->arena, job, dir);
+    t->slot = slot_name(&t->arena, job, dir);
+    t->opposite = task_name(&t->arena, job, other);
+    t->opposite_origin = slot_name(&t->arena, job, other);
+    str_copy(t->instance, sizeof t->instance, instance);
+    task_restore(t);
+}
+
+/* ==== 28. sup ==============================================================
+ * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
+ * database connection while they run. */
+
+struct sup {
+    const struct job *job;
+    struct stat_page *page;
+    int lock_fd;
+    char instance[16];
+    struct {
+        pid_t pid;
+        int crashes;
+        usec start_at_us;  /* not before; 0: not wanted */
+        bool done;         /* stopped or Failed: not started again */
+    } child[2];
+    int64_t shown_rows[2];
+    usec shown_us;
+};
+
+enum { SUP_STOP_S = 8, EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
+       EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_INTERNAL = 70 };
+
+static int sup_exit_code(status s)
+{
+    switch (s) {
+    case TW_OK:
+    case TW_ESTOP: return 0;
+    case TW_EJOB: return EXIT_JOB;
+    case TW_ECHECK: return EXIT_CHECK;
+    case TW_EFENCED: return EXIT_LOCKED;
+    case TW_ECONN:
+    case TW_EBUSY: return EXIT_CONNECT;
+    case TW_EINTERNAL: return EXIT_INTERNAL;
+    default: return EXIT_FAILED;
+    }
+}
+
+/* One twsync per state directory.  The lock dies with the process, however it dies. */
+static status MUST_CHECK sup_lock(const struct job *job, bool create, int *fd, struct tw_error *e)
+{
+    struct arena a = {0};
+    const char *path = arena_fmt(&a, "%s/lock", job->state_dir);
+    status s = create ? os_make_dir(job->state_dir, e) : TW_OK;
+    *fd = -1;
+    if (s == TW_OK) {
+        *fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (*fd < 0) s = fail(e, TW_EOS, "could not open \"%s\": %s", path, strerror(errno));
+        else if (flock(*fd, LOCK_EX | LOCK_NB))
+            s = fail(e, TW_EFENCED, "another twsync works on job %s (state directory \"%s\")",
+                     job->name, job->state_dir);
+    }
+    if (s != TW_OK && *fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* A name for this installation's sessions, kept in the state directory. */
+static status MUST_CHECK sup_instance(const struct job *job, char *out, size_t size,
+                                      struct tw_error *e)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct tw_error ignore;
+    error_clear(&ignore);
+    const char *path = arena_fmt(&a, "%s/instance", job->state_dir);
+    status s = TW_OK;
+    if (os_read_file(path, &b, 64, &ignore) == TW_OK && b.len == 8) {
+        str_copy(out, size, b.data);
+    } else {
+        unsigned char r[4];
+        int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+        if (getentropy(r, sizeof r) && (fd < 0 || read(fd, r, sizeof r) != sizeof r))
+            s = fail(e, TW_EOS, "could not get random bytes: %s", strerror(errno));
+        if (fd >= 0) close(fd);
+        snprintf(out, size, "%02x%02x%02x%02x", r[0], r[1], r[2], r[3]);
+        if (s == TW_OK) s = os_replace_file(job->state_dir, "instance", out, strlen(out), e);
+    }
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- the live line ---- */
+
+static void sup_show_task(struct sup *s, struct buf *b, int dir, double seconds)
+{
+    const struct stat_task *t = &s->page->task[dir];
+    int64_t rows = t->rows;
+    double rate = seconds > 0 ? (double) (rows - s->shown_rows[dir]) / seconds : 0;
+    s->shown_rows[dir] = rows;
+    buf_fmt(b, "%s %s %s  %.0f rows/s  delay %" PRId64 " ms  %" PRId64 " conflicts",
+            dir == TW_FORWARD ? "a→b" : "   b→a", direction_names[dir],
+            task_state_names[t->state], rate < 0 ? 0 : rate, (int64_t) t->delay_us / 1000,
+            (int64_t) t->conflicts);
+}
+
+/* One line, rewritten twice a second, on a terminal and while nothing else is drawn. */
+static void sup_show(struct sup *s)
+{
+    usec now = os_now();
+    if (!log_sink.live || now - s->shown_us < USEC_SEC / 2) return;
+    if (s->page->task[TW_FORWARD].state == TASK_Initializing) return;
+    struct buf b = {0};
+    double seconds = (double) (now - s->shown_us) / 1e6;
+    s->shown_us = now;
+    buf_str(&b, "\r");
+    for (int dir = 0; dir < 2; dir++)
+        if (s->job->task[dir].enabled) sup_show_task(s, &b, dir, seconds);
+    buf_str(&b, "\033[K");
+    ssize_t ignored = write(STDERR_FILENO, b.data, b.len);
+    (void) ignored;
+    buf_free(&b);
+}
+
+/* ---- children ---- */
+
+static _Noreturn void sup_child(struct sup *s, enum tw_direction dir, pid_t parent)
+{
+    struct task t;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(0);
+    log_sink.task = direction_names[dir];
+    task_open(&t, s->job, dir, &s->page->task[dir], s->instance);
+    status st = task_run(&t);
+    _exit(sup_exit_code(st));
+}
+
+static void sup_start(struct sup *s, int dir)
+{
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0) sup_child(s, (enum tw_direction) dir, parent);
+    if (pid < 0) {
+        log_error("could not start a process: %s", strerror(errno));
+        s->child[dir].start_at_us = os_now() + USEC_SEC;
+        return;
+    }
+    s->child[dir].pid = pid;
+    s->child[dir].start_at_us = 0;
+}
+
+/* A child has ended: by its own decision (done), or it crashed and starts again, ever later. */
+static void sup_ended(struct sup *s, int dir, int st)
+{
+    struct stat_task *t = &s->page->task[dir];
+    s->child[dir].pid = 0;
+    bool decided = WIFEXITED(st) && WEXITSTATUS(st) != EXIT_OOM;
+    if (decided || stop_flag) {
+        s->child[dir].done = true;
+        if (!decided) t->state = TASK_NotStarted;
+        return;
+    }
+    int wait_ms = 100 << (s->child[dir].crashes < 8 ? s->child[dir].crashes : 8);
+    s->child[dir].crashes++;
+    t->restarts++;
+    t->state = TASK_NotStarted;
+    if (WIFSIGNALED(st))
+        log_error("%s task was ended by signal %d; starting it again in %d ms",
+                  direction_names[dir], WTERMSIG(st), wait_ms);
+    else
+        log_error("%s task ran out of memory; starting it again in %d ms", direction_names[dir],
+                  wait_ms);
+    s->child[dir].start_at_us = os_now() + (usec) wait_ms * 1000;
+}
+
+static void sup_reap(struct sup *s)
+{
+    int st;
+    pid_t pid;
+    while ((pid = waitpid(-1, &st, WNOHANG)) > 0)  /* as PID 1 others' orphans come here too */
+        for (int dir = 0; dir < 2; dir++)
+            if (s->child[dir].pid == pid) sup_ended(s, dir, st);
+}
+
+/* Reverse starts by itself once forward has made it ready. */
+static void sup_wants(struct sup *s)
+{
+    if (s->job->task[TW_REVERSE].enabled && s->page->task[TW_FORWARD].ready &&
+        !s->child[TW_REVERSE].pid && !s->child[TW_REVERSE].done &&
+        !s->child[TW_REVERSE].start_at_us)
+        s->child[TW_REVERSE].start_at_us = os_now();
+    for (int dir = 0; dir < 2; dir++)
+        if (s->child[dir].start_at_us && !s->child[dir].pid && !s->child[dir].done &&
+            os_now() >= s->child[dir].start_at_us)
+            sup_start(s, dir);
+}
+
+static bool sup_alive(const struct sup *s)
+{
+    for (int dir = 0; dir < 2; dir++)
+        if (s->child[dir].pid || (s->child[dir].start_at_us && !s->child[dir].done)) return true;
+    return false;
+}
+
+static void sup_stop(struct sup *s)
+{
+    usec deadline = os_now() + SUP_STOP_S * USEC_SEC;
+    for (int dir = 0; dir < 2; dir++)
+        if (s->child[dir].pid) kill(s->child[dir].pid, SIGTERM);
+    while ((s->child[0].pid || s->child[1].pid) && os_now() < deadline) {
+        sup_reap(s);
+        if (s->child[0].pid || s->child[1].pid) os_sleep_ms(20);
+    }
+    for (int dir = 0; dir < 2; dir++) {
+        if (!s->child[dir].pid) continue;
+        kill(s->child[dir].pid, SIGKILL);
+        waitpid(s->child[dir].pid, NULL, 0);
+        s->page->task[dir].state = TASK_NotStarted;
+        s->child[dir].pid = 0;
+    }
+}
+
+static void sup_on_signal(int sig)
+{
+    if (sig == SIGCHLD) child_flag = 1;
+    else if (sig == SIGHUP) reload_flag = 1;
+    else stop_flag = 1;
+}
+
+static void sup_signals(void)
+{
+    struct sigaction act = {.sa_handler = sup_on_signal};
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGHUP, &act, NULL);
+    sigaction(SIGCHLD, &act, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* ---- before the start ---- */
+
+/* A job that streamed before goes on although an end is down: the retry windows are for that. */
+static bool sup_may_wait(const struct job *job, const struct check_list *list)
+{
+    struct ckpt c;
+    if (!list->unreachable || !ckpt_read(job, TW_FORWARD, &c)) return false;
+    if (!str_is(c.phase, "stream")) return false;
+    for (int i = 0; i < list->n; i++)
+        if (list->items[i].status == CHECK_FAILED && !str_is(list->items[i].code, "CONNECT"))
+            return false;
+    return true;
+}
+
+static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct check_list list;
+    s->page->task[TW_FORWARD].state = TASK_Prechecking;
+    status st = check_run(s->job, false, &a, &list, e);
+    if (st == TW_OK && !list.passed && !sup_may_wait(s->job, &list)) {
+        check_print(&list, stdout, log_sink.json);
+        fflush(stdout);
+        st = fail(e, TW_ECHECK, "precheck failed; nothing was changed on either server");
+    }
+    if (st == TW_OK)
+        for (int i = 0; i < list.n; i++)
+            if (list.items[i].status == CHECK_WARNING)
+                log_info("precheck warning %s on %c: %s", list.items[i].code, list.items[i].node,
+                         list.items[i].measured);
+    s->page->task[TW_FORWARD].state = st == TW_OK ? TASK_NotStarted : TASK_PrecheckFailed;
+    arena_free(&a);
+    return st;
+}
+
+static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
+{
+    s->page = stat_map(s->job->state_dir, true, e);
+    if (!s->page) return e->code;
+    if (s->page->magic != STAT_MAGIC) {
+        memset(s->page, 0, sizeof *s->page);
+        s->page->magic = STAT_MAGIC;
+    }
+    s->page->supervisor_pid = getpid();
+    s->page->started_us = os_wall();
+    for (int dir = 0; dir < 2; dir++) {
+        struct stat_task *t = &s->page->task[dir];
+        t->enabled = s->job->task[dir].enabled;
+        t->state = TASK_NotStarted;
+        t->ready = 0;
+        if (!t->phase[0]) str_copy(t->phase, sizeof t->phase, "none");
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
+{
+    s->child[TW_FORWARD].start_at_us = os_now();
+    do {
+        sup_wants(s);
+        sup_reap(s);
+        sup_show(s);
+        if (!stop_flag) os_sleep_ms(50);
+    } while (!stop_flag && sup_alive(s));
+    if (stop_flag) {
+        log_info("stopping");
+        sup_stop(s);
+        log_info("stopped; run again to go on from here");
+        return TW_OK;
+    }
+    for (int dir = 0; dir < 2; dir++)
+        if (s->page->task[dir].state == TASK_Failed)
+            return fail(e, TW_ESERVER, "%s task failed: %s", direction_names[dir],
+                        s->page->task[dir].last_error);
+    return TW_OK;
+}
+
+/* `twsync run`: until stopped, or until no task is left that could work. */
+static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
+{
+    struct sup s = {.job = job, .lock_fd = -1};
+    sup_signals();
+    TRY(sup_lock(job, true, &s.lock_fd, e));
+    status st = sup_instance(job, s.instance, sizeof s.instance, e);
+    if (st == TW_OK) st = sup_page(&s, e);
+    if (st == TW_OK) st = sup_precheck(&s, e);
+    if (st == TW_OK) {
+        log_sink.live = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet;
+        st = sup_loop(&s, e);
+        if (log_sink.live) fputs("\n", stderr);
+    }
+    if (s.page) s.page->supervisor_pid = 0;
+    close(s.lock_fd);
+    return st;
+}
+
+/* ==== 29. release ==========================================================
+ * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
+ * SQL.  Also the two one-shot commands that print SQL or state: sequences and status. */
+
+struct release {
+    const struct job *job;
+    struct arena *arena;
+    FILE *out;
+    int left;  /* statements that could not be run */
+};
+
+/* What to remove from one node, in order; each statement may be run again. */
+static int release_statements(struct release *r, int node, const char **out)
+{
+    struct arena *a = r->arena;
+    enum tw_direction reads = node == 0 ? TW_FORWARD : TW_REVERSE;  /* the task that reads here */
+    enum tw_direction writes = node == 0 ? TW_REVERSE : TW_FORWARD;
+    const char *slot = slot_name(a, r->job, reads), *origin = slot_name(a, r->job, writes);
+    int n = 0;
+    out[n++] = arena_fmt(a, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                            " WHERE slot_name = '%s' AND active", slot);
+    out[n++] = arena_fmt(a, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                            " WHERE slot_name = '%s'", slot);
+    out[n++] = arena_fmt(a, "DROP PUBLICATION IF EXISTS \"%s\"", slot);
+    out[n++] = arena_fmt(a, "SELECT pg_replication_origin_drop(roname)"
+                            " FROM pg_replication_origin WHERE roname = '%s'", origin);
+    out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
+                            " DELETE FROM twsync.progress WHERE job = '%s';"
+                            " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
+                            " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%s';"
+                            " IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
+                            " DROP SCHEMA twsync CASCADE; END IF;"
+                            " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
+                         r->job->name, r->job->name, r->job->name);
+    return n;
+}
+
+enum { RELEASE_MAX = 8, RELEASE_TRIES = 50 };
+
+/* A slot stays active for a moment after its session was ended. */
+static status MUST_CHECK release_one(struct db *d, const char *sql)
+{
+    status s = TW_OK;
+    for (int i = 0; i < RELEASE_TRIES; i++) {
+        error_clear(d->e);
+        s = db_exec(d, "clean up", sql);
+        if (s != TW_EBUSY) break;
+        os_sleep_ms(100);
+    }
+    return s;
+}
+
+static void release_node(struct release *r, int node)
+{
+    const char *sql[RELEASE_MAX];
+    const char *label = db_label(r->arena, &r->job->node[node]);
+    struct tw_error e;
+    error_clear(&e);
+    struct db d = {.node = &r->job->node[node], .e = &e};
+    snprintf(d.purpose, sizeof d.purpose, "%s:release", r->job->name);
+    int n = release_statements(r, node, sql), left = 0;
+    bool up = db_open(&d, false) == TW_OK;
+    for (int i = 0; i < n; i++) {
+        bool done = up && release_one(&d, sql[i]) == TW_OK;
+        if (done) continue;
+        if (!left++) fprintf(r->out, "-- could not clean up %s: %s\n-- run there:\n", label, e.msg);
+        fprintf(r->out, "%s;\n", sql[i]);
+    }
+    db_close(&d);
+    if (!left) fprintf(r->out, "-- %s: nothing of job %s is left\n", label, r->job->name);
+    r->left += left;
+}
+
+static void release_state(const struct job *job)
+{
+    static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "instance", "lock"};
+    struct arena a = {0};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        unlink(arena_fmt(&a, "%s/%s", job->state_dir, files[i]));
+    rmdir(job->state_dir);
+    arena_free(&a);
+}
+
+static status MUST_CHECK release_run(const struct job *job, FILE *out, int *left, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct release r = {.job = job, .arena = &a, .out = out};
+    int fd = -1;
+    struct stat st;
+    if (stat(job->state_dir, &st) == 0) TRY(sup_lock(job, false, &fd, e));
+    for (int node = 0; node < 2; node++) release_node(&r, node);
+    if (!r.left) release_state(job);
+    if (fd >= 0) close(fd);
+    *left = r.left;
+    arena_free(&a);
+    return TW_OK;
+}
+
+/* ---- sequences ---- */
+
+static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool apply, FILE *out,
+                                       struct tw_error *e)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct db from = {.node = &job->node[1 - to_node], .e = e};
+    struct db to = {.node = &job->node[to_node], .e = e};
+    str_copy(from.purpose, sizeof from.purpose, "sequences");
+    str_copy(to.purpose, sizeof to.purpose, "sequences");
+    status s = db_open(&from, false);
+    if (s == TW_OK) s = shape_sequences_sql(&from, &a, job, &b);
+    if (s == TW_OK) fputs(buf_cstr(&b), out);
+    if (s == TW_OK && apply) {
+        s = db_open(&to, false);
+        if (s == TW_OK) s = shape_sequences_apply(&from, &to, job);
+    }
+    db_close(&from);
+    db_close(&to);
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- status ---- */
+
+/* Is a supervisor at work?  Its lock tells; a file would not after a kill. */
+static bool status_running(const struct job *job)
+{
+    struct arena a = {0};
+    int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
+    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (fd >= 0) close(fd);
+    arena_free(&a);
+    return running;
+}
+
+static void status_task_json(struct buf *b, const struct stat_task *t, int dir)
+{
+    buf_fmt(b, "{\"task\":\"%s\",\"state\":\"%s\",\"phase\":\"%s\",\"rung\":\"%s\"",
+            direction_names[dir], task_state_names[t->state], t->phase, t->rung);
+    buf_fmt(b, ",\"received_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->received_lsn));
+    buf_fmt(b, ",\"applied_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->applied_lsn));
+    buf_fmt(b, ",\"confirmed_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->confirmed_lsn));
+    buf_fmt(b, ",\"caught_up\":%s,\"delay_ms\":%" PRId64, t->caught_up ? "true" : "false",
+            (int64_t) t->delay_us / 1000);
+#define X(n) buf_fmt(b, ",\"" #n "\":%" PRId64, (int64_t) t->n);
+    STAT_COUNTERS(X)
+#undef X
+    buf_str(b, ",\"last_error\":");
+    json_str(b, t->last_error);
+    buf_char(b, '}');
+}
+
+static void status_json(struct buf *b, const struct job *job, const struct stat_page *page,
+                        bool running)
+{
+    const char *sep = "";
+    buf_fmt(b, "{\"job\":\"%s\",\"tag\":\"%s\",\"running\":%s,\"tasks\":[", job->name,
+            tag_names[job->tag], running ? "true" : "false");
+    for (int dir = 0; dir < 2; dir++) {
+        if (!job->task[dir].enabled) continue;
+        buf_str(b, sep);
+        status_task_json(b, &page->task[dir], dir);
+        sep = ",";
+    }
+    buf_str(b, "]}\n");
+}
+
+static void status_task_text(struct buf *b, const struct stat_task *t, int dir)
+{
+    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_names[t->state]);
+    if (t->state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
+    buf_fmt(b, "\n  phase        %s\n", t->phase);
+    if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);
+    if (t->copy_tables)
+        buf_fmt(b, "  copy         %" PRId64 " of %" PRId64 " tables, %" PRId64 " rows\n",
+                (int64_t) t->copy_tables_done, (int64_t) t->copy_tables, (int64_t) t->copy_rows);
+    buf_fmt(b, "  delay        %" PRId64 " ms\n", (int64_t) t->delay_us / 1000);
+    buf_fmt(b, "  applied      " LSN_FMT "  confirmed " LSN_FMT "\n",
+            LSN_ARG((lsn_t) t->applied_lsn), LSN_ARG((lsn_t) t->confirmed_lsn));
+    buf_fmt(b, "  changes      %" PRId64 " in %" PRId64 " transactions (%" PRId64 " inserts, %" PRId64
+               " updates, %" PRId64 " deletes, %" PRId64 " truncates)\n",
+            (int64_t) t->rows, (int64_t) t->transactions, (int64_t) t->inserts,
+            (int64_t) t->updates, (int64_t) t->deletes, (int64_t) t->truncates);
+    buf_fmt(b, "  conflicts    %" PRId64 "\n", (int64_t) t->conflicts);
+    buf_fmt(b, "  not echoed   %" PRId64 " transactions of the other direction\n",
+            (int64_t) t->skipped_transactions);
+    if (t->restarts) buf_fmt(b, "  restarts     %" PRId64 "\n", (int64_t) t->restarts);
+    if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
+}
+
+static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out, struct tw_error *e)
+{
+    static const struct stat_page nothing = {.task = {{.phase = "none"}, {.phase = "none"}}};
+    struct buf b = {0};
+    struct tw_error missing;
+    (void) e;
+    error_clear(&missing);
+    const struct stat_page *page = stat_map(job->state_dir, false, &missing);
+    bool running = page && status_running(job);
+    if (!page) page = &nothing;
+    if (json) {
+        status_json(&b, job, page, running);
+    } else {
+        buf_fmt(&b, "job %s (%s): %s\n", job->name, tag_names[job->tag],
+                running ? "running" : "not running; what follows is its last word");
+        for (int dir = 0; dir < 2; dir++)
+            if (job->task[dir].enabled) status_task_text(&b, &page->task[dir], dir);
+    }
+    fputs(b.data, out);
+    buf_free(&b);
+    return TW_OK;
+}
+
+/* ==== 30. tw_ ==============================================================
+ * The public API of twsync.h: thin. */
+
+const char *tw_status_name(tw_status s)
+{
+    return s < TW_NSTATUS ? status_table[s].name : "?";
+}
+
+const char *tw_status_text(tw_status s)
+{
+    return s < TW_NSTATUS ? status_table[s].text : "unknown status";
+}
+
+#ifndef TWSYNC_INIH_VERSION
+#define TWSYNC_INIH_VERSION "unknown"
+#endif
+
+const char *tw_versions(void)
+{
+    static char text[256];
+    int pq = PQlibVersion();
+    snprintf(text, sizeof text, "twsync %s\nlibpq %d.%d\n%s\nzlib %s\ninih %s\n", TWSYNC_VERSION,
+             pq / 10000, pq % 10000, OpenSSL_version(OPENSSL_VERSION), zlibVersion(),
+             TWSYNC_INIH_VERSION);
+    return text;
+}
+
+tw_status tw_job_load(const char *path, tw_job **job, struct tw_error *e)
+{
+    error_clear(e);
+    return job_load(path, job, e);
+}
+
+void tw_job_free(tw_job *job)
+{
+    job_free(job);
+}
+
+void tw_job_print(const tw_job *job, FILE *to)
+{
+    job_print(job, to);
+}
+
+tw_status tw_job_check(const tw_job *job, FILE *to, bool json, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct check_list list;
+    error_clear(e);
+    status s = check_run(job, false, &a, &list, e);
+    if (s == TW_OK) check_print(&list, to, json);
+    if (s == TW_OK && !list.passed)
+        s = fail(e, list.unreachable ? TW_ECONN : TW_ECHECK, "precheck failed");
+    arena_free(&a);
+    return s;
+}
+
+tw_status tw_task_run(const tw_job *job, enum tw_direction dir, struct tw_error *e)
+{
+    struct sup s = {.job = job, .lock_fd = -1};
+    struct task t;
+    error_clear(e);
+    TRY(sup_lock(job, true, &s.lock_fd, e));
+    status st = sup_instance(job, s.instance, sizeof s.instance, e);
+    if (st == TW_OK) st = sup_page(&s, e);
+    if (st == TW_OK) {
+        task_open(&t, job, dir, &s.page->task[dir], s.instance);
+        st = task_run(&t);
+        *e = t.e;
+    }
+    close(s.lock_fd);
+    return st;
+}
+
+void tw_stop(void)
+{
+    stop_flag = 1;
+}
+
+/* ==== 31. cli ==============================================================
+ * Commands, options, main(). */
+#ifndef TWSYNC_LIBRARY
+
+struct cli {
+    const char *command, *job_path;
+    bool json, connect, apply, quiet;
+    const char *log, *to;
+    struct job *job;
+    struct tw_error e;
+};
+
+static int cli_give_up(struct cli *c, status s)
+{
+    if (s != TW_OK && s != TW_ESTOP) {
+        log_failure(&c->e, NULL);
+    }
+    return sup_exit_code(s);
+}
+
+static int cli_run(struct cli *c)
+{
+    return cli_give_up(c, sup_run(c->job, &c->e));
+}
+
+static int cli_check(struct cli *c)
+{
+    struct arena a = {0};
+    struct check_list list;
+    status s = check_run(c->job, c->connect, &a, &list, &c->e);
+    int code = cli_give_up(c, s);
+    if (s == TW_OK) {
+        check_print(&list, stdout, c->json);
+        if (!list.passed) code = EXIT_CHECK;
+    }
+    arena_free(&a);
+    return code;
+}
+
+static int cli_show(struct cli *c)
+{
+    job_print(c->job, stdout);
+    return 0;
+}
+
+static int cli_status(struct cli *c)
+{
+    return cli_give_up(c, status_run(c->job, c->json, stdout, &c->e));
+}
+
+static int cli_sequences(struct cli *c)
+{
+    int node = c->to && str_is(c->to, "a") ? 0 : 1;
+    return cli_give_up(c, sequences_run(c->job, node, c->apply, stdout, &c->e));
+}
+
+static int cli_release(struct cli *c)
+{
+    int left = 0;
+    status s = release_run(c->job, stdout, &left, &c->e);
+    if (s != TW_OK) return cli_give_up(c, s);
+    return left ? EXIT_LEFTOVERS : 0;
+}
+
+static const struct command {
+    const char *name;
+    int (*run)(struct cli *);
+    const char *options, *what;
+} commands[] = {
+    {"run", cli_run, "", "bring both databases in step and keep them so; run again to go on"},
+    {"check", cli_check, "[--json] [--connect]",
+     "precheck both servers; nothing is changed (--connect: the connections only)"},
+    {"show", cli_show, "", "print the job in effect, defaults filled in, secrets masked"},
+    {"status", cli_status, "[--json]", "what the tasks of a job are doing"},
+    {"sequences", cli_sequences, "[--to a|b] [--apply]",
+     "print, or set, the next values of sequences for the other side"},
+    {"release", cli_release, "", "remove everything the job made on both servers"},
+};
+
+static const struct command *cli_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (str_is(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+static void cli_usage(FILE *to)
+{
+    fputs("twsync keeps two PostgreSQL databases in step, in both directions.\n\nUsage:\n", to);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(to, "  twsync %-9s JOB %-21s %s\n", commands[i].name, commands[i].options,
+                commands[i].what);
+    fputs("  twsync --version | --help\n\n"
+          "Options of every command:\n"
+          "  --log text|json   form of log lines (default: the job's, text)\n"
+          "  --quiet           warnings and errors only\n\n"
+          "JOB is a job file; jobs/ has commented examples.\n\n"
+          "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
+          "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
+          "to run is printed), 70 internal error, 71 out of memory.\n", to);
+}
+
+static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fputs("twsync: ", stderr);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputs("\nTry \"twsync --help\".\n", stderr);
+    return EXIT_JOB;
+}
+
+/* A flag, or an option with a value from the next argument.  0: known and taken. */
+static int cli_option(struct cli *c, int argc, char **argv, int *i)
+{
+    const struct { const char *name; bool *flag; const char **value, *allowed[3], *command; }
+    options[] = {
+        {"--json", &c->json, NULL, {NULL}, "check status"},
+        {"--connect", &c->connect, NULL, {NULL}, "check"},
+        {"--apply", &c->apply, NULL, {NULL}, "sequences"},
+        {"--quiet", &c->quiet, NULL, {NULL}, NULL},
+        {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
+        {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
+    };
+    const char *arg = argv[*i];
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        if (!str_is(arg, options[k].name)) continue;
+        if (options[k].command && !strstr(options[k].command, c->command))
+            return cli_wrong("option %s does not belong to \"%s\"", arg, c->command);
+        if (options[k].flag) {
+            *options[k].flag = true;
+            return 0;
+        }
+        const char *v = ++*i < argc ? argv[*i] : "";
+        if (!str_is(v, options[k].allowed[0]) && !str_is(v, options[k].allowed[1]))
+            return cli_wrong("option %s takes %s or %s", arg, options[k].allowed[0],
+                             options[k].allowed[1]);
+        *options[k].value = v;
+        return 0;
+    }
+    return cli_wrong("unknown option \"%s\"", arg);
+}
+
+static int cli_parse(struct cli *c, int argc, char **argv)
+{
+    for (int i = 2; i < argc; i++) {
+        if (argv[i][0] == '-' && argv[i][1]) {
+            int rc = cli_option(c, argc, argv, &i);
+            if (rc) return rc;
+        } else if (strstr(argv[i], "://")) {
+            return cli_wrong("connections belong into the job file: a command line can be read by "
+                             "everyone on this host");
+        } else if (c->job_path) {
+            return cli_wrong("more than one job file");
+        } else {
+            c->job_path = argv[i];
+        }
+    }
+    return c->job_path ? 0 : cli_wrong("which job? \"twsync %s JOB\"", c->command);
+}
+
+/* Secrets are in this process: no core dumps, no attaching, private files. */
+static void cli_harden(void)
+{
+    struct rlimit none = {0, 0};
+#ifndef TWSYNC_TEST
+    prctl(PR_SET_DUMPABLE, 0);
+#endif
+    setrlimit(RLIMIT_CORE, &none);
+    umask(077);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+    struct cli c = {.command = argc > 1 ? argv[1] : ""};
+    if (argc < 2) {
+        cli_usage(stderr);
+        return EXIT_JOB;
+    }
+    if (str_is(c.command, "--help") || str_is(c.command, "-h") || str_is(c.command, "help")) {
+        cli_usage(stdout);
+        return 0;
+    }
+    if (str_is(c.command, "--version") || str_is(c.command, "-V")) {
+        fputs(tw_versions(), stdout);
+        return 0;
+    }
+    const struct command *cmd = cli_find(c.command);
+    if (!cmd) return cli_wrong("unknown command \"%s\"", c.command);
+    for (int i = 2; i < argc; i++)
+        if (str_is(argv[i], "--help") || str_is(argv[i], "-h")) {
+            printf("twsync %s JOB %s\n  %s\n", cmd->name, cmd->options, cmd->what);
+            return 0;
+        }
+    cli_harden();
+    int rc = cli_parse(&c, argc, argv);
+    if (rc) return rc;
+    log_sink.quiet = c.quiet;
+    log_sink.debug = getenv("TWSYNC_DEBUG") != NULL;
+    if (job_load(c.job_path, &c.job, &c.e) != TW_OK) return EXIT_JOB;
+    log_sink.json = c.log ? str_is(c.log, "json") : c.job->log_json;
+    log_sink.job = c.job->name;
+    rc = cmd->run(&c);
+    job_free(c.job);
+    return rc;
+}
+
+#endif
