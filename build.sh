@@ -39,7 +39,8 @@ readonly BUILD_PACKAGES=(gcc libc6-dev binutils make musl-tools bison flex perl 
     xz-utils)
 readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-static zlib-dev
     zlib-static inih-dev)
-readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps)
+readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
+    shellcheck)
 
 readonly MAX_BYTES=$((8 * 1024 * 1024))
 
@@ -127,7 +128,8 @@ postgres_install() {
 
 need_postgres() {
     has_postgres && return
-    is_root || die "PostgreSQL is missing; as root, run: apt-get update && apt-get install -y postgresql"
+    is_root ||
+        die "PostgreSQL is missing; as root, run: apt-get update && apt-get install -y postgresql"
     step "installing PostgreSQL" postgres_install
 }
 
@@ -238,7 +240,7 @@ src_check() {
     local lib name count
     for lib in "${LIBS[@]}"; do
         name="${PACKAGE[$lib]}_*.dsc"
-        count=$(compgen -G "$SRC/$name" | wc -l)
+        count=$( (compgen -G "$SRC/$name" || true) | wc -l)
         [[ $count != 0 ]] || die "$SRC has no $name; with a network, run: ./build.sh fetch $SRC"
         [[ $count = 1 ]] || die "$SRC has $count files $name: leave one"
     done

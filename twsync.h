@@ -59,7 +59,7 @@ typedef enum tw_status {
     TW_NSTATUS
 } tw_status;
 
-/* One error, as it was born.  msg is one line in PostgreSQL's style; detail and hint may be empty. */
+/* One error, as it was born.  msg is a line in PostgreSQL's style; detail, hint may be empty. */
 struct tw_error {
     tw_status code;
     int line;          /* of twsync.c, for bug reports */
@@ -77,15 +77,15 @@ typedef struct job tw_job;
 const char *tw_status_name(tw_status s);
 const char *tw_status_text(tw_status s);
 
-/* Versions of twsync and of every library linked in, one per line; static storage. */
-const char *tw_versions(void);
+/* Write the versions of twsync and of every library linked in, one per line. */
+void tw_versions_print(FILE *to);
 
 /* Read and validate a job file.  TW_EJOB: e->msg holds the first mistake, and every mistake has
- * been written to stderr as file:line: what.  On success *job is the caller's until tw_job_free(). */
+ * been written to stderr as file:line: what.  *job is the caller's until tw_job_free(). */
 tw_status tw_job_load(const char *path, tw_job **job, struct tw_error *e);
 void tw_job_free(tw_job *job);
 
-/* Write the effective job, defaults filled in and secrets masked; the output is a valid job file. */
+/* Write the job in effect, defaults filled in, secrets masked; the output is a valid job file. */
 void tw_job_print(const tw_job *job, FILE *to);
 
 /* Precheck both servers and report to `to`.  Creates nothing that outlives the call.

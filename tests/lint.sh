@@ -136,7 +136,8 @@ check_mutable() {
 
 line_of() {
     local line
-    line=$(grep -nE "^ *[a-z].*\b$2\b[])]*(\[|\(| *=|;)" "$1" | head -n 1 | cut -d: -f1) || true
+    line=$(grep -nE "^ *(static|_Thread_local) .*\b$2\b[^()]*[]);=]" "$1" | head -n 1) || true
+    line=${line%%:*}
     echo "${line:-1}"
 }
 
@@ -154,7 +155,7 @@ check_shell() {
 
 main() {
     local count sources=(twsync.c twsync.h) scripts=(build.sh tests/*.sh) others
-    mapfile -t others < <(find tests jobs -name '*.[ch]' -o -name '*.py' -o -name '*.ini')
+    mapfile -t others < <(find . -name '*.py' -o -path './tests/*.[ch]' -o -path './jobs/*.ini')
     {
         check_code twsync.c 2>"$figures"
         check_contents twsync.c

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import tempfile
 
@@ -51,7 +52,8 @@ def pytest_runtest_makereport(item, call):
             report.sections.append(("status", str(job.status())))
     for server in getattr(item, "servers", []):
         with contextlib.suppress(OSError), open(server.log, errors="replace") as f:
-            report.sections.append((f"end of {server.log}", "".join(f.readlines()[-25:])))
+            report.sections.append((f"end of {server.log}", "".join(
+                [line for line in f if re.search(" (ERROR|FATAL|PANIC|WARNING):  ", line)][-12:])))
 
 
 def mask(text):

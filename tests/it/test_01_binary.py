@@ -33,9 +33,10 @@ def test_help(args):
 
 
 @pytest.mark.parametrize("args, needle", [
-    ([], "usage"), (["rum", "x.ini"], "run"), (["run"], "job"), (["run", "a", "b"], ""),
-    (["--nonsense"], "nonsense"), (["run", "x.ini", "--nonsense"], "nonsense"), (["check", "--jsn", "x.ini"], "json"),
-    (["help", "nothing"], ""), (["sequences", "x.ini", "--to", "c"], ""), (["--log", "xml", "run", "x.ini"], "json"),
+    ([], "usage"), (["rum", "x.ini"], "rum"), (["run"], "job"), (["run", "a", "b"], "job"),
+    (["--nonsense"], "nonsense"), (["run", "x.ini", "--nonsense"], "nonsense"), (["check", "--jsn", "x.ini"], "jsn"),
+    (["sequences", "x.ini", "--to", "c"], "to"), (["run", "x.ini", "--log", "xml"], "log"),
+    (["run", "x.ini", "--log"], "log"),
 ], ids=lambda v: " ".join(v) if isinstance(v, list) else None)
 def test_wrong_usage(args, needle):
     code, out, err = tw.run(*args)
@@ -75,7 +76,7 @@ def test_empty_root(pair, make_job, folder):
     pair.a.sql("ALTER TABLE t ADD PRIMARY KEY (id)")
     job = make_job(pair, job={"state_dir": "/state"})
     shutil.copy(job.path, os.path.join(root, "job.ini"))
-    job.command_prefix = ["chroot", root, "/twsync"]
+    job.command_prefix = [shutil.which("chroot", path="/usr/sbin:/usr/bin"), root, "/twsync"]
     job.path = "/job.ini"
     job.start(LC_ALL="C")
     pair.a.sql("UPDATE t SET v = 'from a' WHERE id < 10")

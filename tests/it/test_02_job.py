@@ -98,7 +98,7 @@ ONE_LINE = [
     ("slots", "retention_size = lots", "retention_size"),
     ("slots", "hartbeat = 10s", "heartbeat"),
     ("retry", "connection = 9min", "10"),
-    ("retry", "connection = 1441min", "1440"),
+    ("retry", "connection = 1441min", "connection"),
     ("retry", "other = 0min", "other"),
     ("retry", "other = 1441min", "other"),
 ]

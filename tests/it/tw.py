@@ -98,7 +98,7 @@ class Job:
         """Starts `twsync run`, in a process group of its own, and waits until tasks are Running."""
         with open(log or self.log, "ab") as out:
             self.process = subprocess.Popen(
-                [*self.command_prefix, *options, "run", self.path], stdin=subprocess.DEVNULL, stdout=out,
+                [*self.command_prefix, "run", self.path, *options], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=out, start_new_session=True, env=environment(self.folder, **env))
         self.started.append(self.process)
         for task in wait:
