@@ -37,6 +37,8 @@ readonly SUITE=trixie
 
 readonly BUILD_PACKAGES=(gcc libc6-dev binutils make musl-tools bison flex perl dpkg-dev bzip2
     xz-utils)
+# On Alpine, whose libc is musl, its own static libraries serve and only the release is built.
+# Untested.  Its inih takes lines of at most 200 bytes.
 readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-static zlib-dev
     zlib-static inih-dev)
 readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
@@ -419,7 +421,7 @@ kind_packages() {
         printf '%s\n' "${ALPINE_PACKAGES[@]}"
     else
         printf '%s\n' "${BUILD_PACKAGES[@]}"
-        [[ $1 != fuzz ]] || printf '%s\n' clang libclang-rt-14-dev
+        [[ $1 != fuzz ]] || printf '%s\n' clang libclang-rt-dev
     fi
 }
 
@@ -636,6 +638,9 @@ cmd_help() {
 ./build.sh cc KIND SOURCE OUTPUT [FLAG...]
                          compile one file as release, debug, hard or fuzz would be
 ./build.sh clean [all]   remove the programs; with all, the cached libraries too
+
+TWSYNC_CACHE=DIR         where libraries and sources are kept (default: ~/.cache/twsync)
+TWSYNC_SOURCES=DIR       build from this folder, with no network
 END
 }
 

@@ -1849,9 +1849,9 @@ static void job_make_keys(struct job *job)
 {
     enum { OWN = sizeof job_own_keys / sizeof *job_own_keys };
     PQconninfoOption *options = PQconndefaults();
-    /* cppcheck-suppress nullPointerRedundantCheck ; mem_die() does not return */
     if (!options) mem_die();
     int n = 0;
+    /* cppcheck-suppress nullPointerRedundantCheck ; mem_die() does not return */
     while (options[n].keyword) n++;
     struct job_key *keys = arena_array(&job->arena, struct job_key, OWN + 2 * n);
     int nkeys = 0;
@@ -2594,8 +2594,8 @@ static const char db_session_sql[] =
     " ('quote_all_identifiers', 'off'), ('synchronous_commit', 'on'),"
     " ('check_function_bodies', 'off'), ('default_table_access_method', 'heap'),"
     " ('default_tablespace', ''), ('client_connection_check_interval', '2s'), ('jit', 'off'),"
-    " ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'))"
-    " v(n, s)"
+    " ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),"
+    " ('tcp_keepalives_count', '3')) v(n, s)"
     " WHERE EXISTS (SELECT FROM pg_settings p WHERE lower(p.name) = v.n)";
 
 static void db_discard_notice(void *arg, const PGresult *r)
@@ -3929,6 +3929,7 @@ struct stmt {
     char op;  /* 'I' 'U' 'D' */
     char old_kind;
     const bool *set;  /* 'U': by source column */
+    bool whole;       /* 'U': every old value must hold, not only the changed columns' */
     char name[32];
     const char *sql;
     int nparams;
@@ -4308,7 +4309,7 @@ static void stmt_update(struct stmt_text *t)
             sep = ", ";
         }
     }
-    stmt_where(t, t->st->set);
+    stmt_where(t, t->st->whole ? NULL : t->st->set);
 }
 
 static void stmt_delete(struct stmt_text *t)
@@ -4354,8 +4355,8 @@ static const struct value *rel_param_value(const struct msg *m, const struct par
 /* The statement for a change, found or built.  `serial` makes names unique in the session.  A table
  * updated in ever new column sets keeps only so many; the rest, made in `scratch`, is unnamed and
  * planned each time. */
-static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *set, int *serial,
-                             struct arena *scratch)
+static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *set, bool whole,
+                             int *serial, struct arena *scratch)
 {
     for (struct stmt *st = rel->stmts; st; st = st->next)
         if (st->op == m->kind && st->old_kind == m->old_kind &&
@@ -4366,6 +4367,7 @@ static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *s
     struct stmt *st = arena_new(a, struct stmt);
     size_t most = 3 * (size_t) rel->ncolumns + (size_t) rel->nident + 1;
     st->op = m->kind;
+    st->whole = whole;
     st->old_kind = m->old_kind;
     st->params = arena_array(a, struct param, most);
     st->types = arena_array(a, Oid, most);
@@ -6183,7 +6185,8 @@ static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
         set = arena_array(&ap->arena, bool, rel->ncolumns + 1);
         if (!rel_changed(rel, &c->m, set)) p->doubt = true;
     }
-    struct stmt *st = rel_stmt(rel, &c->m, set, &ap->serial, &ap->arena);
+    struct stmt *st = rel_stmt(rel, &c->m, set, ap->merge == MERGE_ROWS, &ap->serial,
+                               &ap->arena);
     if (!st->ready) {
         pipe_add(p, SENT_PREPARE, st, "prepare a statement");
         if (!PQsendPrepare(ap->to->pg, st->name, st->sql, st->nparams, st->types))
@@ -6449,7 +6452,7 @@ static void apply_end(struct apply *ap)
 struct rights {
     bool origin;         /* replication origins: create, use in a session, drop */
     bool replica_role;   /* session_replication_role can be, or already is, 'replica' */
-    bool event_trigger;  /* event triggers can be created */
+    bool event_trigger;  /* event triggers can be created; only the precheck asks */
     bool commit_ts;      /* track_commit_timestamp is on */
     bool superuser, replication;  /* as the role says; managed servers may grant by membership */
 };
@@ -6529,7 +6532,6 @@ static status MUST_CHECK check_rights(struct db *d, struct rights *out)
     if (s == TW_OK && !out->replica_role)
         s = check_try(d, "SET LOCAL session_replication_role = replica", &out->replica_role, state);
     if (s == TW_OK) s = check_try_origin(d, &out->origin);
-    if (s == TW_OK) s = check_try_event_trigger(d, &out->event_trigger);
     return s;
 }
 
@@ -6990,6 +6992,7 @@ static status check_pooler(struct check *c, struct check_node *n)
 static status check_role(struct check *c, struct check_node *n)
 {
     TRY(check_rights(&n->db, &n->rights));
+    TRY(check_try_event_trigger(&n->db, &n->rights.event_trigger));
     check_ok(c, "role %s%s%s, track_commit_timestamp %s", n->role,
              n->rights.superuser ? ", superuser" : "", n->rights.replication ? ", replication" : "",
              n->rights.commit_ts ? "on" : "off");
@@ -9990,7 +9993,6 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
         log_info("stopping");
         sup_stop(s);
         log_info("stopped; run again to go on from here");
-        return TW_OK;
     }
     for (int dir = 0; dir < 2; dir++)
         if (s->page->task[dir].state == TASK_Failed)

@@ -110,7 +110,7 @@ def content_differences(pair, only=None):
 
 def schema_of(node):
     """The statements of pg_dump -s, one string each, sorted; without schema twsync."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": "-c statement_timeout=0"}
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION + " -c quote_all_identifiers=off"}
     dump = subprocess.run(
         [os.path.join(pg.bin_dir(), "pg_dump"), "-s", "-N", "twsync", "--no-owner",
          "--no-privileges", "--no-publications", "--no-subscriptions",

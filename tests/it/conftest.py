@@ -50,10 +50,11 @@ def pytest_runtest_makereport(item, call):
         report.sections.append((f"end of {job.log}", job.log_tail(60)))
         with contextlib.suppress(Exception):
             report.sections.append(("status", str(job.status())))
+    names = "|".join(job.name for job in getattr(item, "jobs", [])) or "harness"
     for server in getattr(item, "servers", []):
         with contextlib.suppress(OSError), open(server.log, errors="replace") as f:
-            report.sections.append((f"end of {server.log}", "".join(
-                [line for line in f if re.search(" (ERROR|FATAL|PANIC|WARNING):  ", line)][-12:])))
+            lines = [line for line in f if re.search(rf"(twsync:({names}):.*| )(ERROR|FATAL|PANIC):  ", line)]
+            report.sections.append((f"errors in {server.log}", "".join(lines[-12:])))
 
 
 def mask(text):
