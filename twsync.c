@@ -5678,7 +5678,8 @@ static const char conflict_sql[] =
     " existing, old, incoming, commit_lsn, change, committed_at)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10::jsonb, $11::pg_lsn,"
     " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval)"
-    " ON CONFLICT DO NOTHING";
+    " ON CONFLICT (task, commit_lsn, change, kind) DO UPDATE SET recorded_at = clock_timestamp(),"
+    " policy = EXCLUDED.policy, outcome = EXCLUDED.outcome, existing = EXCLUDED.existing";
 enum { CONFLICT_VALUES = 13 };
 
 static void conflict_values(struct apply *ap, struct arena *a, const struct change *c,
@@ -5699,7 +5700,8 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
     v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
 }
 
-/* Record a decided conflict in the deciding transaction. */
+/* Record a decided conflict in the deciding transaction.  One that stopped the task before keeps
+ * its row and gets its outcome. */
 static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, const struct change *c,
                                          struct conflict k)
 {
@@ -8619,7 +8621,7 @@ struct task {
     usec beat_due_us, stat_due_us, ckpt_due_us;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
-    usec failing_since_us;
+    usec failing_since_us, reported_us;
     int attempts;
     enum reaction failing_as;
     bool was_running;
@@ -9300,10 +9302,11 @@ static bool task_batch_empty(const struct task *t)
  * their transactions are changes like any other. */
 static bool task_is_our_mark(const struct task *t, const struct rel *rel, const struct msg *m)
 {
+    const struct tuple *row = m->new.n ? &m->new : &m->old;
     if (!rel->is_marker) return false;
-    for (int i = 0; i < rel->ncolumns && i < m->new.n; i++)
+    for (int i = 0; i < rel->ncolumns && i < row->n; i++)
         if (str_is(rel->columns[i].name, "task"))
-            return m->new.values[i].kind == 't' && str_is(m->new.values[i].data, t->opposite);
+            return row->values[i].kind == 't' && str_is(row->values[i].data, t->opposite);
     return false;
 }
 
@@ -9351,7 +9354,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, size_t
 
 static status MUST_CHECK task_truncate(struct task *t, const struct msg *m)
 {
-    struct rel **rels = arena_array(&t->session, struct rel *, m->nrelids + 1);
+    struct rel **rels = arena_array(&t->apply.arena, struct rel *, m->nrelids + 1);
     int n = 0;
     t->decided = true;
     for (int i = 0; i < m->nrelids; i++) {
@@ -9584,6 +9587,19 @@ static void task_session_init(struct task *t)
     error_clear(&t->e);
 }
 
+/* Log a failure once, and once a minute while it stays the same. */
+static void task_report(struct task *t, const char *context)
+{
+    char text[sizeof t->stat->last_error];
+    snprintf(text, sizeof text, "%s%s%s", t->e.msg, t->e.detail[0] ? "; " : "", t->e.detail);
+    bool same = str_is(text, t->stat->last_error) && t->attempts > 0;
+    if (!same || os_now() - t->reported_us > 60 * USEC_SEC) {
+        t->reported_us = os_now();
+        log_failure(&t->e, context);
+    }
+    str_copy(t->stat->last_error, sizeof t->stat->last_error, text);
+}
+
 /* One session from connect to failure.  TW_OK: try again at once. */
 static status MUST_CHECK task_session(struct task *t)
 {
@@ -9599,11 +9615,7 @@ static status MUST_CHECK task_session(struct task *t)
         apply_record_left(&t->apply);
         t->e = keep;
     }
-    if (!again && s != TW_ESTOP) {
-        log_failure(&t->e, context);
-        snprintf(t->stat->last_error, sizeof t->stat->last_error, "%s%s%s", t->e.msg,
-                 t->e.detail[0] ? "; " : "", t->e.detail);
-    }
+    if (!again && s != TW_ESTOP) task_report(t, context);
     task_close(t, again ? TW_OK : s);
     return again ? TW_OK : s;
 }

@@ -20,6 +20,7 @@ DIR=                   # the temporary folder
 STARTED=()             # servers that were started: a, b
 declare -A PORT=()
 TWSYNC=                # process id of twsync
+STARTS=0               # how often it was started
 WRITERS=()             # process ids of the applications
 STATUS=
 
@@ -77,7 +78,7 @@ port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 server_init() {
     local data=$DIR/pg/$1
     as_postgres "$BIN/initdb" -D "$data" -U postgres -E UTF8 --locale=C.UTF-8 -A trust --no-sync \
-        >"$DIR/initdb.$1.log" 2>&1 || { cat "$DIR/initdb.$1.log" >&2; return 1; }
+        >"$DIR/initdb.$1.log" 2>&1 || { cat "$DIR/initdb.$1.log" >&2 || true; return 1; }
     as_postgres tee -a "$data/postgresql.conf" >/dev/null <<END
 wal_level = logical
 listen_addresses = '127.0.0.1'
@@ -92,8 +93,8 @@ END
 }
 
 server_start() {
-    local try port
-    for try in 1 2 3 4 5; do
+    local port
+    for _ in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))
         port_is_free "$port" || continue
         if as_postgres "$BIN/pg_ctl" -D "$DIR/pg/$1" -l "$DIR/pg/$1.log" -o "-p $port" -w start \
@@ -188,9 +189,11 @@ END
 
 # ---- twsync -----------------------------------------------------------------------------------
 
+# In a session of its own: Ctrl-C is for this script, which then stops what it started.
 twsync_start() {
-    ./twsync run "$JOB" >>"$DIR/twsync.log" 2>&1 </dev/null &
+    setsid ./twsync run "$JOB" >>"$DIR/twsync.log" 2>&1 </dev/null &
     TWSYNC=$!
+    STARTS=$((STARTS + 1))
 }
 
 twsync_is_alive() { [[ -n $TWSYNC ]] && kill -0 "$TWSYNC" 2>/dev/null; }
@@ -216,12 +219,17 @@ wait_until() {
     shift 2
     while status_read; ! "$@"; do
         twsync_is_alive || die "twsync ended while the demo waited for $what"
+        [[ $STATUS != *'"state":"Failed"'* ]] || die "a task failed while the demo waited for $what"
         ((${EPOCHREALTIME/./} < deadline)) || die "gave up waiting for $what: $STATUS"
-        read -r -t 0.05 <> <(:) || true
+        sleep 0.05
     done
 }
 
-both_run() { [[ $(field forward state) = Running && $(field reverse state) = Running ]]; }
+# The log counts the starts: right after a kill, the status is still the dead one's last word.
+both_run() {
+    [[ $(field forward state) = Running && $(field reverse state) = Running ]] &&
+        (($(grep -c 'streaming from' "$DIR/twsync.log") == 2 * STARTS))
+}
 
 both_busy() { (($(field forward rows) > $1 && $(field reverse rows) > $1)); }
 
@@ -271,7 +279,7 @@ writers_start() {
     local node side=0
     writers_script >"$DIR/writers.sql"
     for node in a b; do
-        "$BIN/pgbench" -n -h "$DIR/pg" -p "${PORT[$node]}" -U shop -f "$DIR/writers.sql" \
+        setsid "$BIN/pgbench" -n -h "$DIR/pg" -p "${PORT[$node]}" -U shop -f "$DIR/writers.sql" \
             -D side=$side -c 2 -T $WRITE_S -R $TPS shop >"$DIR/writers.$node.log" 2>&1 &
         WRITERS+=($!)
         side=1
@@ -307,8 +315,8 @@ END
 # Name, count of rows, and checksum over every row, of every table.
 tables_of() {
     sql "$1" -F $'\t' <<'END'
-SELECT format('SELECT %L, count(*), md5(coalesce(string_agg(t::text, E''\n'' ORDER BY t::text), ''''))'
-              ' FROM ONLY shop.%I t', relname, relname)
+SELECT format('SELECT %L, count(*), md5(coalesce(string_agg(t::text, E''\n'' ORDER BY t::text),'
+              ' '''')) FROM ONLY shop.%I t', relname, relname)
     FROM pg_class WHERE relnamespace = 'shop'::regnamespace AND relkind = 'r'
     ORDER BY relname COLLATE "C"
 \gexec
@@ -339,7 +347,7 @@ show_conflicts() {
     for node in a b; do
         sql "$node" -F $'\t' -c "
             SELECT '${node^^}', task, kind, policy, outcome, table_name,
-                   (SELECT string_agg(key || ' = ' || value, ', ') FROM jsonb_each_text(c.key)),
+                   (SELECT string_agg(value, ', ') FROM jsonb_each_text(c.key)),
                    coalesce(n.value, '?'), coalesce(e.value, '?')
             FROM twsync.conflict c
             LEFT JOIN jsonb_each_text(incoming) n ON n.key IN ('price', 'Amount')
@@ -347,10 +355,11 @@ show_conflicts() {
             ORDER BY table_name DESC, id"
     done | sort -t $'\t' -k 6,6r -k 1,1 >"$DIR/conflicts"
     local where task kind policy outcome table key incoming existing
+    printf '  %-25s %-2s %-8s %-14s %-8s %-8s %-9s %s\n' row on task kind incoming existing policy \
+        outcome
     while IFS=$'\t' read -r where task kind policy outcome table key incoming existing; do
-        printf '  on %s  %-12s %-15s %-22s came %-7s met %-7s %s%s%s (policy %s)\n' "$where" \
-            "${task#*/}" "$kind" "$table $key" "$incoming" "$existing" "$BOLD" "$outcome" \
-            "$PLAIN" "$policy"
+        printf '  %-25s %-2s %-8s %-14s %-8s %-8s %-9s %s%s%s\n' "$table $key" "$where" \
+            "${task#*/}" "$kind" "$incoming" "$existing" "$policy" "$BOLD" "$outcome" "$PLAIN"
     done <"$DIR/conflicts"
 }
 
@@ -360,7 +369,8 @@ show_sequences() {
     sql a -F $'\t' -c "$values" >"$DIR/sequences.a"
     sql b -F $'\t' -c "$values" >"$DIR/sequences.b"
     printf '  %-20s %10s %10s\n' sequence "last on A" "last on B"
-    paste "$DIR/sequences.a" "$DIR/sequences.b" | awk -F '\t' '{printf "  %-20s %10s %10s\n", $1, $2, $4}'
+    paste "$DIR/sequences.a" "$DIR/sequences.b" |
+        awk -F '\t' '{printf "  %-20s %10s %10s\n", $1, $2, $4}'
 }
 
 # The rows that both sides changed say on both sides what they should.
@@ -392,10 +402,10 @@ clean_up() {
     exit "$rc"
 }
 
-# A path to a socket may have 107 bytes.
+# A path to a socket may have 107 bytes; and where root keeps its files, postgres may not go.
 make_folder() {
     local base=${TMPDIR:-/tmp}
-    ((${#base} < 60)) || base=/tmp
+    if [[ ${#base} -ge 60 || $(id -u) = 0 ]]; then base=/tmp; fi
     DIR=$(mktemp -d "$base/twsync-demo.XXXXXX")
     chmod 711 "$DIR"
     mkdir -m 700 "$DIR/pg"
@@ -405,7 +415,7 @@ make_folder() {
 # ---- the story --------------------------------------------------------------------------------
 
 story_servers() {
-    local a b
+    local a b rows
     title "Two servers, one shop"
     server_init a & a=$!
     server_init b & b=$!
@@ -415,8 +425,8 @@ story_servers() {
     make_databases
     make_shop
     say "A and B run: $("$BIN/postgres" --version), throwaway, below $DIR"
-    more "A has a shop: $(thousands "$(tables_of a | awk -F '\t' '{n += $2} END {print n}')") rows" \
-        "in $(tables_of a | wc -l) tables.  B is an empty database."
+    rows=$(tables_of a | awk -F '\t' '{n += $2} END {print n}')
+    more "A has a shop: $(thousands "$rows") rows in $(tables_of a | wc -l) tables.  B is an empty database."
     more "the account twsync uses owns the database and has REPLICATION, nothing else"
 }
 
@@ -428,7 +438,8 @@ story_copy() {
     say "both directions stream: $(seconds "$(ms_since "$began")") after the start"
     more "$(thousands "$(field forward copy_rows)") rows copied in $(field forward copy_tables)" \
         "tables; keys, indexes and foreign keys built on B"
-    more "loops are prevented by the $(field forward rung) on B, the $(field reverse rung) on A"
+    more "what twsync writes is marked, so it is not carried back; rung:" \
+        "$(field forward rung) on B, $(field reverse rung) on A"
 }
 
 story_kill() {
@@ -457,17 +468,17 @@ story_kill() {
 }
 
 story_end() {
-    local began a b
+    local began a b echoes
     writers_end
     a=$(written a) b=$(written b)
     say "the applications are done: $(thousands "$a") transactions on A, $(thousands "$b") on B"
     began=$EPOCHREALTIME
     wait_in_step
     say "in step $(ms_since "$began") ms later: both have applied what the other had committed"
-    more "$(thousands "$(field forward rows)") changes from A to B," \
-        "$(thousands "$(field reverse rows)") from B to A; dropped as each other's own:" \
-        "$(thousands $(($(field forward skipped_transactions) + $(field reverse skipped_transactions))))" \
-        "transactions"
+    echoes=$(($(field forward skipped_transactions) + $(field reverse skipped_transactions)))
+    more "$(thousands "$(field forward rows)") changes went from A to B," \
+        "$(thousands "$(field reverse rows)") from B to A;" \
+        "$(thousands "$echoes") marked transactions were not carried back"
 }
 
 story_proof() {
@@ -490,7 +501,8 @@ story_release() {
     kill -TERM "$TWSYNC"
     wait "$TWSYNC" || die "twsync did not stop cleanly"
     TWSYNC=
-    ./twsync release "$JOB" >"$DIR/release.log" || { cat "$DIR/release.log" >&2; die "release failed"; }
+    ./twsync release "$JOB" >"$DIR/release.log" ||
+        { cat "$DIR/release.log" >&2; die "release failed"; }
     for node in a b; do
         left=$((left + $(sql $node -c "SELECT (SELECT count(*) FROM pg_replication_slots) +
             (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_namespace
@@ -513,8 +525,8 @@ main() {
     story_end
     story_proof
     story_release
-    printf '\n%s%sBoth databases are equal.%s  The whole story took %s.\n' "$BOLD" "$GREEN" "$PLAIN" \
-        "$(seconds "$(ms_since "$BEGAN")")"
+    printf '\n%s%sBoth databases are equal.%s  The whole story took %s.\n' "$BOLD" "$GREEN" \
+        "$PLAIN" "$(seconds "$(ms_since "$BEGAN")")"
 }
 
 main "$@"

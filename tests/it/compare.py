@@ -41,7 +41,7 @@ def row_image(cur, oid):
     """An SQL expression: the bytes of a row of this table, columns in order of name."""
     cur.execute(COLUMNS, (oid,))
     parts = []
-    for name, typname, send in cur.fetchall():
+    for name, typname, send in cur:
         text = f"t.{quote(name)}::text"
         if typname == "xml":            # has no cast under every xmloption
             text = f"xmlserialize(content t.{quote(name)} as text)"
@@ -72,20 +72,35 @@ def rows_of(node, oid, name):
         return collections.Counter(row for (row,) in cur)
 
 
-def shorten(text, limit=300):
+def shorten(text, limit=200):
     text = repr(text)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-def row_differences(a, oid_a, b, oid_b, name, limit=5):
+def column_names(node, oid):
+    return [name for name, *_ in node.admin(COLUMNS, (oid,))]
+
+
+def row_differences(a, oid_a, b, oid_b, name, limit=6):
+    """Rows that only one side has; for two rows of one id only the columns that differ."""
     in_a, in_b = rows_of(a, oid_a, name), rows_of(b, oid_b, name)
+    columns = column_names(a, oid_a)
+    key = next((columns.index(c) for c in ("id", "Id", "k", "aid") if c in columns), None)
+    extra = [sorted((x - y).elements()) for x, y in ((in_a, in_b), (in_b, in_a))]
     out = []
-    for side, extra in (("a", in_a - in_b), ("b", in_b - in_a)):
-        out += [f"    only in {side} ({n}x): {shorten(row)}"
-                for row, n in sorted(extra.items())[:limit]]
-        if len(extra) > limit:
-            out.append(f"    only in {side}: {len(extra) - limit} more")
-    return out
+    if key is not None and columns == column_names(b, oid_b):
+        rows = [{row.split("\x01")[key]: row.split("\x01") for row in side} for side in extra]
+        for value in rows[0].keys() & rows[1].keys():
+            out.append(f"    {columns[key]} {shorten(value, 60)}: " + "; ".join(
+                f"{column} is {shorten(x)} in a, {shorten(y)} in b"
+                for column, x, y in zip(columns, rows[0][value], rows[1][value]) if x != y))
+        shared = rows[0].keys() & rows[1].keys()
+        extra = [[row for row in side if row.split("\x01")[key] not in shared] for side in extra]
+    for side, these in zip("ab", extra):
+        out += [f"    only in {side}: {shorten(row)}" for row in these[:limit]]
+        if len(these) > limit:
+            out.append(f"    only in {side}: {len(these) - limit} rows more")
+    return out[:4 * limit]
 
 
 def content_differences(pair, only=None):
@@ -110,7 +125,7 @@ def content_differences(pair, only=None):
 
 def schema_of(node):
     """The statements of pg_dump -s, one string each, sorted; without schema twsync."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION + " -c quote_all_identifiers=off"}
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION}
     dump = subprocess.run(
         [os.path.join(pg.bin_dir(), "pg_dump"), "-s", "-N", "twsync", "--no-owner",
          "--no-privileges", "--no-publications", "--no-subscriptions",

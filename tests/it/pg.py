@@ -57,7 +57,7 @@ SESSION = (
     "-c xmloption=content -c array_nulls=on -c timezone=UTC -c default_transaction_read_only=off "
     "-c default_transaction_isolation=read\\ committed -c transform_null_equals=off "
     "-c synchronous_commit=on -c row_security=on -c client_min_messages=warning "
-    "-c search_path=public -c standard_conforming_strings=on"
+    "-c search_path=public -c standard_conforming_strings=on -c quote_all_identifiers=off"
 )
 
 
