@@ -2614,19 +2614,12 @@ static void db_message(char *out, size_t size, const char *msg)
     while (n && out[n - 1] == ' ') out[--n] = '\0';
 }
 
-static const char *db_setting(const struct node *node, const char *keyword)
-{
-    for (int i = 0; i < node->nsettings; i++)
-        if (str_is(node->settings[i].keyword, keyword)) return node->settings[i].value;
-    return NULL;
-}
-
 /* "a (shop at db1:5432)": what may be shown of a connection. */
 static const char *db_label(struct arena *a, const struct node *node)
 {
-    const char *host = db_setting(node, "host"), *port = db_setting(node, "port");
-    const char *db = db_setting(node, "dbname"), *service = db_setting(node, "service");
-    if (!host) host = db_setting(node, "hostaddr");
+    const char *host = job_node_setting(node, "host"), *port = job_node_setting(node, "port");
+    const char *db = job_node_setting(node, "dbname"), *service = job_node_setting(node, "service");
+    if (!host) host = job_node_setting(node, "hostaddr");
     if (!host && service) return arena_fmt(a, "%c (service %s)", node->letter, service);
     return arena_fmt(a, "%c (%s at %s:%s)", node->letter, db ? db : "?", host ? host : "local",
                      port ? port : "5432");
@@ -2873,7 +2866,7 @@ static void db_abandon(struct db *d)
 static status MUST_CHECK db_connect_wait(struct db *d)
 {
     usec deadline = os_now() + DB_CONNECT_S * USEC_SEC;
-    const char *set = db_setting(d->node, "connect_timeout");
+    const char *set = job_node_setting(d->node, "connect_timeout");
     if (set && atoi(set) > 0) deadline = os_now() + atoi(set) * USEC_SEC;
     PostgresPollingStatusType st = PGRES_POLLING_WRITING;
     while (st != PGRES_POLLING_OK) {
@@ -5497,7 +5490,7 @@ static void careful_new_row(struct sqlb *q, const struct rel *rel, const struct 
 
 /* "t"'s part of the key: parts are written over bare column names, so they are evaluated in a
  * sub-select of one row that shows those names. */
-static void careful_collides(struct sqlb *q, const struct rel *rel, const struct unique_key *k)
+static void careful_collides(struct sqlb *q, const struct unique_key *k)
 {
     buf_str(&q->sql, "EXISTS (SELECT FROM (SELECT ");
     for (int i = 0; i < k->n; i++) buf_fmt(&q->sql, "%s(%s) AS n%d", i ? ", " : "", k->parts[i], i);
@@ -5512,7 +5505,6 @@ static void careful_collides(struct sqlb *q, const struct rel *rel, const struct
         buf_fmt(&q->sql, "%s(x.n%d %s y.o%d OR (x.n%d IS NULL AND y.o%d IS NULL))",
                 i ? " AND " : "", i, k->ops[i], i, i, i);
     buf_char(&q->sql, ')');
-    (void) rel;
 }
 
 /* Rows of the target that stand in the way of `row` in one unique index, locked. */
@@ -5541,7 +5533,7 @@ static status MUST_CHECK careful_find_in_key(struct apply *ap, struct arena *a,
         buf_str(&q.sql, ") ");
         careful_select(&q, c, false);
         buf_str(&q.sql, " WHERE ");
-        careful_collides(&q, rel, k);
+        careful_collides(&q, k);
     }
     buf_str(&q.sql, " LIMIT 100 FOR UPDATE OF t");
     return sqlb_run(&q, ap->to, "look for colliding rows", out);
@@ -5714,14 +5706,12 @@ static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, cons
 }
 
 /* Policy fail: the record outlives the rollback, and the task is Failed. */
-static status MUST_CHECK conflict_stop(struct apply *ap, struct arena *a, const struct change *c,
-                                       struct conflict k)
+static status MUST_CHECK conflict_stop(struct apply *ap, const struct change *c, struct conflict k)
 {
     k.outcome = "stopped";
     arena_reset(&ap->left_arena);
     conflict_values(ap, &ap->left_arena, c, &k, ap->left.sql_values);
     ap->left.set = true;
-    (void) a;
     fail_detail(ap->e, "transaction committed at " LSN_FMT, LSN_ARG(c->commit_lsn));
     fail_hint(ap->e, "See twsync.conflict on %c; change the row, or set on_conflict = ignore or "
                      "overwrite, and run again.", ap->to->node->letter);
@@ -5944,7 +5934,7 @@ static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena 
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_insert_exists,
                          .existing = json_existing(a, c->rel, NULL, all)};
     enum conf_action act = conf_decide(k.kind, ap->policy);
-    if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+    if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
     if (act == ACT_SKIP) return TW_OK;
@@ -6001,7 +5991,7 @@ static status MUST_CHECK careful_update_exists(struct apply *ap, struct arena *a
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_update_exists,
                          .existing = json_existing(a, c->rel, f, all)};
     enum conf_action act = conf_decide(k.kind, ap->policy);
-    if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+    if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
     if (act == ACT_SKIP) return TW_OK;
@@ -6070,7 +6060,7 @@ static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const
         struct conflict k = {.kind = CONF_update_differs,
                              .existing = json_existing(a, rel, f, NULL)};
         enum conf_action act = conf_decide(k.kind, ap->policy);
-        if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+        if (act == ACT_STOP) return conflict_stop(ap, c, k);
         bool any = conf_columns(ap->merge, act, rel->ncolumns, changed, differs, write);
         k.outcome = act == ACT_WRITE ? "overwritten" : any ? "merged" : "kept";
         TRY(conflict_record(ap, a, c, k));
@@ -6094,7 +6084,7 @@ static status MUST_CHECK careful_remove(struct apply *ap, struct arena *a, const
         struct conflict k = {.kind = CONF_delete_differs,
                              .existing = json_existing(a, c->rel, f, NULL)};
         enum conf_action act = conf_decide(k.kind, ap->policy);
-        if (act == ACT_STOP) return conflict_stop(ap, a, c, k);
+        if (act == ACT_STOP) return conflict_stop(ap, c, k);
         k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
         TRY(conflict_record(ap, a, c, k));
         if (act == ACT_SKIP) return TW_OK;
@@ -6413,10 +6403,9 @@ static status MUST_CHECK apply_idle(struct apply *ap, lsn_t lsn)
 /* After a conflict under policy fail: the record, in a marked transaction of its own. */
 static void apply_record_left(struct apply *ap)
 {
-    struct tw_error keep = *ap->e, mine;
+    struct tw_error keep = *ap->e;
     if (!ap->left.set || PQstatus(ap->to->pg) != CONNECTION_OK) return;
     error_clear(ap->e);
-    struct arena a = {0};
     const char *mark[] = {ap->task};
     if (db_exec(ap->to, "roll back", "ROLLBACK; BEGIN") == TW_OK &&
         db_exec_params(ap->to, "write the progress",
@@ -6428,10 +6417,8 @@ static void apply_record_left(struct apply *ap)
         ap->stat->conflicts++;
         ap->left.set = false;
     } else {
-        mine = *ap->e;
-        log_warning("could not record the conflict: %s", mine.msg);
+        log_warning("could not record the conflict: %s", ap->e->msg);
     }
-    arena_free(&a);
     *ap->e = keep;
 }
 
@@ -6867,7 +6854,7 @@ static const char *check_ident(struct check *c, const char *name)
 /* A setting of the job as identifier, for remedies when the server cannot be asked. */
 static const char *check_given(struct check *c, const struct check_node *n, const char *keyword)
 {
-    const char *given = db_setting(n->node, keyword);
+    const char *given = job_node_setting(n->node, keyword);
     return given ? check_ident(c, given) : check_text(c, "<%s>", keyword);
 }
 
@@ -9610,11 +9597,6 @@ static status MUST_CHECK task_session(struct task *t)
     task_context(t, context, sizeof context);
     bool again = task_go_solo(t, s);
     t->was_running = t->stat->state == TASK_Running;
-    if (!again && s == TW_ECONFLICT && t->apply.left.set) {
-        struct tw_error keep = t->e;
-        apply_record_left(&t->apply);
-        t->e = keep;
-    }
     if (!again && s != TW_ESTOP) task_report(t, context);
     task_close(t, again ? TW_OK : s);
     return again ? TW_OK : s;

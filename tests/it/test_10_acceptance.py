@@ -12,7 +12,7 @@ import pg
 import tw
 import writers
 from test_05_copy import load_everything
-from test_07_loops import assert_idle
+from test_07_loops import BEAT, assert_idle
 from wait import wait_for
 
 SECONDS = float(os.environ.get("TWSYNC_TEST_SECONDS", "60"))
@@ -71,7 +71,7 @@ def test_killed_ten_times(pair, make_job, rng, folder):
     seconds = SECONDS if pair.rung == "marker" else SECONDS / 3
     finished(pgbench(pair.a, "-i", "-q", "-s", str(SCALE)), 120)
     load_everything(pair.a)
-    job = make_job(pair, SCHEMAS, forward={"workers": 4}).start()
+    job = make_job(pair, SCHEMAS, forward={"workers": 4}, slots=BEAT).start()
     with both_written(pair, job.folder, seconds, rng) as (benches, works):
         pause = seconds / (KILLS + 1)
         for kill in range(KILLS):

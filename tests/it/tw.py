@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 
-from pg import lsn_int
+from pg import lsn_int, lsn_text
 from wait import wait_for
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -58,7 +58,7 @@ class Job:
     """A job file, its state folder, and the processes of `twsync run`.
 
     Keyword arguments are sections of the job file; they add to or replace what every test has:
-    both ends, the schemas given, heartbeat 1 s.
+    both ends, the schemas given, and quick heartbeats (the positions of an idle task advance with them).
     """
 
     command_prefix = [BINARY]
@@ -76,7 +76,7 @@ class Job:
             "a": pair.a.job_keys(), "b": pair.b.job_keys(),
             "objects": {"schemas": schemas} if schemas else {},
             "forward": {}, "reverse": {},
-            "slots": {"heartbeat": "1s"}, "retry": {},
+            "slots": {"heartbeat": "100ms"}, "retry": {},
         }
         pair.jobs.append(self)
         self.change(**sections)
@@ -206,7 +206,7 @@ class Job:
             assert state in ("Failed", "Retrying") or status.get("state") != "Failed", (
                 f"{task} is Failed: {status.get('last_error')}\n{self.log_tail(15)}")
             return None
-        return wait_for(reached, f"{task} is {state} (status: {self.task(task)})", deadline)
+        return wait_for(reached, f"{task} is {state}", deadline)
 
     def applied(self, task):
         """The position up to which the target of a task has all: the row kept with the data."""
@@ -228,8 +228,7 @@ class Job:
             return lsn_int(status.get("applied_lsn")) >= marks[task]
 
         for task in tasks:
-            wait_for(lambda: reached(task),
-                     f"{task} has applied up to {marks[task]:X} (status: {self.task(task)})", deadline)
+            wait_for(lambda: reached(task), f"{task} has applied up to {lsn_text(marks[task])}", deadline)
 
     # ---- what was written
 
