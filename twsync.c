@@ -472,7 +472,9 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 static struct {
     bool json, quiet, debug;
     const char *job, *task;
-    bool live;  /* a live line is on the terminal: log lines must start on a fresh one */
+    /* Live lines at the foot of the terminal, in shared memory since every process logs above
+     * them; the cursor rests at the end of the last one.  NULL or 0: there are none. */
+    _Atomic int32_t *live;
 } log_sink;
 
 static const char *const log_names[] = {"debug", "info", "warning", "error"};
@@ -503,13 +505,15 @@ static void log_line_json(struct buf *b, enum log_level level, const char *msg)
 static void log_line_text(struct buf *b, enum log_level level, const char *msg)
 {
     char when[40];
+    int live = log_sink.live ? *log_sink.live : 0;
     log_time(when, sizeof when);
-    if (log_sink.live) buf_str(b, "\r\033[K");
+    if (live > 1) buf_fmt(b, "\033[%dA", live - 1);
+    if (live) buf_str(b, "\r\033[J");
     buf_fmt(b, "%s ", when);
     if (log_sink.task) buf_fmt(b, "[%s] ", log_sink.task);
     if (level != LOG_INFO) buf_fmt(b, "%s: ", log_names[level]);
     buf_str(b, msg);
-    buf_char(b, '\n');
+    for (int i = 0; i < (live ? live : 1); i++) buf_char(b, '\n');
 }
 
 static void PRINTF(2, 3) log_at(enum log_level level, const char *fmt, ...)
@@ -740,7 +744,7 @@ static const char *const task_state_names[] = {
 #undef X
 };
 
-enum { STAT_MAGIC = 0x74775333 };  /* "twS3": changes with the layout */
+enum { STAT_MAGIC = 0x74775334 };  /* "twS4": changes with the layout */
 
 /* Written by the task's process; `restarts` and, after a death, `state` by the supervisor. */
 struct stat_task {
@@ -760,7 +764,7 @@ struct stat_task {
 
 struct stat_page {
     uint32_t magic;
-    _Atomic int32_t supervisor_pid;
+    _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
     struct stat_task task[2];  /* by enum tw_direction */
 };
@@ -8408,11 +8412,32 @@ static void copy_totals(struct copy *c)
     c->stat->copy_tables_done = tables;
 }
 
-static void copy_bar(struct buf *b, int64_t done, int64_t all, int width)
+/* How much of a table is copied, 0 to 1: by the planner's estimate of its rows. */
+static double copy_fraction(const struct copy *c, int i)
 {
-    int full = all > 0 ? (int) (done * width / all) : width;
-    if (full > width) full = width;
-    for (int i = 0; i < width; i++) buf_str(b, i < full ? "█" : "░");
+    int64_t expect = c->tables->items[i].reltuples;
+    if (*copy_done(c, i) == c->chunks_of[i]) return 1;
+    if (expect <= 0) return (double) *copy_done(c, i) / c->chunks_of[i];
+    double part = (double) *copy_rows(c, i) / (double) expect;
+    return part > 0.99 ? 0.99 : part;
+}
+
+static double copy_total_fraction(const struct copy *c)
+{
+    double done = 0, all = 0;
+    for (int i = 0; i < c->tables->n; i++) {
+        double weight = (double) c->tables->items[i].bytes + 1;
+        done += weight * copy_fraction(c, i);
+        all += weight;
+    }
+    return all > 0 ? done / all : 1;
+}
+
+static void copy_bar(struct buf *b, double part)
+{
+    enum { WIDTH = 24 };
+    int full = (int) (part * WIDTH);
+    for (int i = 0; i < WIDTH; i++) buf_str(b, i < full ? "█" : "░");
 }
 
 /* "12.3 MB" */
@@ -8431,10 +8456,8 @@ static void copy_line(struct buf *b, struct copy *c, int i)
     char name[64], size[24];
     snprintf(name, sizeof name, "%s.%s", t->schema, t->name);
     copy_size(size, sizeof size, *copy_bytes(c, i));
-    int64_t expect = t->bytes > *copy_bytes(c, i) ? t->bytes : *copy_bytes(c, i);
-    bool done = *copy_done(c, i) == c->chunks_of[i];
     buf_fmt(b, "  %-34.34s ", name);
-    copy_bar(b, done ? 1 : *copy_bytes(c, i), done ? 1 : expect, 24);
+    copy_bar(b, copy_fraction(c, i));
     buf_fmt(b, " %10" PRId64 " rows %9s\033[K\n", *copy_rows(c, i), size);
 }
 
@@ -8459,7 +8482,7 @@ static void copy_draw(struct copy *c, int *lines)
     double s = (double) (os_now() - c->started_us) / 1e6;
     copy_size(size, sizeof size, c->stat->copy_bytes);
     buf_fmt(&b, "  %-34s ", "total");
-    copy_bar(&b, c->stat->copy_chunks_done, c->nchunks, 24);
+    copy_bar(&b, copy_total_fraction(c));
     buf_fmt(&b, " %10" PRId64 " rows %9s  %" PRId64 "/%" PRId64 " tables  %.0f s\033[K\n",
             (int64_t) c->stat->copy_rows, size, (int64_t) c->stat->copy_tables_done,
             (int64_t) c->stat->copy_tables, s);
@@ -9776,25 +9799,30 @@ static void sup_show_task(struct sup *s, struct buf *b, int dir, double seconds)
     int64_t rows = t->rows;
     double rate = seconds > 0 ? (double) (rows - s->shown_rows[dir]) / seconds : 0;
     s->shown_rows[dir] = rows;
-    buf_fmt(b, "%s %s %s  %.0f rows/s  delay %" PRId64 " ms  %" PRId64 " conflicts",
-            dir == TW_FORWARD ? "a→b" : "   b→a", direction_names[dir],
-            task_state_names[t->state], rate < 0 ? 0 : rate, (int64_t) t->delay_us / 1000,
-            (int64_t) t->conflicts);
+    buf_fmt(b, "\r%s %-12s %8.0f rows/s  delay %6" PRId64 " ms  %" PRId64 " conflicts\033[K",
+            dir == TW_FORWARD ? "a→b" : "b→a", task_state_names[t->state], rate < 0 ? 0 : rate,
+            (int64_t) t->delay_us / 1000, (int64_t) t->conflicts);
 }
 
-/* One line, rewritten twice a second, on a terminal and while nothing else is drawn. */
+/* A line per task, rewritten twice a second, once the copy's bars are done. */
 static void sup_show(struct sup *s)
 {
     usec now = os_now();
     if (!log_sink.live || now - s->shown_us < USEC_SEC / 2) return;
-    if (s->page->task[TW_FORWARD].state == TASK_Initializing) return;
+    if (!s->page->task[TW_FORWARD].ready) return;
     struct buf b = {0};
     double seconds = (double) (now - s->shown_us) / 1e6;
+    int lines = s->job->task[TW_FORWARD].enabled + s->job->task[TW_REVERSE].enabled;
+    bool first = true;
     s->shown_us = now;
-    buf_str(&b, "\r");
-    for (int dir = 0; dir < 2; dir++)
-        if (s->job->task[dir].enabled) sup_show_task(s, &b, dir, seconds);
-    buf_str(&b, "\033[K");
+    if (lines > 1) buf_fmt(&b, s->page->live_lines ? "\033[%dA" : "\n\033[%dA", lines - 1);
+    s->page->live_lines = lines;
+    for (int dir = 0; dir < 2; dir++) {
+        if (!s->job->task[dir].enabled) continue;
+        if (!first) buf_char(&b, '\n');
+        first = false;
+        sup_show_task(s, &b, dir, seconds);
+    }
     ssize_t ignored = write(STDERR_FILENO, b.data, b.len);
     (void) ignored;
     buf_free(&b);
@@ -10005,9 +10033,12 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     if (st == TW_OK) st = sup_page(&s, e);
     if (st == TW_OK) st = sup_precheck(&s, e);
     if (st == TW_OK) {
-        log_sink.live = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet;
+        s.page->live_lines = 0;
+        if (isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet)
+            log_sink.live = &s.page->live_lines;
         st = sup_loop(&s, e);
-        if (log_sink.live) fputs("\n", stderr);
+        if (s.page->live_lines) fputs("\n", stderr);
+        log_sink.live = NULL;
     }
     if (s.page) s.page->supervisor_pid = 0;
     close(s.lock_fd);

@@ -95,7 +95,12 @@ class Job:
     # ---- processes
 
     def start(self, *options, wait=TASKS, log=None, **env):
-        """Starts `twsync run`, in a process group of its own, and waits until tasks are Running."""
+        """Starts `twsync run`, in a process group of its own, and waits until tasks are Running.
+
+        The page of counters of an earlier run goes first, so that its states are not taken for new.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self.state_dir, "page"))
         with open(log or self.log, "ab") as out:
             self.process = subprocess.Popen(
                 [*self.command_prefix, "run", self.path, *options], stdin=subprocess.DEVNULL, stdout=out,
