@@ -5285,7 +5285,7 @@ enum { WINDOW_CHANGES = 512, WINDOW_BYTES = 256 * 1024 };
 
 struct conflict {
     enum conflict_kind kind;
-    const char *outcome;  /* kept, overwritten, merged, inserted, ignored, skipped, stopped */
+    const char *outcome;  /* kept overwritten merged equal inserted ignored skipped stopped */
     const char *existing; /* JSON array of the target's rows in question, or NULL */
 };
 
@@ -6042,6 +6042,49 @@ static int careful_differs(const struct change *c, const struct found *f, const 
     return n;
 }
 
+/* Which columns the update means to write.  rel_changed() leaves out a generated-always identity,
+ * which cannot be SET; careful_try_update() replaces such a row. */
+static void careful_changed(const struct change *c, bool *changed)
+{
+    const struct rel *rel = c->rel;
+    const struct value *row = c->m.new.values;
+    rel_changed(rel, &c->m, changed);
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i) && rel_target(rel, i)->identity_always && row[i].kind != 'u' &&
+            c->m.old_kind && !value_equal(&row[i], &c->m.old.values[i]) &&
+            (c->m.old_kind == 'O' || rel->columns[i].is_key))
+            changed[i] = true;
+}
+
+/* Columns that differ but hold what the update brings are in no dispute: a cascade of the target's
+ * own foreign key was faster, or both sides wrote the same.  Returns how many are. */
+static int careful_disputed(const struct change *c, const struct found *f, const bool *differs)
+{
+    int n = 0;
+    for (int i = 0; i < c->rel->ncolumns; i++) {
+        const struct value *now = &c->m.new.values[i];
+        if (differs[i]) n += now->kind == 'u' || !careful_same(f->values[i], now, false);
+    }
+    return n;
+}
+
+/* The row is there and holds other values: decide.  *any: something is left to write. */
+static status MUST_CHECK careful_update_differs(struct apply *ap, struct arena *a,
+                                                const struct change *c, const struct found *f,
+                                                const bool *changed, const bool *differs,
+                                                bool *write, bool *any)
+{
+    struct conflict k = {.kind = CONF_update_differs,
+                         .existing = json_existing(a, c->rel, f, NULL)};
+    bool disputed = careful_disputed(c, f, differs) > 0;
+    enum conf_action act = disputed ? conf_decide(k.kind, ap->policy) : ACT_WRITE;
+    if (act == ACT_STOP) return conflict_stop(ap, c, k);
+    *any = true;
+    if (disputed) *any = conf_columns(ap->merge, act, c->rel->ncolumns, changed, differs, write);
+    k.outcome = !disputed ? "equal" : act == ACT_WRITE ? "overwritten" : *any ? "merged" : "kept";
+    return conflict_record(ap, a, c, k);
+}
+
 static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const struct change *c)
 {
     struct rel *rel = c->rel;
@@ -6052,22 +6095,12 @@ static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const
     TRY(careful_find(ap, a, c, &f));
     if (!f) return careful_update_missing(ap, a, c);
     struct value *row = c->m.new.values;
-    rel_changed(rel, &c->m, changed);
-    for (int i = 0; i < rel->ncolumns; i++)  /* careful_try_update replaces such a row */
-        if (rel_carries(rel, i) && rel_target(rel, i)->identity_always && row[i].kind != 'u' &&
-            c->m.old_kind && !value_equal(&row[i], &c->m.old.values[i]) &&
-            (c->m.old_kind == 'O' || rel->columns[i].is_key))
-            changed[i] = true;
+    careful_changed(c, changed);
     memcpy(write, changed, sizeof(bool) * (size_t) rel->ncolumns);
-    bool all_columns = ap->merge == MERGE_ROWS;
-    if (c->m.old_kind == 'O' && careful_differs(c, f, all_columns ? NULL : changed, differs)) {
-        struct conflict k = {.kind = CONF_update_differs,
-                             .existing = json_existing(a, rel, f, NULL)};
-        enum conf_action act = conf_decide(k.kind, ap->policy);
-        if (act == ACT_STOP) return conflict_stop(ap, c, k);
-        bool any = conf_columns(ap->merge, act, rel->ncolumns, changed, differs, write);
-        k.outcome = act == ACT_WRITE ? "overwritten" : any ? "merged" : "kept";
-        TRY(conflict_record(ap, a, c, k));
+    const bool *compare = ap->merge == MERGE_ROWS ? NULL : changed;
+    if (c->m.old_kind == 'O' && careful_differs(c, f, compare, differs)) {
+        bool any;
+        TRY(careful_update_differs(ap, a, c, f, changed, differs, write, &any));
         if (!any) return TW_OK;
         TRY(careful_complete(ap, a, c, &row));
         assert(row);  /* the whole old row came */
