@@ -9261,6 +9261,27 @@ static status MUST_CHECK task_retention_cap(struct task *t)
     return TW_OK;
 }
 
+/* Tables that the job selects and the publication lacks, made after the job began: their rows are
+ * not in the stream, and silence about it would be a trap (failures E11). */
+static status MUST_CHECK task_warn_new_tables(struct task *t)
+{
+    struct table_list tables;
+    PGresult *r;
+    TRY(task_tables(t, &t->from, &tables));
+    const char *values[] = {t->slot, cat_oid_array(&t->session, &tables)};
+    TRY(db_query(&t->from, &t->session, "read the publication",
+                 "SELECT c.oid::regclass FROM pg_class c WHERE c.oid = ANY ($2::oid[])"
+                 " AND c.relkind = 'r' AND c.oid NOT IN (SELECT pr.prrelid FROM"
+                 " pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid"
+                 " WHERE p.pubname = $1) AND NOT EXISTS (SELECT FROM pg_inherits i JOIN"
+                 " pg_class up ON up.oid = i.inhparent AND up.relkind = 'p'"
+                 " WHERE i.inhrelid = c.oid)", 2, values, &r));
+    for (int i = 0; i < PQntuples(r); i++)
+        log_warning("table %s on %c was created after the job began and is not synchronised",
+                    PQgetvalue(r, i, 0), t->source->letter);
+    return TW_OK;
+}
+
 static status MUST_CHECK task_start_stream(struct task *t)
 {
     struct slot_info slot;
@@ -9270,6 +9291,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     TRY(task_session_setup(t));
     TRY(task_new_epoch(t));
     TRY(task_retention_cap(t));
+    TRY(task_warn_new_tables(t));
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
     t->apply.applied_lsn = t->seen_lsn = from;

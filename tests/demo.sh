@@ -361,6 +361,7 @@ show_conflicts() {
         printf '  %-25s %-2s %-8s %-14s %-8s %-8s %-9s %s%s%s\n' "$table $key" "$where" \
             "${task#*/}" "$kind" "$incoming" "$existing" "$policy" "$BOLD" "$outcome" "$PLAIN"
     done <"$DIR/conflicts"
+    (($(wc -l <"$DIR/conflicts") == 4)) || die "there should be four records, and no others"
 }
 
 show_sequences() {
@@ -487,9 +488,9 @@ story_proof() {
     title "Conflicts, as recorded in twsync.conflict"
     show_conflicts
     check_outcome
-    more "A's price and A's gift card stand on both sides, because jobs/demo.ini says"
-    more "forward = overwrite, reverse = ignore.  The sugar bowl is no conflict: another column"
-    more "each, so both changes stand."
+    more "A's price and A's gift card stand on both sides, since $JOB says overwrite in"
+    more "[forward] and ignore in [reverse].  The sugar bowl is no conflict: each side changed"
+    more "another column, and both changes stand."
     title "Sequences"
     show_sequences
     more "orders: odd numbers on A, even on B, so that new rows never meet"

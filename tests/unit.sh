@@ -3,7 +3,7 @@
 # "N passed, N failed".
 #
 #   tests/unit.sh            all of them
-#   tests/unit.sh WORD...    files of these names (job), and tests whose name holds one of the others
+#   tests/unit.sh WORD...    only files of these names (job), only tests whose name holds another
 #
 # TWSYNC_UNIT_DIR   keeps the programs, for a debugger
 set -u

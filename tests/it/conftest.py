@@ -101,7 +101,8 @@ def make_server(folder, templates):
 
     yield make
     for server in servers:
-        server.stop("immediate")
+        if os.path.exists(server.root):
+            server.stop("immediate")
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from wait import wait_for
 STATES = {"NotStarted", "Prechecking", "PrecheckFailed", "Initializing", "Running", "Retrying", "Paused", "Failed", "Completed"}
 
 
-def small(pair, rows=1000):
+def small(pair, rows=1000, width=1):
     pair.a.sql("CREATE TABLE t (id serial PRIMARY KEY, v text)")
-    pair.a.sql("INSERT INTO t (v) SELECT 'v' FROM generate_series(1, %s)", (rows,))
+    pair.a.sql("INSERT INTO t (v) SELECT repeat('v', %s) FROM generate_series(1, %s)", (width, rows))
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
@@ -138,7 +138,7 @@ def test_text_log(pair, job):
 @pytest.mark.rung("marker")
 def test_terminal(pair, make_job):
     """On a terminal: a bar while copying, then a live line for each task; Ctrl-C ends it."""
-    small(pair, 200_000)
+    small(pair, 200_000, 300)
     job = make_job(pair)
     master, slave = pty.openpty()
     job.process = subprocess.Popen([tw.BINARY, "run", job.path], stdin=slave, stdout=slave, stderr=slave,
@@ -163,8 +163,8 @@ def test_terminal(pair, make_job):
         return re.search(pattern, seen.decode(errors="replace"))
 
     try:
-        wait_for(lambda: shows(r"\d+ ?%"), "percent of the copy", 30)
-        wait_for(lambda: shows(r"reverse.*Running|Running.*reverse"), "a line for the reverse task", 30)
+        wait_for(lambda: shows(r"public\.t .*\d+ rows") and shows(r"total .*1/1 tables"), "the bars of the copy", 30)
+        wait_for(lambda: shows("a→b Running.*rows/s") and shows("b→a Running.*rows/s"), "a line for each task", 30)
         assert re.search(rb"[\r\x1b]", seen), "nothing is drawn over"
         job.process.send_signal(signal.SIGINT)
         wait_for(lambda: read() or job.process.poll() is not None, "the end", 10)

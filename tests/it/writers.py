@@ -50,6 +50,8 @@ class Writer(threading.Thread):
                 self.work(cur)
             self.acknowledged += 1
         except psycopg2.Error as error:
+            if error.pgcode is None:
+                raise psycopg2.OperationalError("connection lost") from error
             if error.pgcode not in PASSING:
                 raise
 

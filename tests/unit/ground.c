@@ -214,8 +214,8 @@ static void test_lsn(void)
         {"0/0", 0}, {"0/1", 1}, {"1/0", (lsn_t) 1 << 32}, {"16/B374D848", 0x16B374D848},
         {"FFFFFFFF/FFFFFFFF", UINT64_MAX}, {"0/FFFFFFFF", 0xFFFFFFFF}, {"a/b", 0xA0000000B},
     };
-    static const char *const bad[] = {"", "0", "/", "0/", "/0", "0/0 ", "0/0g", "0-0", "123456789/0",
-                                      "0/123456789", "g/0", "0/0/0"};
+    static const char *const bad[] = {"", "0", "/", "0/", "/0", "0/0 ", "0/0g", "0-0", "g/0",
+                                      "123456789/0", "0/123456789", "0/0/0"};
     struct arena a = {0};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         lsn_t v = 7, again = 7;
@@ -251,7 +251,8 @@ static void test_lsn_strict(void)
 static const char *const hostile[] = {
     "", "a", "A b", "\"", "\"\"", "a\"b", "'", "''", "a'b", "\\", "\\'", "'\\", "$$", "--", "/*",
     ";", "%s%n", "x\ny", "\t", "\001", "\177", "\303\244", "\360\237\230\200", "select",
-    "'; DROP TABLE x; --", "\"; DROP TABLE x; --", "E'\\", "\\\\\"", "a.b", ",", " ", "\342\200\256",
+    "'; DROP TABLE x; --", "\"; DROP TABLE x; --", "E'\\", "\\\\\"", "a.b", ",", " ",
+    "\342\200\256",
 };
 enum { NHOSTILE = sizeof hostile / sizeof *hostile };
 

@@ -31,7 +31,8 @@ static void message_text(struct buf *b, const struct msg *m)
     buf_char(b, m->kind);
     switch (m->kind) {
     case 'B':
-        buf_fmt(b, " " LSN_FMT " %" PRId64 " %" PRIu32, LSN_ARG(m->final_lsn), m->commit_us, m->xid);
+        buf_fmt(b, " " LSN_FMT " %" PRId64 " %" PRIu32, LSN_ARG(m->final_lsn), m->commit_us,
+                m->xid);
         break;
     case 'C':
         buf_fmt(b, " " LSN_FMT " " LSN_FMT " %" PRId64, LSN_ARG(m->final_lsn), LSN_ARG(m->end_lsn),

@@ -174,7 +174,8 @@ static void test_huge_counts(void)
         {"truncate of 4 G tables", "T\xff\xff\xff\xff\0\0\0\0\1", 10},
         {"truncate of 1 G tables", "T\x40\0\0\0\0\0\0\0\1", 10},
         {"relation of 65535 columns", "R\0\0\0\1s\0t\0d\xff\xff", 12},
-        {"relation of 65535 columns, one there", "R\0\0\0\1s\0t\0d\xff\xff\1c\0\0\0\0\27\0\0\0\0", 23},
+        {"relation of 65535 columns, one there",
+         "R\0\0\0\1s\0t\0d\xff\xff\1c\0\0\0\0\27\0\0\0\0", 23},
     };
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
         size_t allocated = 0;
@@ -286,14 +287,16 @@ static void check_changed(char target, bool key, char old_kind, const char *was,
     bool ok = set[0] == (changed && target != 'a') && !set[1];
     if (target != 'a' || known) ok = ok && can == !(changed && target == 'a');
     CHECK(ok);
-    if (!ok) printf(" ('%c' key %d old %c: %s -> %s)", target, key, old_kind ? old_kind : '-', was, is);
+    if (!ok)
+        printf(" ('%c' key %d old %c: %s -> %s)", target, key, old_kind ? old_kind : '-', was, is);
     rel_free(rel);
     arena_free(&a);
 }
 
 static void test_changed(void)
 {
-    static const char *const values[] = {"n", "", "x", "y"}, *const news[] = {"n", "", "x", "y", "u"};
+    static const char *const values[] = {"n", "", "x", "y"};
+    static const char *const news[] = {"n", "", "x", "y", "u"};
     for (const char *target = " ga"; *target; target++)
         for (int key = 0; key < 2; key++)
             for (int kind = 0; kind < 3; kind++)
@@ -446,8 +449,8 @@ static void test_stmt_odd(void)
     struct rel *rel = make_rel("Odd \"s\"", "t.y", 'd', 4, columns, 2, (const int[]){1, 0});
     check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"Odd \"\"s\"\"\".\"t.y\" (\"A\"\"b\", \"$1\","
                " \"it's; --\") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3) | n0 n1 n3");
-    check_stmt(rel, 'U', 'K', (const bool[]){1, 0, 0, 0}, "UPDATE ONLY \"Odd \"\"s\"\"\".\"t.y\" SET"
-               " \"A\"\"b\" = $1 WHERE \"$1\" OPERATOR(pg_catalog.=) $2 AND \"A\"\"b\""
+    check_stmt(rel, 'U', 'K', (const bool[]){1, 0, 0, 0}, "UPDATE ONLY \"Odd \"\"s\"\"\".\"t.y\""
+               " SET \"A\"\"b\" = $1 WHERE \"$1\" OPERATOR(pg_catalog.=) $2 AND \"A\"\"b\""
                " OPERATOR(ext.===) $3 | n0 k1 k0");
     check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"Odd \"\"s\"\"\".\"t.y\" WHERE \"$1\""
                " OPERATOR(pg_catalog.=) $1 AND \"A\"\"b\" OPERATOR(ext.===) $2 AND"
@@ -484,7 +487,8 @@ static void test_stmt_kept(void)
         if (st->name[0]) CHECK(rel_stmt(rel, &m, set, false, &serial, &a) == st);
         CHECK(!memcmp(st->set, set, sizeof set));
     }
-    CHECK(serial == REL_MAX_STMTS && rel->nstmts == REL_MAX_STMTS && unnamed == 128 - REL_MAX_STMTS);
+    CHECK(serial == REL_MAX_STMTS && rel->nstmts == REL_MAX_STMTS);
+    CHECK(unnamed == 128 - REL_MAX_STMTS);
     rel_free(rel);
     arena_free(&a);
 }
@@ -565,6 +569,46 @@ static void test_careful_differs(void)
     CHECK(careful_differs(&c, &f, NULL, differs) == 1 && !differs[0] && differs[1] && !differs[2]);
     CHECK(careful_differs(&c, &f, of, differs) == 0 && !differs[1]);
     rel_free(rel);
+}
+
+/* Both sides came to the same: nothing to decide. */
+static void test_careful_disputed(void)
+{
+    const struct column columns[] = {{"id", true, ' '}, {"v", true, ' '}, {"w", true, ' '}};
+    struct rel *rel = make_rel("s", "t", 'f', 3, columns, 1, (const int[]){0});
+    struct arena a = {0};
+    struct change c = {.rel = rel, .m = {.kind = 'U', .old_kind = 'O'}};
+    c.m.new = make_row(&a, 3, (const char *const[]){"1", "new", "n"});
+    const char *same[] = {"1", "new", NULL}, *other[] = {"1", "theirs", ""};
+    CHECK(careful_disputed(&c, &(struct found){.values = same}, (const bool[]){0, 1, 1}) == 0);
+    CHECK(careful_disputed(&c, &(struct found){.values = other}, (const bool[]){0, 1, 1}) == 2);
+    CHECK(careful_disputed(&c, &(struct found){.values = other}, (const bool[]){0, 0, 0}) == 0);
+    c.m.new.values[1].kind = 'u'; /* it brings no value to agree with */
+    CHECK(careful_disputed(&c, &(struct found){.values = same}, (const bool[]){0, 1, 0}) == 1);
+    rel_free(rel);
+    arena_free(&a);
+}
+
+/* An identity column cannot be SET, but a change of it is a change. */
+static void test_careful_changed(void)
+{
+    const struct column columns[] = {{"id", true, 'a'}, {"v", false, ' '}};
+    struct rel *rel = make_rel("s", "t", 'd', 2, columns, 1, (const int[]){0});
+    struct arena a = {0};
+    struct change c = {.rel = rel, .m = {.kind = 'U', .old_kind = 'K'}};
+    bool changed[2];
+    c.m.old = make_row(&a, 2, (const char *const[]){"1", "n"});
+    c.m.new = make_row(&a, 2, (const char *const[]){"2", "u"});
+    careful_changed(&c, changed);
+    CHECK(changed[0] && !changed[1]);
+    c.m.new = make_row(&a, 2, (const char *const[]){"1", "x"});
+    careful_changed(&c, changed);
+    CHECK(!changed[0] && changed[1]);
+    c.m.old_kind = 0;
+    careful_changed(&c, changed);
+    CHECK(!changed[0] && changed[1]);
+    rel_free(rel);
+    arena_free(&a);
 }
 
 static void test_must_replace(void)
@@ -864,7 +908,7 @@ static void test_marks(void)
         {"twsync", 'U', "shop/reverse", true},    {"twsync", 'I', "shop/reverse", true},
         {"twsync", 'U', "shop/forward", false},   {"twsync", 'U', "other/reverse", false},
         {"twsync", 'U', "shop/reverse2", false},  {"twsync", 'U', "", false},
-        {"twsync", 'D', "shop/reverse", false},   {"shop", 'U', "shop/reverse", false},
+        {"twsync", 'D', "shop/reverse", true},   {"shop", 'U', "shop/reverse", false},
         {"public", 'I', "shop/reverse", false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -981,7 +1025,9 @@ static const struct t_test tests[] = {
     {"conflicts: columns", test_conf_columns},
     {"conflicts: same value", test_careful_same},
     {"conflicts: differing columns", test_careful_differs},
+    {"conflicts: disputed columns", test_careful_disputed},
     {"conflicts: identity always", test_must_replace},
+    {"conflicts: identity always changed", test_careful_changed},
     {"conflicts: JSON", test_conflict_json},
     {"retention", test_retention},
     {"retention: busy", test_retention_busy},
