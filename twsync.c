@@ -370,7 +370,8 @@ static bool lsn_parse(const char *text, lsn_t *out)
 {
     unsigned hi, lo;
     int used = 0;
-    if (!text || sscanf(text, "%8X/%8X%n", &hi, &lo, &used) != 2 || text[used]) return false;
+    if (!text || text[strspn(text, "0123456789ABCDEFabcdef/")]) return false;
+    if (sscanf(text, "%8X/%8X%n", &hi, &lo, &used) != 2 || text[used]) return false;
     *out = (lsn_t) hi << 32 | lo;
     return true;
 }
@@ -744,7 +745,7 @@ static const char *const task_state_names[] = {
 #undef X
 };
 
-enum { STAT_MAGIC = 0x74775334 };  /* "twS4": changes with the layout */
+enum { STAT_MAGIC = 0x74775335 };  /* "twS5": changes with the layout */
 
 /* Written by the task's process; `restarts` and, after a death, `state` by the supervisor. */
 struct stat_task {
@@ -1366,16 +1367,17 @@ static void job_read_refused(struct job_file *f, const struct job_key *k, const 
     job_mistake(f, line, "%s cannot be set in [%s]: %s", k->key, k->section, k->help);
 }
 
-/* May this file hold a password?  It may when nobody but us and root can read it. */
+/* May this file hold a password?  It may when nobody but us and root can read it.  A password_file
+ * of root's may be readable by its group, as libpq allows for keys: secrets are mounted so. */
 static bool job_is_private(struct job_file *f, const struct stat *st, const char *path,
-                           const char *what, int line)
+                           const char *what, mode_t forbidden, int line)
 {
     if (st->st_uid != geteuid() && st->st_uid != 0) {
         job_mistake(f, line, "%s in \"%s\", which belongs to user %u; run: chown %u '%s'", what,
                     path, (unsigned) st->st_uid, (unsigned) geteuid(), path);
         return false;
     }
-    if (st->st_mode & 077) {
+    if (st->st_mode & forbidden) {
         job_mistake(f, line, "%s in \"%s\", which others may read or change; run: chmod 600 '%s'",
                     what, path, path);
         return false;
@@ -1671,7 +1673,7 @@ static void job_read_conn(struct job_file *f, const struct job_key *k, const cha
     if (k->words && job_word(f, k, text, line) < 0) return;
     if (k->max && !job_conn_number(f, k, text, line)) return;
     if (!job_conn_place(f, k, text, line)) return;
-    if (k->is_secret && !job_is_private(f, &f->st, f->path, k->key, line)) return;
+    if (k->is_secret && !job_is_private(f, &f->st, f->path, k->key, 077, line)) return;
     job_add_setting(field, k->key, text, k->is_secret);
 }
 
@@ -1693,7 +1695,7 @@ static void job_read_password(struct job_file *f, const struct job_key *k, const
     if (job_given(f, k->section, "password")) {
         job_mistake(f, line, "password and password_file are both given in [%s]", k->section);
     } else if (job_read_file(f, line, path, JOB_PASSWORD_MAX, &st, &b) &&
-               job_is_private(f, &st, path, "password", line)) {
+               job_is_private(f, &st, path, "password", st.st_uid || !geteuid() ? 077 : 037, line)) {
         if (b.len && b.data[b.len - 1] == '\n') b.data[--b.len] = '\0';
         if (b.len && b.data[b.len - 1] == '\r') b.data[--b.len] = '\0';
         if (!b.len)
@@ -2524,10 +2526,10 @@ static bool ckpt_parse(char *text, size_t len, struct ckpt *c)
     char *tail = strstr(text, "\ncrc ");
     if (!tail) return false;
     tail++;
-    char *end;
-    unsigned long want = strtoul(tail + 4, &end, 16);
-    if (end != tail + 12 || *end != '\n' || end[1]) return false;
-    if (crc32(0, (const unsigned char *) text, (unsigned) (tail - text)) != want) return false;
+    char want[16];
+    snprintf(want, sizeof want, "crc %08lx\n",
+             crc32(0, (const unsigned char *) text, (unsigned) (tail - text)));
+    if (!str_is(tail, want)) return false;
     *tail = '\0';
     char *save = NULL;
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
@@ -3350,6 +3352,7 @@ static const char slot_node_sql[] =
     " task text PRIMARY KEY, job text NOT NULL, phase text NOT NULL,"
     " source_system text, source_timeline int, source_database text, target_system text,"
     " slot_name text, slot_point pg_lsn, applied_lsn pg_lsn, applied_at timestamptz,"
+    " reverse_made boolean NOT NULL DEFAULT false,"
     " epoch bigint NOT NULL DEFAULT 0, updated_at timestamptz NOT NULL DEFAULT now());"
     "CREATE TABLE IF NOT EXISTS twsync.copied ("
     " task text, schema_name text, table_name text, chunk int, chunks int NOT NULL,"
@@ -3573,6 +3576,12 @@ static uint64_t rd_uint(struct rd *r, size_t n)
     return v;
 }
 
+/* A timestamp; whatever comes, without overflow. */
+static usec rd_time(struct rd *r)
+{
+    return (usec) (rd_uint(r, 8) + (uint64_t) TS_PG_EPOCH);
+}
+
 static const char *rd_str(struct rd *r)
 {
     const unsigned char *nul = r->bad ? NULL : memchr(r->p, 0, (size_t) (r->end - r->p));
@@ -3684,6 +3693,8 @@ static void msg_relation(struct rd *r, struct arena *a, struct msg *m)
     m->name = rd_str(r);
     m->replident = (char) rd_uint(r, 1);
     m->ncolumns = (int) rd_uint(r, 2);
+    if ((size_t) (r->end - r->p) / 10 < (size_t) m->ncolumns) r->bad = true;  /* 10 bytes each */
+    if (r->bad) return;
     m->columns = arena_array(a, struct msg_column, m->ncolumns);
     for (int i = 0; i < m->ncolumns && !r->bad; i++) {
         m->columns[i].is_key = rd_uint(r, 1) & 1;
@@ -3715,14 +3726,14 @@ static status MUST_CHECK msg_decode(char *data, size_t len, struct arena *a, str
     switch (m->kind) {
     case 'B':
         m->final_lsn = rd_uint(&r, 8);
-        m->commit_us = (usec) rd_uint(&r, 8) + TS_PG_EPOCH;
+        m->commit_us = rd_time(&r);
         m->xid = (uint32_t) rd_uint(&r, 4);
         break;
     case 'C':
         rd_uint(&r, 1);  /* flags, unused */
         m->final_lsn = rd_uint(&r, 8);
         m->end_lsn = rd_uint(&r, 8);
-        m->commit_us = (usec) rd_uint(&r, 8) + TS_PG_EPOCH;
+        m->commit_us = rd_time(&r);
         break;
     case 'O':
         m->final_lsn = rd_uint(&r, 8);
@@ -3825,7 +3836,7 @@ static status MUST_CHECK repl_start(struct repl *r, const char *slot, lsn_t from
 {
     struct arena a = {0};
     TRY(repl_read_interval(r));
-    if (r->interval_us / 1000 < r->db.tick_ms) r->db.tick_ms = (int) (r->interval_us / 1000) + 1;
+    if (r->interval_us / 2000 < r->db.tick_ms) r->db.tick_ms = (int) (r->interval_us / 2000) + 1;
     /* Names are [a-z0-9_] by construction (job name rule). */
     const char *sql = arena_fmt(&a, "START_REPLICATION SLOT \"%s\" LOGICAL " LSN_FMT
                                     " (proto_version '1', publication_names '\"%s\"')",
@@ -3868,14 +3879,14 @@ static status MUST_CHECK repl_read(struct repl *r, char **data, char **body, siz
     if (kind == 'w') {
         rd_uint(&rd, 8);
         lsn_t end = rd_uint(&rd, 8);
-        r->source_us = (usec) rd_uint(&rd, 8) + TS_PG_EPOCH;
+        r->source_us = rd_time(&rd);
         if (end > r->source_lsn) r->source_lsn = end;
         *body = (char *) (uintptr_t) rd.p;
         *len = (size_t) (rd.end - rd.p);
         *data = frame;
     } else if (kind == 'k') {
         r->keepalive_lsn = rd_uint(&rd, 8);
-        r->source_us = (usec) rd_uint(&rd, 8) + TS_PG_EPOCH;
+        r->source_us = rd_time(&rd);
         if (rd_uint(&rd, 1)) r->reply_now = true;
         if (r->keepalive_lsn > r->source_lsn) r->source_lsn = r->keepalive_lsn;
         *keepalive = true;
@@ -3899,18 +3910,25 @@ static status MUST_CHECK repl_read(struct repl *r, char **data, char **body, siz
 
 struct target_column {
     const char *quoted;
-    uint32_t type;
+    uint32_t type;           /* of parameters; of a domain its base type: old values need not meet
+                              * constraints that came later */
+    const char *base;        /* name of that base type, NULL if the column is no domain */
+    const char *expression;  /* of a generated column, else NULL */
     int source;  /* index of the source column, -1: the target's own column */
     bool not_null, generated, identity_always;
 };
 
-/* A unique index of the target.  Parts are SQL expressions over bare column names. */
+/* A unique index or exclusion constraint of the target: rows whose parts all compare true by `ops`
+ * are in each other's way.  Parts are SQL expressions over bare column names. */
 struct unique_key {
     const char *name, *predicate;  /* predicate NULL: whole table */
     int n;
     int *columns;  /* target column index, -1 for an expression */
     const char **parts, **ops;
-    bool primary, not_null, plain;  /* plain: columns only, no predicate */
+    bool primary, not_null, plain;  /* plain: ordinary columns only, no predicate */
+    bool exclusion, nulls_equal;
+    bool deferrable;  /* checked by a trigger, which rests under session_replication_role */
+    bool unknown;     /* has a column that the source lacks */
 };
 
 enum param_from { FROM_NEW, FROM_OLD, FROM_KEY };
@@ -3955,6 +3973,7 @@ struct rel {
     struct target_column *targets;
     int nkeys;
     struct unique_key *keys;
+    bool has_deferrable;  /* one of them is */
     const struct unique_key *identity;  /* rows are found by it; NULL: see the next two */
     int nident;           /* 0: by the whole row */
     int *ident;           /* source columns rows are found by */
@@ -3979,14 +3998,45 @@ static const char *value_text(const struct value *v)
 
 /* ---- reading the target's catalog ---- */
 
+static const char rel_columns_sql[] =
+    "SELECT c.oid, c.relkind, a.attname, base.oid, a.attnotnull, a.attidentity, %s,"
+    " CASE WHEN base.oid <> a.atttypid THEN format_type(base.oid, -1) END,"
+    " pg_get_expr(d.adbin, d.adrelid)"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    " LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum"
+    " LEFT JOIN LATERAL (WITH RECURSIVE b(oid) AS (SELECT a.atttypid UNION ALL"
+    "  SELECT t.typbasetype FROM b JOIN pg_type t ON t.oid = b.oid AND t.typtype = 'd')"
+    "  SELECT b.oid FROM b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd') base ON true"
+    " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') ORDER BY a.attnum";
+
+static void rel_read_column(struct rel *rel, const PGresult *r, int row)
+{
+    struct target_column *t = &rel->targets[rel->ntargets];
+    const char *name = PQgetvalue(r, row, 2);
+    struct buf q = {0};
+    sql_ident(&q, name);
+    *t = (struct target_column){.quoted = arena_str(&rel->arena, q.data),
+                                .type = (uint32_t) db_cell_int(r, row, 3),
+                                .not_null = db_cell_true(r, row, 4),
+                                .identity_always = PQgetvalue(r, row, 5)[0] == 'a',
+                                .generated = PQgetvalue(r, row, 6)[0] != '\0',
+                                .source = -1};
+    buf_free(&q);
+    if (!PQgetisnull(r, row, 7)) t->base = arena_str(&rel->arena, PQgetvalue(r, row, 7));
+    if (t->generated) t->expression = arena_str(&rel->arena, PQgetvalue(r, row, 8));
+    for (int k = 0; k < rel->ncolumns; k++) {
+        if (!str_is(rel->columns[k].name, name)) continue;
+        t->source = k;
+        rel->target_of[k] = t->generated ? -2 : rel->ntargets;
+    }
+    rel->ntargets++;
+}
+
 static status MUST_CHECK rel_read_columns(struct rel *rel, struct db *to, struct arena *scratch)
 {
-    const char *sql = arena_fmt(scratch,
-        "SELECT c.oid, c.relkind, a.attname, a.atttypid, a.attnotnull, a.attidentity, %s"
-        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-        " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') ORDER BY a.attnum",
-        to->version >= 120000 ? "a.attgenerated" : "''");
+    const char *sql = arena_fmt(scratch, rel_columns_sql,
+                                to->version >= 120000 ? "a.attgenerated" : "''");
     const char *values[] = {rel->schema, rel->name};
     PGresult *r;
     TRY(db_query(to, scratch, "read the target table", sql, 2, values, &r));
@@ -3997,32 +4047,14 @@ static status MUST_CHECK rel_read_columns(struct rel *rel, struct db *to, struct
     rel->only = PQgetvalue(r, 0, 1)[0] == 'p' ? "" : "ONLY ";
     rel->target_of = arena_array(&rel->arena, int, rel->ncolumns);
     for (int i = 0; i < rel->ncolumns; i++) rel->target_of[i] = -1;
-    for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) {
-        struct target_column *t = &rel->targets[rel->ntargets++];
-        const char *name = PQgetvalue(r, i, 2);
-        struct buf q = {0};
-        sql_ident(&q, name);
-        *t = (struct target_column){.quoted = arena_str(&rel->arena, q.data),
-                                    .type = (uint32_t) db_cell_int(r, i, 3),
-                                    .not_null = db_cell_true(r, i, 4),
-                                    .identity_always = PQgetvalue(r, i, 5)[0] == 'a',
-                                    .generated = PQgetvalue(r, i, 6)[0] != '\0',
-                                    .source = -1};
-        buf_free(&q);
-        for (int k = 0; k < rel->ncolumns; k++) {
-            if (!str_is(rel->columns[k].name, name)) continue;
-            t->source = k;
-            rel->target_of[k] = t->generated ? -2 : i;
-        }
-    }
+    for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) rel_read_column(rel, r, i);
     return TW_OK;
 }
 
 static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGresult *r, int row)
 {
-    int attnum_name = 6;
     int p = k->n++;
-    const char *column = db_cell(r, row, attnum_name);
+    const char *column = db_cell(r, row, 6);
     k->columns[p] = -1;
     k->parts[p] = arena_str(&rel->arena, PQgetvalue(r, row, 5));
     k->ops[p] = arena_fmt(&rel->arena, "OPERATOR(%s.%s)", PQgetvalue(r, row, 7),
@@ -4037,52 +4069,76 @@ static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGres
         if (str_is(rel->targets[i].quoted, q.data)) k->columns[p] = i;
     buf_free(&q);
     assert(k->columns[p] >= 0);
-    if (!rel->targets[k->columns[p]].not_null) k->not_null = false;
+    const struct target_column *t = &rel->targets[k->columns[p]];
+    if (!t->not_null) k->not_null = false;
+    if (t->generated) {  /* the new row's value is not at hand: by its expression */
+        k->plain = false;
+        k->parts[p] = t->expression;
+    } else if (t->source < 0) {
+        k->unknown = true;
+    }
 }
 
-/* Unique indexes with, for each part, the equality operator of its operator class: with an empty
+/* Unique indexes and exclusion constraints, with the operator of each part: with an empty
  * search_path a bare = would miss those of extensions. */
+static const char rel_keys_sql[] =
+    "SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate,"
+    " pg_get_expr(i.indpred, i.indrelid), pg_get_indexdef(i.indexrelid, k, false), a.attname,"
+    " quote_ident(opn.nspname), op.oprname, to_jsonb(i)->>'indnullsnotdistinct' = 'true',"
+    " i.indisexclusion"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid"
+    "  AND (i.indisunique OR i.indisexclusion)"
+    " JOIN pg_class ic ON ic.oid = i.indexrelid"
+    " CROSS JOIN LATERAL generate_series(1, i.indnkeyatts) k"
+    " LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.conexclop IS NOT NULL"
+    " JOIN pg_operator op ON op.oid = CASE WHEN con.oid IS NOT NULL THEN con.conexclop[k] ELSE"
+    "  (SELECT ao.amopopr FROM pg_opclass oc JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily"
+    "   AND ao.amopstrategy = 3 AND ao.amoplefttype = oc.opcintype"
+    "   AND ao.amoprighttype = oc.opcintype WHERE oc.oid = i.indclass[k - 1]) END"
+    " JOIN pg_namespace opn ON opn.oid = op.oprnamespace"
+    " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k - 1]"
+    "  AND i.indkey[k - 1] <> 0"
+    " WHERE n.nspname = $1 AND c.relname = $2"
+    " ORDER BY i.indisprimary DESC, i.indexrelid, k";
+
+static void rel_add_key(struct rel *rel, const PGresult *r, int row)
+{
+    struct unique_key *k = &rel->keys[rel->nkeys++];
+    int parts = PQntuples(r);
+    *k = (struct unique_key){.name = arena_str(&rel->arena, PQgetvalue(r, row, 1)),
+                             .primary = db_cell_true(r, row, 2),
+                             .deferrable = !db_cell_true(r, row, 3),
+                             .nulls_equal = db_cell_true(r, row, 9),
+                             .exclusion = db_cell_true(r, row, 10),
+                             .not_null = true,
+                             .columns = arena_array(&rel->arena, int, parts),
+                             .parts = arena_array(&rel->arena, const char *, parts),
+                             .ops = arena_array(&rel->arena, const char *, parts)};
+    if (!PQgetisnull(r, row, 4)) k->predicate = arena_str(&rel->arena, PQgetvalue(r, row, 4));
+    k->plain = !k->predicate && !k->exclusion;
+    if (k->deferrable) rel->has_deferrable = true;
+}
+
 static status MUST_CHECK rel_read_keys(struct rel *rel, struct db *to, struct arena *scratch)
 {
-    static const char sql[] =
-        "SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate,"
-        " pg_get_expr(i.indpred, i.indrelid), pg_get_indexdef(i.indexrelid, k, false), a.attname,"
-        " quote_ident(opn.nspname), op.oprname"
-        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " JOIN pg_index i ON i.indrelid = c.oid AND i.indisunique AND i.indisvalid"
-        " JOIN pg_class ic ON ic.oid = i.indexrelid"
-        " CROSS JOIN LATERAL generate_series(1, i.indnkeyatts) k"
-        " JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]"
-        " JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3"
-        "  AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype"
-        " JOIN pg_operator op ON op.oid = ao.amopopr"
-        " JOIN pg_namespace opn ON opn.oid = op.oprnamespace"
-        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k - 1]"
-        "  AND i.indkey[k - 1] <> 0"
-        " WHERE n.nspname = $1 AND c.relname = $2"
-        " ORDER BY i.indisprimary DESC, i.indexrelid, k";
     const char *values[] = {rel->schema, rel->name};
     PGresult *r;
-    TRY(db_query(to, scratch, "read the target's keys", sql, 2, values, &r));
-    int rows = PQntuples(r);
-    rel->keys = arena_array(&rel->arena, struct unique_key, rows);
+    TRY(db_query(to, scratch, "read the target's keys", rel_keys_sql, 2, values, &r));
+    rel->keys = arena_array(&rel->arena, struct unique_key, PQntuples(r));
     const char *last = "";
-    for (int i = 0; i < rows; i++) {
-        if (!str_is(last, PQgetvalue(r, i, 0))) {
-            last = PQgetvalue(r, i, 0);
-            struct unique_key *k = &rel->keys[rel->nkeys++];
-            *k = (struct unique_key){.name = arena_str(&rel->arena, PQgetvalue(r, i, 1)),
-                                     .primary = db_cell_true(r, i, 2),
-                                     .not_null = true,
-                                     .plain = PQgetisnull(r, i, 4),
-                                     .columns = arena_array(&rel->arena, int, rows),
-                                     .parts = arena_array(&rel->arena, const char *, rows),
-                                     .ops = arena_array(&rel->arena, const char *, rows)};
-            if (!k->plain) k->predicate = arena_str(&rel->arena, PQgetvalue(r, i, 4));
-        }
+    for (int i = 0; i < PQntuples(r); i++) {
+        if (!str_is(last, PQgetvalue(r, i, 0))) rel_add_key(rel, r, i);
+        last = PQgetvalue(r, i, 0);
         rel_read_key_part(rel, &rel->keys[rel->nkeys - 1], r, i);
     }
     return TW_OK;
+}
+
+/* Does the change carry this column to the target, where it is an ordinary column? */
+static bool rel_carries(const struct rel *rel, int column)
+{
+    return rel->target_of[column] >= 0;
 }
 
 /* Can the stream's old row give every part of this key? */
@@ -4091,7 +4147,7 @@ static bool rel_key_usable(const struct rel *rel, const struct unique_key *k)
     if (!k->plain || !k->not_null) return false;
     for (int i = 0; i < k->n; i++) {
         int source = rel->targets[k->columns[i]].source;
-        if (source < 0) return false;
+        if (source < 0 || !rel_carries(rel, source)) return false;
         if (rel->replident != 'f' && !rel->columns[source].is_key) return false;
     }
     return true;
@@ -4186,12 +4242,6 @@ static status MUST_CHECK rel_resolve(struct rel *rel, struct db *to, const char 
 
 /* ---- the statements of the optimistic path ---- */
 
-/* Does the change carry this column to the target, where it is an ordinary column? */
-static bool rel_carries(const struct rel *rel, int column)
-{
-    return rel->target_of[column] >= 0;
-}
-
 static const struct target_column *rel_target(const struct rel *rel, int column)
 {
     return &rel->targets[rel->target_of[column]];
@@ -4212,6 +4262,13 @@ static void stmt_param(struct stmt_text *t, enum param_from from, int column)
     buf_fmt(&t->sql, "$%d", st->nparams);
 }
 
+/* A column as comparisons take it: of a domain its base type, as the parameters are. */
+static void stmt_column(struct buf *b, const char *alias, const struct target_column *t)
+{
+    buf_fmt(b, "%s%s", alias, t->quoted);
+    if (t->base) buf_fmt(b, "::%s", t->base);
+}
+
 /* ROW(a, b)::record *= ROW($1, $2)::record over the chosen columns; "true" over none. */
 static void stmt_same_image(struct stmt_text *t, enum param_from from, const bool *chosen)
 {
@@ -4220,7 +4277,8 @@ static void stmt_same_image(struct stmt_text *t, enum param_from from, const boo
     for (int i = 0; i < t->rel->ncolumns; i++) {
         if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
         if (!n++) buf_str(&t->sql, "ROW(");
-        buf_fmt(&t->sql, "%s%s", sep, rel_target(t->rel, i)->quoted);
+        buf_str(&t->sql, sep);
+        stmt_column(&t->sql, "", rel_target(t->rel, i));
         sep = ", ";
     }
     if (!n) {
@@ -4328,11 +4386,7 @@ static bool rel_changed(const struct rel *rel, const struct msg *m, bool *set)
         if (m->old_kind == 'K' && rel->columns[i].is_key)
             set[i] = !value_equal(&m->old.values[i], now);
         if (!m->old_kind && rel->columns[i].is_key) set[i] = false;
-        if (set[i] && rel_target(rel, i)->identity_always) {
-            /* Without the old row it came along unchanged, unless the key says otherwise. */
-            if (m->old_kind == 'O' || rel->columns[i].is_key) can = false;
-            set[i] = false;
-        }
+        if (set[i] && rel_target(rel, i)->identity_always) can = set[i] = false;
     }
     return can;
 }
@@ -4390,7 +4444,7 @@ static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *s
 
 /* ==== 20. conf =============================================================
  * Conflicts: what a change that does not meet its row means, and what to do about it.  Pure: no
- * server, no clock, so every case can be tested by itself (tests/unit/conf.c). */
+ * server, no clock, so every case can be tested by itself (tests/unit/stream.c). */
 
 #define CONFLICT_KINDS(X)                                                                          \
     X(insert_exists) X(update_missing) X(update_exists) X(update_differs) X(delete_missing)        \
@@ -5295,6 +5349,20 @@ struct conflict_left {
     char *sql_values[13];
 };
 
+/* A change that a deferrable key does not allow as things stand.  Later changes of the transaction
+ * may make room (two rows swap their values); what is still in the way at its end is a conflict.
+ * All in SQL text: descriptions of relations may be gone by then. */
+struct deferred {
+    struct deferred *next;
+    enum conflict_kind kind;
+    const char *quoted;
+    char *record[13];      /* the conflict's row, but for the outcome */
+    const char *mine_sql;  /* is our row still as we wrote it? */
+    const char *undo_sql;
+    int n;                 /* rows in the way */
+    const char **there_sql, **delete_sql;
+};
+
 struct apply {
     struct db *to;          /* the target session */
     struct db *from;        /* ordinary session on the source: reading rows back */
@@ -5318,8 +5386,12 @@ struct apply {
     struct change *window;
     int nwindow;
     size_t window_bytes;
+    char violated[64];      /* name of the key that refused the last careful write */
     struct conflict_left left;
     struct arena left_arena;
+    bool has_care;          /* the transaction changes tables with deferrable keys */
+    struct deferred *deferred;  /* of the transaction, newest first */
+    struct arena txn_arena;
     /* Counted when the batch commits. */
     int64_t inserts, updates, deletes, truncates, conflicts, transactions;
     lsn_t applied_lsn;      /* apply_commit only: the progress in the target */
@@ -5395,19 +5467,31 @@ struct found {
     bool *same;           /* by source column: holds the change's old value */
 };
 
+static void careful_image(struct sqlb *q, const struct target_column *t, const struct value *v)
+{
+    buf_str(&q->sql, "ROW(");
+    stmt_column(&q->sql, "t.", t);
+    buf_str(&q->sql, ")::record OPERATOR(pg_catalog.*=) ROW(");
+    sqlb_param(q, t->type, value_text(v));
+    buf_str(&q->sql, ")::record");
+}
+
+/* The row as text, and whether each column holds the change's old value: as one array, since a
+ * select list has room for 1,664 entries and a table may have 1,600 columns. */
 static void careful_select(struct sqlb *q, const struct change *c, bool compare)
 {
     const struct rel *rel = c->rel;
-    buf_str(&q->sql, "SELECT t.ctid, t.tableoid");
-    for (int i = 0; i < rel->ncolumns; i++)
-        if (rel_carries(rel, i)) buf_fmt(&q->sql, ", t.%s", rel_target(rel, i)->quoted);
+    const char *sep = "";
+    buf_str(&q->sql, "SELECT t.ctid, t.tableoid, ARRAY[");
     for (int i = 0; i < rel->ncolumns && compare; i++) {
         if (!rel_carries(rel, i)) continue;
-        buf_fmt(&q->sql, ", ROW(t.%s)::record OPERATOR(pg_catalog.*=) ROW(",
-                rel_target(rel, i)->quoted);
-        sqlb_param(q, rel_target(rel, i)->type, value_text(&c->m.old.values[i]));
-        buf_str(&q->sql, ")::record");
+        buf_str(&q->sql, sep);
+        careful_image(q, rel_target(rel, i), &c->m.old.values[i]);
+        sep = ", ";
     }
+    buf_str(&q->sql, "]::bool[]");
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i)) buf_fmt(&q->sql, ", t.%s", rel_target(rel, i)->quoted);
     buf_fmt(&q->sql, " FROM %s%s t", rel->only, rel->quoted);
 }
 
@@ -5432,14 +5516,14 @@ static struct found *careful_rows(struct arena *a, const struct change *c, const
         f->tableoid = PQgetvalue(r, row, 1);
         f->values = arena_array(a, const char *, rel->ncolumns + 1);
         f->same = arena_array(a, bool, rel->ncolumns + 1);
-        int col = 2;
-        for (int i = 0; i < rel->ncolumns; i++)
-            if (rel_carries(rel, i)) f->values[i] = db_cell(r, row, col++);
-        for (int i = 0; i < rel->ncolumns; i++) {
+        const char *same = PQgetvalue(r, row, 2) + 1;  /* "{t,f,t}" */
+        for (int i = 0, col = 3; i < rel->ncolumns; i++) {
             f->same[i] = true;
-            if (compare && rel_carries(rel, i))
-                f->same[i] = careful_same(f->values[i], &c->m.old.values[i],
-                                          db_cell_true(r, row, col++));
+            if (!rel_carries(rel, i)) continue;
+            f->values[i] = db_cell(r, row, col++);
+            if (!compare) continue;
+            f->same[i] = careful_same(f->values[i], &c->m.old.values[i], *same == 't');
+            same += 2;
         }
     }
     return rows;
@@ -5461,12 +5545,15 @@ static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const s
         sqlb_param(&q, rel_target(rel, rel->ident[i])->type,
                    value_text(rel_key_value(&c->m, rel->ident[i])));
     }
+    /* Without a key by every column, by image or by text: the image of a value may depend on how
+     * it was made (an array that once held a NULL), its text does not. */
     for (int i = 0, n = 0; i < rel->ncolumns && !rel->nident; i++) {
         if (!rel_carries(rel, i)) continue;
-        buf_fmt(&q.sql, "%sROW(t.%s)::record OPERATOR(pg_catalog.*=) ROW(", n++ ? " AND " : "",
-                rel_target(rel, i)->quoted);
-        sqlb_param(&q, rel_target(rel, i)->type, value_text(&c->m.old.values[i]));
-        buf_str(&q.sql, ")::record");
+        buf_str(&q.sql, n++ ? " AND (" : "(");
+        careful_image(&q, rel_target(rel, i), &c->m.old.values[i]);
+        buf_fmt(&q.sql, " OR t.%s::text IS NOT DISTINCT FROM ", rel_target(rel, i)->quoted);
+        sqlb_param(&q, 25, value_text(&c->m.old.values[i]));  /* text (pg_type.dat) */
+        buf_char(&q.sql, ')');
     }
     if (!rel->nident && !q.n) buf_str(&q.sql, "true");
     if (!rel->nident) buf_str(&q.sql, " LIMIT 1");
@@ -5505,10 +5592,21 @@ static void careful_collides(struct sqlb *q, const struct unique_key *k)
     buf_str(&q->sql, " FROM (SELECT t.*) tw_old");
     if (k->predicate) buf_fmt(&q->sql, " WHERE %s", k->predicate);
     buf_str(&q->sql, ") y WHERE ");
-    for (int i = 0; i < k->n; i++)
-        buf_fmt(&q->sql, "%s(x.n%d %s y.o%d OR (x.n%d IS NULL AND y.o%d IS NULL))",
-                i ? " AND " : "", i, k->ops[i], i, i, i);
+    for (int i = 0; i < k->n; i++) {
+        buf_fmt(&q->sql, "%s(x.n%d %s y.o%d", i ? " AND " : "", i, k->ops[i], i);
+        if (k->nulls_equal) buf_fmt(&q->sql, " OR (x.n%d IS NULL AND y.o%d IS NULL)", i, i);
+        buf_char(&q->sql, ')');
+    }
     buf_char(&q->sql, ')');
+}
+
+/* NULL is in nobody's way, unless the index says NULLS NOT DISTINCT. */
+static bool careful_key_is_null(const struct rel *rel, const struct unique_key *k,
+                                const struct value *row)
+{
+    for (int i = 0; i < k->n && k->plain && !k->nulls_equal; i++)
+        if (!value_text(&row[rel->targets[k->columns[i]].source])) return true;
+    return false;
 }
 
 /* Rows of the target that stand in the way of `row` in one unique index, locked. */
@@ -5525,7 +5623,7 @@ static status MUST_CHECK careful_find_in_key(struct apply *ap, struct arena *a,
         buf_str(&q.sql, " WHERE ");
         for (int i = 0; i < k->n; i++) {
             const struct target_column *t = &rel->targets[k->columns[i]];
-            const char *v = t->source < 0 ? NULL : value_text(&row[t->source]);
+            const char *v = value_text(&row[t->source]);
             buf_fmt(&q.sql, "%st.%s ", i ? " AND " : "", t->quoted);
             if (v) buf_fmt(&q.sql, "%s ", k->ops[i]);
             if (v) sqlb_param(&q, t->type, v);
@@ -5571,6 +5669,7 @@ static status MUST_CHECK careful_collisions(struct apply *ap, struct arena *a,
     *out = (struct collisions){.items = arena_array(a, struct collision, 100 * rel->nkeys + 1)};
     for (int k = 0; k < rel->nkeys; k++) {
         PGresult *r;
+        if (rel->keys[k].unknown || careful_key_is_null(rel, &rel->keys[k], row)) continue;
         TRY(careful_find_in_key(ap, a, c, &rel->keys[k], row, &r));
         struct found *rows = careful_rows(a, c, r, false);
         for (int i = 0; i < PQntuples(r); i++) {
@@ -5709,18 +5808,25 @@ static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, cons
                           (const char *const *) v);
 }
 
-/* Policy fail: the record outlives the rollback, and the task is Failed. */
+/* Policy fail: the record (in left_arena) outlives the rollback, and the task is Failed. */
+static status MUST_CHECK conflict_stop_record(struct apply *ap, const char *quoted, char **record)
+{
+    memcpy(ap->left.sql_values, record, sizeof ap->left.sql_values);
+    ap->left.set = true;
+    fail_detail(ap->e, "transaction committed at %s", record[10]);
+    fail_hint(ap->e, "See twsync.conflict on %c; change the row there, or set on_conflict = "
+                     "ignore or overwrite, and run again.", ap->to->node->letter);
+    return fail(ap->e, TW_ECONFLICT, "conflict %s in table %s, key %s, under policy fail",
+                record[1], quoted, record[6]);
+}
+
 static status MUST_CHECK conflict_stop(struct apply *ap, const struct change *c, struct conflict k)
 {
+    char *record[CONFLICT_VALUES];
     k.outcome = "stopped";
     arena_reset(&ap->left_arena);
-    conflict_values(ap, &ap->left_arena, c, &k, ap->left.sql_values);
-    ap->left.set = true;
-    fail_detail(ap->e, "transaction committed at " LSN_FMT, LSN_ARG(c->commit_lsn));
-    fail_hint(ap->e, "See twsync.conflict on %c; change the row, or set on_conflict = ignore or "
-                     "overwrite, and run again.", ap->to->node->letter);
-    return fail(ap->e, TW_ECONFLICT, "conflict %s in table %s, key %s, under policy fail",
-                conflict_names[k.kind], c->rel->quoted, ap->left.sql_values[6]);
+    conflict_values(ap, &ap->left_arena, c, &k, record);
+    return conflict_stop_record(ap, c->rel->quoted, record);
 }
 
 /* ---- careful writes ---- */
@@ -5748,29 +5854,40 @@ static status MUST_CHECK careful_delete(struct apply *ap, struct arena *a, const
     return TW_OK;
 }
 
-/* Write inside a savepoint.  *unique tells a unique violation, after which nothing has happened. */
+/* What became of a write: where the row is, or that a key forbids it. */
+struct written {
+    bool unique;  /* unique or exclusion violation: nothing has happened */
+    const char *ctid, *tableoid;
+};
+
+/* Write one row inside a savepoint. */
 static status MUST_CHECK careful_write(struct apply *ap, struct sqlb *q, const struct rel *rel,
-                                       const char *what, bool *unique)
+                                       const char *what, struct written *w)
 {
     PGresult *r;
-    *unique = false;
+    *w = (struct written){0};
+    buf_str(&q->sql, " RETURNING ctid, tableoid");
     TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_row"));
     TRY(sqlb_attempt(q, ap->to, &r));
     if (!db_result_ok(r)) {
         const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
-        *unique = state && str_is(state, "23505");
-        if (!*unique)
+        const char *constraint = PQresultErrorField(r, PG_DIAG_CONSTRAINT_NAME);
+        w->unique = state && (str_is(state, "23505") || str_is(state, "23P01"));
+        if (!w->unique)
             return db_fail_result(ap->to, r, arena_fmt(q->a, "%s %s", what, rel->quoted));
+        str_copy(ap->violated, sizeof ap->violated, constraint ? constraint : "?");
         return db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_row");
     }
-    if (!str_is(PQcmdTuples(r), "1"))
+    if (PQntuples(r) != 1)
         return fail(ap->e, TW_ESERVER, "could not %s %s: a trigger or rule on %c prevents it", what,
                     rel->quoted, ap->to->node->letter);
+    w->ctid = PQgetvalue(r, 0, 0);
+    w->tableoid = PQgetvalue(r, 0, 1);
     return db_exec(ap->to, "release a savepoint", "RELEASE SAVEPOINT tw_row");
 }
 
 static status MUST_CHECK careful_try_insert(struct apply *ap, struct arena *a, struct rel *rel,
-                                            const struct value *row, bool *unique)
+                                            const struct value *row, struct written *w)
 {
     struct sqlb q;
     const char *sep = "";
@@ -5784,7 +5901,7 @@ static status MUST_CHECK careful_try_insert(struct apply *ap, struct arena *a, s
     if (!*sep) {
         buf_reset(&q.sql);
         buf_fmt(&q.sql, "INSERT INTO %s DEFAULT VALUES", rel->quoted);
-        return careful_write(ap, &q, rel, "insert into", unique);
+        return careful_write(ap, &q, rel, "insert into", w);
     }
     buf_str(&q.sql, ") OVERRIDING SYSTEM VALUE VALUES (");
     sep = "";
@@ -5795,7 +5912,7 @@ static status MUST_CHECK careful_try_insert(struct apply *ap, struct arena *a, s
         sep = ", ";
     }
     buf_char(&q.sql, ')');
-    return careful_write(ap, &q, rel, "insert into", unique);
+    return careful_write(ap, &q, rel, "insert into", w);
 }
 
 /* A generated-always identity cannot be SET: such a row is replaced by delete and insert. */
@@ -5809,34 +5926,47 @@ static bool careful_must_replace(const struct rel *rel, const struct found *f, c
     return false;
 }
 
+/* One statement, so that columns the source does not have keep their values. */
 static status MUST_CHECK careful_replace(struct apply *ap, struct arena *a, struct rel *rel,
                                          const struct found *f, const bool *write,
-                                         const struct value *row, bool *unique)
+                                         const struct value *row, struct written *w)
 {
-    struct value *whole = arena_array(a, struct value, rel->ncolumns + 1);
-    for (int i = 0; i < rel->ncolumns; i++) {
-        const char *keep = f->values[i];
-        whole[i] = write[i] ? row[i]
-                            : (struct value){keep ? 't' : 'n', keep,
-                                             keep ? (uint32_t) strlen(keep) : 0};
+    struct sqlb q;
+    const char *sep = "";
+    sqlb_init(&q, a, rel);
+    buf_fmt(&q.sql, "WITH gone AS (DELETE FROM %s%s", rel->only, rel->quoted);
+    careful_here(&q, f);
+    buf_fmt(&q.sql, " RETURNING *) INSERT INTO %s (", rel->quoted);
+    for (int i = 0; i < rel->ntargets; i++) {
+        if (rel->targets[i].generated) continue;
+        buf_fmt(&q.sql, "%s%s", sep, rel->targets[i].quoted);
+        sep = ", ";
     }
-    TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_replace"));
-    TRY(careful_delete(ap, a, rel, f));
-    TRY(careful_try_insert(ap, a, rel, whole, unique));
-    return db_exec(ap->to, "end a savepoint", *unique ? "ROLLBACK TO SAVEPOINT tw_replace"
-                                                      : "RELEASE SAVEPOINT tw_replace");
+    buf_str(&q.sql, ") OVERRIDING SYSTEM VALUE SELECT ");
+    sep = "";
+    for (int i = 0; i < rel->ntargets; i++) {
+        const struct target_column *t = &rel->targets[i];
+        if (t->generated) continue;
+        buf_str(&q.sql, sep);
+        if (t->source >= 0 && write[t->source])
+            sqlb_param(&q, t->type, value_text(&row[t->source]));
+        else
+            buf_fmt(&q.sql, "gone.%s", t->quoted);
+        sep = ", ";
+    }
+    buf_str(&q.sql, " FROM gone");
+    return careful_write(ap, &q, rel, "replace a row of", w);
 }
 
 /* SET the chosen columns of one locked row to the new row's values. */
 static status MUST_CHECK careful_try_update(struct apply *ap, struct arena *a, struct rel *rel,
                                             const struct found *f, const bool *write,
-                                            const struct value *row, bool *unique)
+                                            const struct value *row, struct written *w)
 {
     struct sqlb q;
     const char *sep = " SET ";
-    *unique = false;
     if (careful_must_replace(rel, f, write, row))
-        return careful_replace(ap, a, rel, f, write, row, unique);
+        return careful_replace(ap, a, rel, f, write, row, w);
     sqlb_init(&q, a, rel);
     buf_fmt(&q.sql, "UPDATE %s%s", rel->only, rel->quoted);
     for (int i = 0; i < rel->ncolumns; i++) {
@@ -5847,10 +5977,125 @@ static status MUST_CHECK careful_try_update(struct apply *ap, struct arena *a, s
     }
     if (str_is(sep, " SET ")) {
         buf_free(&q.sql);
+        *w = (struct written){.ctid = f->ctid, .tableoid = f->tableoid};
         return TW_OK;
     }
     careful_here(&q, f);
-    return careful_write(ap, &q, rel, "update", unique);
+    return careful_write(ap, &q, rel, "update", w);
+}
+
+/* A row of which some columns are written and the others stay. */
+static struct value *careful_whole(struct arena *a, const struct rel *rel, const struct found *f,
+                                   const bool *write, const struct value *row)
+{
+    struct value *whole = arena_array(a, struct value, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const char *keep = f->values[i];
+        whole[i] = write[i] ? row[i] : (struct value){keep ? 't' : 'n', keep,
+                                                      keep ? (uint32_t) strlen(keep) : 0};
+    }
+    return whole;
+}
+
+/* ---- deferrable keys ---- */
+
+static const char *deferred_at(struct arena *a, const char *sql, const struct rel *rel,
+                               const char *ctid, const char *tableoid, const char *tail)
+{
+    return arena_fmt(a, "%s %s%s WHERE ctid = '%s'::tid AND tableoid = %s%s", sql, rel->only,
+                     rel->quoted, ctid, tableoid, tail);
+}
+
+/* Back to the row as it was: an inserted one goes, an updated one gets its old values. */
+static const char *deferred_undo(struct arena *a, const struct rel *rel, const struct written *w,
+                                 const struct found *before, const bool *write)
+{
+    if (!before) return deferred_at(a, "DELETE FROM", rel, w->ctid, w->tableoid, "");
+    struct buf b = {0};
+    const char *sep = " SET ";
+    buf_fmt(&b, "UPDATE %s%s", rel->only, rel->quoted);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!write[i] || !rel_carries(rel, i) || rel_target(rel, i)->identity_always) continue;
+        buf_fmt(&b, "%s%s = ", sep, rel_target(rel, i)->quoted);
+        if (before->values[i]) sql_literal(&b, before->values[i]);
+        else buf_str(&b, "NULL");
+        sep = ", ";
+    }
+    buf_fmt(&b, " WHERE ctid = '%s'::tid AND tableoid = %s", w->ctid, w->tableoid);
+    const char *sql = arena_str(a, b.data);
+    buf_free(&b);
+    return sql;
+}
+
+/* After a write to a table with deferrable keys: remember whoever is in the way.  Where
+ * session_replication_role rests triggers, nobody else would ever look. */
+static status MUST_CHECK careful_defer(struct apply *ap, struct arena *a, const struct change *c,
+                                       const struct value *row, const struct written *w,
+                                       const struct found *before, const bool *write)
+{
+    struct rel *rel = c->rel;
+    struct arena *keep = &ap->txn_arena;
+    struct found self = {.ctid = w->ctid, .tableoid = w->tableoid};
+    struct collisions all;
+    if (!rel->has_deferrable) return TW_OK;
+    TRY(careful_collisions(ap, a, c, row, &self, &all));
+    if (!all.n) return TW_OK;
+    struct deferred *d = arena_new(keep, struct deferred);
+    struct conflict k = {.kind = before ? CONF_update_exists : CONF_insert_exists,
+                         .outcome = "", .existing = json_existing(a, rel, before, &all)};
+    if (all.n > 1) k.kind = CONF_multiple_unique_conflicts;
+    conflict_values(ap, keep, c, &k, d->record);
+    d->kind = k.kind;
+    d->quoted = arena_str(keep, rel->quoted);
+    d->mine_sql = deferred_at(keep, "SELECT 1 FROM", rel, w->ctid, w->tableoid, " FOR UPDATE");
+    d->undo_sql = deferred_undo(keep, rel, w, before, write);
+    d->n = all.n;
+    d->there_sql = arena_array(keep, const char *, all.n);
+    d->delete_sql = arena_array(keep, const char *, all.n);
+    for (int i = 0; i < all.n; i++) {
+        const struct found *f = &all.items[i].row;
+        d->there_sql[i] = deferred_at(keep, "SELECT 1 FROM", rel, f->ctid, f->tableoid,
+                                      " FOR UPDATE");
+        d->delete_sql[i] = deferred_at(keep, "DELETE FROM", rel, f->ctid, f->tableoid, "");
+    }
+    d->next = ap->deferred;
+    ap->deferred = d;
+    return TW_OK;
+}
+
+static status MUST_CHECK deferred_settle(struct apply *ap, struct arena *a, struct deferred *d)
+{
+    const char *mine, *there = NULL;
+    enum conf_action act = conf_decide(d->kind, ap->policy);
+    TRY(db_value(ap->to, a, "look for the row", d->mine_sql, 0, NULL, &mine));
+    for (int i = 0; mine && i < d->n && !there; i++)
+        TRY(db_value(ap->to, a, "look for the row in the way", d->there_sql[i], 0, NULL, &there));
+    if (!there) return TW_OK;
+    if (act == ACT_STOP) {
+        d->record[3] = arena_str(&ap->left_arena, "stopped");
+        return conflict_stop_record(ap, d->quoted, d->record);
+    }
+    d->record[3] = arena_str(a, act == ACT_SKIP ? "kept" : "overwritten");
+    ap->conflicts++;
+    TRY(db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
+                       (const char *const *) d->record));
+    if (act == ACT_SKIP) return db_exec(ap->to, "undo a change", d->undo_sql);
+    for (int i = 0; i < d->n; i++) TRY(db_exec(ap->to, "delete a row", d->delete_sql[i]));
+    return TW_OK;
+}
+
+/* The end of a source transaction, when deferrable keys must hold. */
+static status MUST_CHECK apply_settle_deferred(struct apply *ap)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (struct deferred *d = ap->deferred; d && s == TW_OK; d = d->next)
+        s = deferred_settle(ap, &a, d);
+    arena_free(&a);
+    ap->deferred = NULL;
+    ap->has_care = false;
+    if (s == TW_OK) arena_reset(&ap->txn_arena);  /* else the failed record lives there */
+    return s;
 }
 
 /* ---- completing rows ---- */
@@ -5946,33 +6191,40 @@ static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena 
     for (int i = 0; i < all->n; i++)
         if (all->items[i].by_identity) same = &all->items[i];
     TRY(careful_clear(ap, a, c->rel, all, same));
-    bool unique = false;
+    struct written w;
     if (same) {
         bool *write = arena_array(a, bool, c->rel->ncolumns + 1);
         for (int i = 0; i < c->rel->ncolumns; i++) write[i] = rel_carries(c->rel, i);
-        TRY(careful_try_update(ap, a, c->rel, &same->row, write, row, &unique));
+        TRY(careful_try_update(ap, a, c->rel, &same->row, write, row, &w));
     } else {
-        TRY(careful_try_insert(ap, a, c->rel, row, &unique));
+        TRY(careful_try_insert(ap, a, c->rel, row, &w));
     }
-    if (unique)
+    if (w.unique)
         return fail(ap->e, TW_ETXN, "rows of %s changed while a conflict was decided",
                     c->rel->quoted);
     return TW_OK;
+}
+
+/* Refused by a key, and nobody found in the way, again and again. */
+static status careful_refused(struct apply *ap, const struct rel *rel)
+{
+    return fail(ap->e, TW_ESERVER, "could not write to %s: %s refuses the row, and what is in its "
+                "way cannot be told", rel->quoted, ap->violated);
 }
 
 static status MUST_CHECK careful_insert(struct apply *ap, struct arena *a, const struct change *c,
                                         const struct value *row)
 {
     for (int i = 0; i < CAREFUL_TRIES; i++) {
-        bool unique;
+        struct written w;
         struct collisions all;
-        TRY(careful_try_insert(ap, a, c->rel, row, &unique));
-        if (!unique) return TW_OK;
+        TRY(careful_try_insert(ap, a, c->rel, row, &w));
+        if (!w.unique) return careful_defer(ap, a, c, row, &w, NULL, NULL);
         TRY(careful_collisions(ap, a, c, row, NULL, &all));
         if (all.n) return careful_insert_conflict(ap, a, c, row, &all);
         /* The row in the way was deleted meanwhile: try again. */
     }
-    return fail(ap->e, TW_ETXN, "rows of %s keep changing under an insert", c->rel->quoted);
+    return careful_refused(ap, c->rel);
 }
 
 static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *a,
@@ -6000,9 +6252,9 @@ static status MUST_CHECK careful_update_exists(struct apply *ap, struct arena *a
     TRY(conflict_record(ap, a, c, k));
     if (act == ACT_SKIP) return TW_OK;
     TRY(careful_clear(ap, a, c->rel, all, NULL));
-    bool unique;
-    TRY(careful_try_update(ap, a, c->rel, f, write, row, &unique));
-    if (unique)
+    struct written w;
+    TRY(careful_try_update(ap, a, c->rel, f, write, row, &w));
+    if (w.unique)
         return fail(ap->e, TW_ETXN, "rows of %s changed while a conflict was decided",
                     c->rel->quoted);
     return TW_OK;
@@ -6012,22 +6264,17 @@ static status MUST_CHECK careful_update_write(struct apply *ap, struct arena *a,
                                               const struct change *c, const struct found *f,
                                               const bool *write, const struct value *row)
 {
+    /* What the row will be: kept columns included, since they take part in keys. */
+    struct value *whole = careful_whole(a, c->rel, f, write, row);
     for (int i = 0; i < CAREFUL_TRIES; i++) {
-        bool unique;
+        struct written w;
         struct collisions all;
-        TRY(careful_try_update(ap, a, c->rel, f, write, row, &unique));
-        if (!unique) return TW_OK;
-        /* What the row will be: kept columns included, since they take part in keys. */
-        struct value *whole = arena_array(a, struct value, c->rel->ncolumns + 1);
-        for (int k = 0; k < c->rel->ncolumns; k++) {
-            const char *keep = f->values[k];
-            whole[k] = write[k] ? row[k] : (struct value){keep ? 't' : 'n', keep,
-                                                          keep ? (uint32_t) strlen(keep) : 0};
-        }
+        TRY(careful_try_update(ap, a, c->rel, f, write, row, &w));
+        if (!w.unique) return careful_defer(ap, a, c, whole, &w, f, write);
         TRY(careful_collisions(ap, a, c, whole, f, &all));
         if (all.n) return careful_update_exists(ap, a, c, f, write, row, &all);
     }
-    return fail(ap->e, TW_ETXN, "rows of %s keep changing under an update", c->rel->quoted);
+    return careful_refused(ap, c->rel);
 }
 
 /* Every column that holds another value than the change left from. */
@@ -6043,17 +6290,18 @@ static int careful_differs(const struct change *c, const struct found *f, const 
 }
 
 /* Which columns the update means to write.  rel_changed() leaves out a generated-always identity,
- * which cannot be SET; careful_try_update() replaces such a row. */
+ * which cannot be SET; careful_try_update() replaces the row if its value really is another. */
 static void careful_changed(const struct change *c, bool *changed)
 {
     const struct rel *rel = c->rel;
     const struct value *row = c->m.new.values;
     rel_changed(rel, &c->m, changed);
-    for (int i = 0; i < rel->ncolumns; i++)
-        if (rel_carries(rel, i) && rel_target(rel, i)->identity_always && row[i].kind != 'u' &&
-            c->m.old_kind && !value_equal(&row[i], &c->m.old.values[i]) &&
-            (c->m.old_kind == 'O' || rel->columns[i].is_key))
-            changed[i] = true;
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i) || !rel_target(rel, i)->identity_always || row[i].kind == 'u')
+            continue;
+        bool known = c->m.old_kind == 'O' || (c->m.old_kind && rel->columns[i].is_key);
+        changed[i] = known ? !value_equal(&row[i], &c->m.old.values[i]) : !rel->columns[i].is_key;
+    }
 }
 
 /* Columns that differ but hold what the update brings are in no dispute: a cascade of the target's
@@ -6205,6 +6453,22 @@ static status MUST_CHECK apply_send_mark(struct apply *ap, struct pipeline *p, l
     return s;
 }
 
+/* Does the change touch a deferrable key? */
+static bool apply_touches_deferrable(const struct rel *rel, const struct msg *m, const bool *set)
+{
+    if (!rel->has_deferrable || m->kind == 'D') return false;
+    for (int k = 0; k < rel->nkeys; k++) {
+        const struct unique_key *key = &rel->keys[k];
+        for (int i = 0; i < key->n && key->deferrable; i++) {
+            int source = key->columns[i] < 0 ? -1 : rel->targets[key->columns[i]].source;
+            if (m->kind == 'I' || source < 0 || !rel_carries(rel, source) || set[source])
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Changes that no single statement can do safely go the careful way, and their window with them. */
 static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
                                            const struct change *c)
 {
@@ -6214,6 +6478,8 @@ static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
         set = arena_array(&ap->arena, bool, rel->ncolumns + 1);
         if (!rel_changed(rel, &c->m, set)) p->doubt = true;
     }
+    if (apply_touches_deferrable(rel, &c->m, set)) p->doubt = true;
+    if (p->doubt) return TW_OK;
     struct stmt *st = rel_stmt(rel, &c->m, set, ap->merge == MERGE_ROWS, &ap->serial,
                                &ap->arena);
     if (!st->ready) {
@@ -6347,6 +6613,7 @@ static status MUST_CHECK apply_add(struct apply *ap, const struct change *c, siz
     ap->window[ap->nwindow++] = *c;
     ap->window_bytes += bytes;
     if (!ap->first_lsn) ap->first_lsn = c->commit_lsn;
+    if (c->rel->has_deferrable) ap->has_care = true;
 #ifdef TWSYNC_HARD
     return apply_window(ap, 0);
 #endif
@@ -6463,6 +6730,7 @@ static void apply_end(struct apply *ap)
 {
     while (ap->rels) apply_forget_rel(ap, ap->rels->relid);
     arena_free(&ap->arena);
+    arena_free(&ap->txn_arena);
     arena_free(&ap->left_arena);
 }
 
@@ -8097,6 +8365,7 @@ struct copy {
     size_t shared_size;
     struct stat_task *stat;
     struct tw_error *e;
+    int64_t chunk_rows, chunk_bytes;  /* of the worker's chunk */
     bool bars;                  /* draw on a terminal */
     usec started_us, drawn_us;
 };
@@ -8173,6 +8442,8 @@ static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, s
         if (PQflush(to->pg) != 0) TRY(db_flush(to));
         *copy_rows(c, table) += 1;
         *copy_bytes(c, table) += n;
+        c->chunk_rows++;
+        c->chunk_bytes += n;
     }
 }
 
@@ -8212,7 +8483,8 @@ static status MUST_CHECK copy_no_columns(struct copy *c, struct arena *a, int ta
     const char *name = sql_quoted_table(a, t->schema, t->name), *n;
     TRY(db_value(from, a, "count rows", arena_fmt(a, "SELECT count(*) FROM ONLY %s", name), 0, NULL,
                  &n));
-    *copy_rows(c, table) += strtoll(n, NULL, 10);
+    c->chunk_rows = strtoll(n, NULL, 10);
+    *copy_rows(c, table) += c->chunk_rows;
     return db_exec(to, "write rows", arena_fmt(a, "INSERT INTO %s SELECT FROM"
                                                   " generate_series(1, %s)", name, n));
 }
@@ -8244,12 +8516,26 @@ static status MUST_CHECK copy_ledger(struct copy *c, struct arena *a, const stru
                           " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, 0, 0)", 6, values);
 }
 
+static status MUST_CHECK copy_ledger_counts(struct copy *c, struct arena *a,
+                                            const struct copy_chunk *k, struct db *to)
+{
+    const struct table *t = &c->tables->items[k->table];
+    const char *values[] = {c->ledger, t->schema, t->name, arena_fmt(a, "%d", k->number),
+                            arena_fmt(a, "%" PRId64, c->chunk_rows),
+                            arena_fmt(a, "%" PRId64, c->chunk_bytes)};
+    return db_exec_params(to, "write the copy ledger",
+                          "UPDATE twsync.copied SET rows = $5::bigint, bytes = $6::bigint"
+                          " WHERE task = $1 AND schema_name = $2 AND table_name = $3"
+                          " AND chunk = $4::int", 6, values);
+}
+
 static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, struct db *from,
                                     struct db *to)
 {
     struct arena a = {0};
     const struct table *t = &c->tables->items[k->table];
     const char *name = sql_quoted_table(&a, t->schema, t->name), *columns = NULL;
+    c->chunk_rows = c->chunk_bytes = 0;
     status s = db_exec(to, "begin", "BEGIN");
     if (s == TW_OK) s = copy_ledger(c, &a, k, to);
     if (s == TW_OK) s = copy_columns(from, &a, t, &columns);
@@ -8258,6 +8544,7 @@ static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, 
         else if (c->keep[k->table]) s = copy_keeping(c, &a, k, from, to, columns);
         else s = copy_stream(c, &a, k, from, to, columns, name);
     }
+    if (s == TW_OK) s = copy_ledger_counts(c, &a, k, to);
     if (s == TW_OK) s = db_exec(to, "commit", "COMMIT");
     if (s == TW_OK) *copy_done(c, k->table) += 1;
     arena_free(&a);
@@ -8623,10 +8910,11 @@ struct progress {
     int source_timeline;
     lsn_t slot_point, applied_lsn;
     int64_t epoch;
+    bool reverse_made;  /* forward's row: the way back was made ready once */
 };
 
 /* Held-back feedback: when positions were applied, in buckets (design 4.3). */
-enum { RETENTION_BUCKETS = 64 };
+enum { RETENTION_BUCKETS = 64, RETENTION_SPACING = RETENTION_BUCKETS - 2 };
 
 struct retention {
     struct { usec since_us; lsn_t lsn; } bucket[RETENTION_BUCKETS];  /* oldest first */
@@ -8661,6 +8949,8 @@ struct task {
     struct msg begin;
     int64_t seq;
     lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
+    usec stream_us;          /* when it was started */
+    lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
     usec beat_due_us, stat_due_us, ckpt_due_us;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
@@ -8843,7 +9133,7 @@ static status MUST_CHECK progress_read(struct db *to, const char *task, struct p
 {
     static const char sql[] =
         "SELECT phase, source_system, source_database, source_timeline, target_system, slot_name,"
-        " slot_point, applied_lsn, epoch FROM twsync.progress WHERE task = $1";
+        " slot_point, applied_lsn, epoch, reverse_made FROM twsync.progress WHERE task = $1";
     struct arena a = {0};
     PGresult *r;
     *p = (struct progress){0};
@@ -8859,6 +9149,7 @@ static status MUST_CHECK progress_read(struct db *to, const char *task, struct p
         lsn_parse(db_cell(r, 0, 6), &p->slot_point);
         lsn_parse(db_cell(r, 0, 7), &p->applied_lsn);
         p->epoch = db_cell_int(r, 0, 8);
+        p->reverse_made = db_cell_true(r, 0, 9);
     }
     arena_free(&a);
     return s;
@@ -8906,11 +9197,63 @@ static status MUST_CHECK task_set_phase(struct task *t, const char *phase)
 
 /* ---- initialising ---- */
 
+static status task_gap_hint(struct task *t)
+{
+    fail_hint(&t->e, "The two databases may differ now.  Compare them; `twsync release %s` and a "
+                     "new run start over.", t->job->path);
+    return t->e.code;
+}
+
 static status MUST_CHECK task_tables(struct task *t, struct db *d, struct table_list *out)
 {
     struct table_list unsupported;
     struct qname_list missing;
     return cat_tables(d, &t->session, t->job, out, &unsupported, &missing);
+}
+
+/* Is a table, or a partitioned table above it, in the forward task's publication? */
+static const char task_published_sql[] =
+    "WITH RECURSIVE up(leaf, oid) AS (SELECT o, o FROM unnest($2::oid[]) o"
+    " UNION SELECT up.leaf, i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid"
+    " JOIN pg_class c ON c.oid = i.inhparent AND c.relkind = 'p')"
+    " SELECT DISTINCT up.leaf FROM up JOIN pg_publication_rel pr ON pr.prrelid = up.oid"
+    " JOIN pg_publication p ON p.oid = pr.prpubid WHERE p.pubname = $1";
+
+/* The tables of this job on A: what the publication has.  One list for schema, copy and stream,
+ * whatever is created on A meanwhile.  Forward only. */
+static status MUST_CHECK task_published(struct task *t, struct db *a, struct table_list *out,
+                                        struct table_list *later)
+{
+    struct table_list all;
+    PGresult *r;
+    TRY(task_tables(t, a, &all));
+    const char *values[] = {t->slot, cat_oid_array(&t->session, &all)};
+    TRY(db_query(a, &t->session, "read the publication", task_published_sql, 2, values, &r));
+    *out = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
+    *later = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
+    for (int i = 0; i < all.n; i++) {
+        bool found = false;
+        for (int k = 0; k < PQntuples(r) && !found; k++)
+            found = db_cell_int(r, k, 0) == all.items[i].oid;
+        struct table_list *to = found ? out : later;
+        to->items[to->n++] = all.items[i];
+    }
+    return TW_OK;
+}
+
+/* Their namesakes on B: what the reverse task carries (requirement 25). */
+static status MUST_CHECK task_counterparts(struct task *t, struct table_list *out)
+{
+    struct table_list on_a, later, on_b;
+    TRY(task_published(t, &t->from, &on_a, &later));
+    TRY(task_tables(t, &t->to, &on_b));
+    *out = (struct table_list){.items = arena_array(&t->session, struct table, on_b.n)};
+    for (int i = 0; i < on_b.n; i++)
+        for (int k = 0; k < on_a.n; k++)
+            if (str_is(on_b.items[i].schema, on_a.items[k].schema) &&
+                str_is(on_b.items[i].name, on_a.items[k].name))
+                out->items[out->n++] = on_b.items[i];
+    return TW_OK;
 }
 
 /* While a slot is being made the server waits for older transactions: say for whom. */
@@ -8946,8 +9289,17 @@ static status MUST_CHECK task_create_slot(struct task *t, struct db *repl, struc
     return s;
 }
 
+static status MUST_CHECK task_reverse_made(struct task *t)
+{
+    t->progress.reverse_made = true;
+    return db_exec_params(&t->to, "write the progress",
+                          "UPDATE twsync.progress SET reverse_made = true WHERE task = $1", 1,
+                          (const char *[]){t->name});
+}
+
 /* B→A is made ready before A→B is called Running: from then on, what applications write on B is
- * kept by the slot, whether the reverse task runs already or not. */
+ * kept by the slot, whether the reverse task runs already or not.  It is made once, and forward's
+ * row says so: if it is found missing later, that is a gap, and the reverse task will name it. */
 static status MUST_CHECK task_prepare_reverse(struct task *t)
 {
     struct arena *a = &t->session;
@@ -8959,11 +9311,12 @@ static status MUST_CHECK task_prepare_reverse(struct task *t)
     struct source_id id;
     struct slot_info info;
     lsn_t point;
-    if (!conf->enabled) return TW_OK;
+    if (!conf->enabled || t->progress.reverse_made) return TW_OK;
+    TRY(task_setup_node(&t->from));
     TRY(progress_read(&t->from, name, &p));
-    if (p.exists && str_is(p.phase, "stream")) return TW_OK;
+    if (p.exists && str_is(p.phase, "stream")) return task_reverse_made(t);
     TRY(progress_create(&t->from, t->job, name, slot));
-    TRY(task_tables(t, &t->to, &tables));
+    TRY(task_counterparts(t, &tables));
     if (conf->identity == IDENTITY_FULL) TRY(slot_identity_full(&t->to, &tables));
     TRY(slot_publish(&t->to, slot, &tables));
     TRY(slot_inspect(&t->to, slot, &info));
@@ -8975,7 +9328,26 @@ static status MUST_CHECK task_prepare_reverse(struct task *t)
     if (s == TW_OK) s = task_create_slot(t, &repl, &t->to, slot, false, &point, &snapshot);
     if (s == TW_OK) s = progress_begin(&t->from, name, "stream", &id, point);
     db_close(&repl);
-    return s;
+    return s == TW_OK ? task_reverse_made(t) : s;
+}
+
+/* No progress on the target, and this is not the first start: it was there once, and where it stood
+ * nobody knows.  To begin again here would skip what lies between. */
+static status MUST_CHECK task_check_first(struct task *t)
+{
+    struct slot_info info;
+    struct ckpt c;
+    const char *copied = NULL, *values[] = {t->name};
+    TRY(slot_inspect(&t->from, t->slot, &info));
+    TRY(db_value(&t->to, &t->session, "read the copy ledger",
+                 "SELECT 1 FROM twsync.copied WHERE task = $1 LIMIT 1", 1, values, &copied));
+    ckpt_read(t->job, t->dir, &c);
+    if (!info.exists && !copied && !t->stat->ready && !str_is(c.phase, "stream")) return TW_OK;
+    fail(&t->e, TW_EGAP, "the progress of task %s is gone from %c, although %s", t->name,
+         t->target->letter,
+         info.exists ? "its replication slot exists" : copied ? "tables were copied for it"
+                                                              : "it has been streaming");
+    return task_gap_hint(t);
 }
 
 /* First steps: what must be there before the slot, and then the slot (requirement 58a). */
@@ -9028,7 +9400,7 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
                      .snapshot_lsn = point, .stat = t->stat, .e = &t->e,
                      .task = arena_fmt(&t->session, "%s:%s", t->job->name, "forward"),
                      .bars = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet};
-    struct table_list tables;
+    struct table_list tables, later;
     struct db lead;  /* imports the snapshot, plans, and holds it for the workers */
     task_db(t, &lead, t->source, "copy");
     c.ledger = t->name;
@@ -9039,7 +9411,7 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
     if (s == TW_OK)
         s = db_value(&lead, &t->session, "read the snapshot", "SELECT txid_current_snapshot()", 0,
                      NULL, &c.snapshot_check);
-    if (s == TW_OK) s = task_tables(t, &lead, &tables);
+    if (s == TW_OK) s = task_published(t, &lead, &tables, &later);
     int sockets[] = {PQsocket(t->to.pg), PQsocket(t->from.pg), PQsocket(t->repl.db.pg),
                      lead.pg ? PQsocket(lead.pg) : -1};
     if (s == TW_OK) log_info("copying %d tables under snapshot %s at " LSN_FMT, tables.n, snapshot,
@@ -9051,10 +9423,10 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
 
 static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
 {
-    struct table_list tables;
+    struct table_list tables, later;
     struct ddl_list list;
     if (!t->conf->schema) return TW_OK;
-    TRY(task_tables(t, &t->from, &tables));
+    TRY(task_published(t, &t->from, &tables, &later));
     TRY(shape_plan(&t->from, &t->session, t->job, &tables, &list));
     if (section == DDL_BEFORE)
         for (int i = 0; i < list.warnings.n; i++) log_warning("%s", list.warnings.items[i]);
@@ -9064,7 +9436,7 @@ static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
 static status MUST_CHECK task_analyze(struct task *t)
 {
     struct table_list tables;
-    TRY(task_tables(t, &t->to, &tables));
+    TRY(task_counterparts(t, &tables));
     for (int i = 0; i < tables.n; i++) {
         const struct table *x = &tables.items[i];
         if (x->relkind == 'p' || !x->owned) continue;
@@ -9075,25 +9447,52 @@ static status MUST_CHECK task_analyze(struct task *t)
     return TW_OK;
 }
 
-/* After the data: keys and indexes, foreign keys, sequences; then the way back. */
-static status MUST_CHECK task_finish_copy(struct task *t)
+/* A copy that was interrupted has tables of more than one snapshot.  Each is exact by itself, but
+ * they fit together only when the stream has passed the newest: 0 when there is one snapshot. */
+static status MUST_CHECK task_catchup_lsn(struct task *t, lsn_t *out)
 {
-    log_info("building keys and indexes");
-    TRY(task_schema(t, DDL_KEYS));
+    const char *lsn = NULL, *values[] = {t->name};
+    *out = 0;
+    TRY(db_value(&t->to, &t->session, "read the copy ledger",
+                 "SELECT max(snapshot_lsn) FROM twsync.copied WHERE task = $1"
+                 " HAVING count(DISTINCT snapshot_lsn) > 1", 1, values, &lsn));
+    if (lsn && !lsn_parse(lsn, out))
+        return fail(&t->e, TW_EPROTO, "bad position in twsync.copied");
+    return TW_OK;
+}
+
+/* All tables are of one moment: what ties them together, sequences, and the way back. */
+static status MUST_CHECK task_finish_init(struct task *t)
+{
     TRY(task_schema(t, DDL_LAST));
     if (t->conf->copy) {
         TRY(shape_sequences_apply(&t->from, &t->to, t->job));
         TRY(task_analyze(t));
     }
-    return TW_OK;
+    TRY(task_prepare_reverse(t));
+    t->catchup_lsn = 0;
+    t->stat->ready = 1;
+    return task_set_phase(t, "stream");
 }
 
-/* Go through the phases that are still ahead.  Every one can be entered again after a crash. */
+static status MUST_CHECK task_init_copy(struct task *t, const char *snapshot, lsn_t point)
+{
+    if (t->conf->copy && !snapshot)  /* the first one died with its session: another one */
+        TRY(task_create_slot(t, &t->repl.db, &t->from,
+                             arena_fmt(&t->session, "twsync_%s_copy", t->job->name), true, &point,
+                             &snapshot));
+    if (t->conf->copy) TRY(task_copy(t, snapshot, point));
+    return task_set_phase(t, "keys");
+}
+
+/* Go through the phases that are still ahead: init, schema, copy, keys, catchup, stream.  Every one
+ * can be entered again after a crash. */
 static status MUST_CHECK task_initialise(struct task *t)
 {
     const char *snapshot = NULL;
     lsn_t point = 0;
     if (str_is(t->progress.phase, "stream")) return task_prepare_reverse(t);
+    if (!t->progress.exists) TRY(task_check_first(t));
     task_go(t, TASK_Initializing);
     if (!t->progress.exists || str_is(t->progress.phase, "init"))
         TRY(task_init_source(t, &snapshot, &point));
@@ -9102,30 +9501,21 @@ static status MUST_CHECK task_initialise(struct task *t)
         TRY(task_schema(t, DDL_BEFORE));
         TRY(task_set_phase(t, "copy"));
     }
-    if (str_is(t->progress.phase, "copy") && t->conf->copy) {
-        if (!snapshot)  /* the first one died with its session: a new one, from a slot of its own */
-            TRY(task_create_slot(t, &t->repl.db, &t->from,
-                                 arena_fmt(&t->session, "twsync_%s_copy", t->job->name), true,
-                                 &point, &snapshot));
-        TRY(task_copy(t, snapshot, point));
-    }
-    if (str_is(t->progress.phase, "copy")) TRY(task_set_phase(t, "keys"));
+    if (str_is(t->progress.phase, "copy")) TRY(task_init_copy(t, snapshot, point));
     if (str_is(t->progress.phase, "keys")) {
-        TRY(task_finish_copy(t));
-        TRY(task_prepare_reverse(t));
-        TRY(task_set_phase(t, "stream"));
+        log_info("building keys and indexes");
+        TRY(task_schema(t, DDL_KEYS));
+        TRY(task_set_phase(t, "catchup"));
     }
+    TRY(task_catchup_lsn(t, &t->catchup_lsn));
+    if (t->catchup_lsn)
+        log_info("the copy was interrupted: catching up to " LSN_FMT, LSN_ARG(t->catchup_lsn));
+    else
+        TRY(task_finish_init(t));
     return progress_read(&t->to, t->name, &t->progress);
 }
 
 /* ---- is it the same history? ---- */
-
-static status task_gap_hint(struct task *t)
-{
-    fail_hint(&t->e, "The two databases may differ now.  Compare them; `twsync release %s` and a "
-                     "new run start over.", t->job->path);
-    return t->e.code;
-}
 
 /* The server was promoted: its timeline must have left the old one after what we applied
  * (failures A12). */
@@ -9265,21 +9655,26 @@ static status MUST_CHECK task_retention_cap(struct task *t)
  * not in the stream, and silence about it would be a trap (failures E11). */
 static status MUST_CHECK task_warn_new_tables(struct task *t)
 {
-    struct table_list tables;
-    PGresult *r;
-    TRY(task_tables(t, &t->from, &tables));
-    const char *values[] = {t->slot, cat_oid_array(&t->session, &tables)};
-    TRY(db_query(&t->from, &t->session, "read the publication",
-                 "SELECT c.oid::regclass FROM pg_class c WHERE c.oid = ANY ($2::oid[])"
-                 " AND c.relkind = 'r' AND c.oid NOT IN (SELECT pr.prrelid FROM"
-                 " pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid"
-                 " WHERE p.pubname = $1) AND NOT EXISTS (SELECT FROM pg_inherits i JOIN"
-                 " pg_class up ON up.oid = i.inhparent AND up.relkind = 'p'"
-                 " WHERE i.inhrelid = c.oid)", 2, values, &r));
-    for (int i = 0; i < PQntuples(r); i++)
-        log_warning("table %s on %c was created after the job began and is not synchronised",
-                    PQgetvalue(r, i, 0), t->source->letter);
+    struct table_list tables, later;
+    if (t->dir == TW_REVERSE) return TW_OK;
+    TRY(task_published(t, &t->from, &tables, &later));
+    for (int i = 0; i < later.n; i++)
+        log_warning("table %s.%s on %c was created after the job began and is not synchronised",
+                    later.items[i].schema, later.items[i].name, t->source->letter);
     return TW_OK;
+}
+
+/* Did the last session end by a statement that may fail again at once?  Then the task is Running
+ * only when something was applied, or after a while without a failure. */
+static bool task_is_failing(const struct task *t)
+{
+    return t->attempts > 0 && t->failing_as == REACT_LATER;
+}
+
+/* Running is what a task is once it streams and is initialised. */
+static void task_up(struct task *t)
+{
+    task_go(t, t->catchup_lsn ? TASK_Initializing : TASK_Running);
 }
 
 static status MUST_CHECK task_start_stream(struct task *t)
@@ -9303,9 +9698,11 @@ static status MUST_CHECK task_start_stream(struct task *t)
         t->retention.n = 1;
     }
     TRY(repl_start(&t->repl, t->slot, from));
+    t->to.tick_ms = t->from.tick_ms = t->repl.db.tick_ms;
     t->in_txn = false;
-    task_phase(t, "stream");
-    task_go(t, TASK_Running);
+    task_phase(t, t->catchup_lsn ? "catchup" : "stream");
+    t->stream_us = os_now();
+    if (!task_is_failing(t)) task_up(t);
     log_info("streaming from " LSN_FMT " (%s rung)", LSN_ARG(from), t->stat->rung);
     return TW_OK;
 }
@@ -9316,7 +9713,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
 static void retention_note(struct retention *r, lsn_t before, usec now, usec keep)
 {
     if (!keep) return;
-    if (r->n && now - r->bucket[r->n - 1].since_us < keep / RETENTION_BUCKETS) return;
+    if (r->n && now - r->bucket[r->n - 1].since_us < keep / RETENTION_SPACING) return;
     if (r->n == RETENTION_BUCKETS) {
         r->n--;
         memmove(r->bucket, r->bucket + 1, sizeof *r->bucket * (size_t) r->n);
@@ -9331,7 +9728,7 @@ static lsn_t retention_limit(struct retention *r, lsn_t applied, usec now, usec 
 {
     int drop = 0;
     while (drop < r->n &&
-           (now - r->bucket[drop].since_us > keep + keep / RETENTION_BUCKETS ||
+           (now - r->bucket[drop].since_us > keep + keep / RETENTION_SPACING ||
             applied - r->bucket[drop].lsn > (lsn_t) r->cap_bytes))
         drop++;
     r->n -= drop;
@@ -9354,6 +9751,7 @@ static status MUST_CHECK task_commit(struct task *t)
                             ? t->repl.source_us - t->apply.commit_us : 0;
     t->failing_since_us = 0;
     t->attempts = 0;
+    task_up(t);
     assert_task(t);
     return TW_OK;
 }
@@ -9438,6 +9836,10 @@ static status MUST_CHECK task_end_txn(struct task *t, const struct msg *m)
     t->seen_lsn = m->end_lsn;
     if (t->dropping) t->stat->skipped_transactions++;
     if (task_batch_empty(t)) return TW_OK;
+    if (ap->has_care) {
+        TRY(apply_window(ap, 0));
+        TRY(apply_settle_deferred(ap));
+    }
     ap->end_lsn = m->end_lsn;
     if (!t->dropping) {
         ap->commit_us = m->commit_us;
@@ -9482,7 +9884,7 @@ enum { IDLE_ARENA = 4 * 1024 * 1024 };
 static status MUST_CHECK task_handle(struct task *t, const char *body, size_t len)
 {
     struct apply *ap = &t->apply;
-    if (t->dropping && t->in_txn && len && strchr("IUD", body[0])) return TW_OK;
+    if (t->dropping && t->in_txn && len && memchr("IUD", body[0], 3)) return TW_OK;
     /* A relation described anew: the waiting changes speak of its old description. */
     bool flush = (len && body[0] == 'R') || ap->arena.total > IDLE_ARENA;
     if (flush && ap->nwindow) TRY(apply_window(ap, 0));
@@ -9532,9 +9934,14 @@ static status MUST_CHECK task_confirm(struct task *t)
     struct apply *ap = &t->apply;
     usec now = os_now();
     bool idle = task_batch_empty(t) && !t->in_txn;
-    if (idle && t->seen_lsn > ap->applied_lsn && now >= t->beat_due_us) {
+    bool due = now >= t->beat_due_us || (t->catchup_lsn && t->seen_lsn >= t->catchup_lsn);
+    if (idle && t->seen_lsn > ap->applied_lsn && due) {
         t->beat_due_us = now + t->job->heartbeat_us;
         TRY(apply_idle(ap, t->seen_lsn));
+    }
+    if (t->catchup_lsn && idle && ap->applied_lsn >= t->catchup_lsn) {
+        TRY(task_finish_init(t));
+        task_up(t);
     }
     t->repl.received_lsn = t->seen_lsn;
     TRY(repl_confirm(&t->repl, retention_limit(&t->retention, ap->applied_lsn, now,
@@ -9555,6 +9962,7 @@ static void task_timers(struct task *t)
         st->source_lsn = t->repl.source_lsn;
         st->caught_up = idle;
         if (idle) st->delay_us = 0;
+        if (idle && now - t->stream_us > 2 * USEC_SEC) task_up(t);
         st->beat_us = os_wall();
     }
     if (now >= t->ckpt_due_us) {
@@ -9598,10 +10006,10 @@ static status MUST_CHECK task_work(struct task *t)
     TRY(task_connect(t));
     TRY(progress_read(&t->to, t->name, &t->progress));
     if (t->dir == TW_FORWARD) TRY(task_initialise(t));
-    if (!str_is(t->progress.phase, "stream"))
+    if (!str_is(t->progress.phase, "stream") && !t->catchup_lsn)
         return fail(&t->e, TW_EGAP, "task %s was never initialised: its progress is missing on %c",
                     t->name, t->target->letter);
-    t->stat->ready = 1;
+    if (!t->catchup_lsn) t->stat->ready = 1;
     TRY(task_start_stream(t));
     return task_stream(t);
 }
@@ -9648,7 +10056,7 @@ static void task_session_init(struct task *t)
     t->to = t->from = (struct db){0};
     t->progress = (struct progress){0};
     t->in_txn = t->dropping = false;
-    t->seen_lsn = 0;
+    t->seen_lsn = t->catchup_lsn = 0;
     error_clear(&t->e);
 }
 
@@ -9775,6 +10183,7 @@ struct sup {
         int crashes;
         usec start_at_us;  /* not before; 0: not wanted */
         bool done;         /* stopped or Failed: not started again */
+        int failed_as;     /* its exit code */
     } child[2];
     int64_t shown_rows[2];
     usec shown_us;
@@ -9798,7 +10207,19 @@ static int sup_exit_code(status s)
     }
 }
 
-/* One twsync per state directory.  The lock dies with the process, however it dies. */
+enum { SUP_LOCK_TRIES = 20 };  /* of 50 ms */
+
+static bool sup_flock(int fd)
+{
+    for (int i = 0; flock(fd, LOCK_EX | LOCK_NB); i++) {
+        if (i == SUP_LOCK_TRIES || stop_flag) return false;
+        os_sleep_ms(50);  /* `twsync status` looks by taking it; killed children take a moment */
+    }
+    return true;
+}
+
+/* One twsync per state directory.  The lock dies with the process, however it dies.  The file is
+ * empty until the page is ours: sup_page() writes the process id. */
 static status MUST_CHECK sup_lock(const struct job *job, bool create, int *fd, struct tw_error *e)
 {
     struct arena a = {0};
@@ -9808,10 +10229,12 @@ static status MUST_CHECK sup_lock(const struct job *job, bool create, int *fd, s
     if (s == TW_OK) {
         *fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (*fd < 0) s = fail(e, TW_EOS, "could not open \"%s\": %s", path, strerror(errno));
-        else if (flock(*fd, LOCK_EX | LOCK_NB))
+        else if (!sup_flock(*fd))
             s = fail(e, TW_EFENCED, "another twsync works on job %s (state directory \"%s\")",
                      job->name, job->state_dir);
     }
+    if (s == TW_OK && create && ftruncate(*fd, 0))
+        s = fail(e, TW_EOS, "could not write \"%s\": %s", path, strerror(errno));
     if (s != TW_OK && *fd >= 0) {
         close(*fd);
         *fd = -1;
@@ -9915,11 +10338,13 @@ static void sup_ended(struct sup *s, int dir, int st)
 {
     struct stat_task *t = &s->page->task[dir];
     s->child[dir].pid = 0;
-    bool decided = WIFEXITED(st) && WEXITSTATUS(st) != EXIT_OOM;
+    int code = WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+    bool decided = code > 0 && code != EXIT_OOM;
+    s->child[dir].failed_as = code;
     if (decided || stop_flag) {
         s->child[dir].done = true;
         if (!decided) t->state = TASK_NotStarted;
-        return;
+        return;  /* a child that was stopped by itself, without us, starts again below */
     }
     int wait_ms = 100 << (s->child[dir].crashes < 8 ? s->child[dir].crashes : 8);
     s->child[dir].crashes++;
@@ -9928,6 +10353,8 @@ static void sup_ended(struct sup *s, int dir, int st)
     if (WIFSIGNALED(st))
         log_error("%s task was ended by signal %d; starting it again in %d ms",
                   direction_names[dir], WTERMSIG(st), wait_ms);
+    else if (!code)
+        log_info("%s task was stopped; starting it again in %d ms", direction_names[dir], wait_ms);
     else
         log_error("%s task ran out of memory; starting it again in %d ms", direction_names[dir],
                   wait_ms);
@@ -10054,7 +10481,9 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
         t->ready = 0;
         if (!t->phase[0]) str_copy(t->phase, sizeof t->phase, "none");
     }
-    return TW_OK;
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d\n", (int) getpid());
+    return os_write_all(s->lock_fd, pid, strlen(pid), "the lock file", e);
 }
 
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
@@ -10073,7 +10502,8 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
     }
     for (int dir = 0; dir < 2; dir++)
         if (s->page->task[dir].state == TASK_Failed)
-            return fail(e, TW_ESERVER, "%s task failed: %s", direction_names[dir],
+            return fail(e, s->child[dir].failed_as == EXIT_CONNECT ? TW_ECONN : TW_ESERVER,
+                        "%s task failed: %s", direction_names[dir],
                         s->page->task[dir].last_error);
     return TW_OK;
 }
@@ -10124,8 +10554,10 @@ static int release_statements(struct release *r, int node, const char **out)
     out[n++] = arena_fmt(a, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
                             " WHERE slot_name = '%s'", slot);
     out[n++] = arena_fmt(a, "DROP PUBLICATION IF EXISTS \"%s\"", slot);
-    out[n++] = arena_fmt(a, "SELECT pg_replication_origin_drop(roname)"
-                            " FROM pg_replication_origin WHERE roname = '%s'", origin);
+    /* The right to call the function is asked for even where no row is found: hence the IF. */
+    out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
+                            " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
+                            " END IF; END $$", origin, origin);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
                             " DELETE FROM twsync.progress WHERE job = '%s';"
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
@@ -10226,21 +10658,31 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
 
 /* ---- status ---- */
 
-/* Is a supervisor at work?  Its lock tells; a file would not after a kill. */
+/* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
+ * kill. */
 static bool status_running(const struct job *job)
 {
     struct arena a = {0};
     int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
-    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    struct stat st;
+    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
+                   fstat(fd, &st) == 0 && st.st_size > 0;
     if (fd >= 0) close(fd);
     arena_free(&a);
     return running;
 }
 
-static void status_task_json(struct buf *b, const struct stat_task *t, int dir)
+/* A page left by a kill says Running: of a job that does not run only failures are still true. */
+static enum task_state status_state(const struct stat_task *t, bool running)
+{
+    enum task_state s = (enum task_state) t->state;
+    return running || s == TASK_Failed || s == TASK_PrecheckFailed ? s : TASK_NotStarted;
+}
+
+static void status_task_json(struct buf *b, const struct stat_task *t, int dir, bool running)
 {
     buf_fmt(b, "{\"task\":\"%s\",\"state\":\"%s\",\"phase\":\"%s\",\"rung\":\"%s\"",
-            direction_names[dir], task_state_names[t->state], t->phase, t->rung);
+            direction_names[dir], task_state_names[status_state(t, running)], t->phase, t->rung);
     buf_fmt(b, ",\"received_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->received_lsn));
     buf_fmt(b, ",\"applied_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->applied_lsn));
     buf_fmt(b, ",\"confirmed_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->confirmed_lsn));
@@ -10263,16 +10705,17 @@ static void status_json(struct buf *b, const struct job *job, const struct stat_
     for (int dir = 0; dir < 2; dir++) {
         if (!job->task[dir].enabled) continue;
         buf_str(b, sep);
-        status_task_json(b, &page->task[dir], dir);
+        status_task_json(b, &page->task[dir], dir, running);
         sep = ",";
     }
     buf_str(b, "]}\n");
 }
 
-static void status_task_text(struct buf *b, const struct stat_task *t, int dir)
+static void status_task_text(struct buf *b, const struct stat_task *t, int dir, bool running)
 {
-    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_names[t->state]);
-    if (t->state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
+    enum task_state state = status_state(t, running);
+    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_names[state]);
+    if (state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
     buf_fmt(b, "\n  phase        %s\n", t->phase);
     if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);
     if (t->copy_tables)
@@ -10308,7 +10751,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
         buf_fmt(&b, "job %s (%s): %s\n", job->name, tag_names[job->tag],
                 running ? "running" : "not running; what follows is its last word");
         for (int dir = 0; dir < 2; dir++)
-            if (job->task[dir].enabled) status_task_text(&b, &page->task[dir], dir);
+            if (job->task[dir].enabled) status_task_text(&b, &page->task[dir], dir, running);
     }
     fputs(b.data, out);
     buf_free(&b);
@@ -10497,6 +10940,12 @@ static void cli_usage(FILE *to)
           "to run is printed), 70 internal error, 71 out of memory.\n", to);
 }
 
+static int cli_help(const struct command *cmd)
+{
+    printf("twsync %s JOB %s\n  %s\n", cmd->name, cmd->options, cmd->what);
+    return 0;
+}
+
 static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
 {
     va_list args;
@@ -10576,7 +11025,9 @@ int main(int argc, char **argv)
         cli_usage(stderr);
         return EXIT_JOB;
     }
-    if (str_is(c.command, "--help") || str_is(c.command, "-h") || str_is(c.command, "help")) {
+    bool help = str_is(c.command, "help");
+    if (help && argc == 3 && cli_find(argv[2])) return cli_help(cli_find(argv[2]));
+    if (help || str_is(c.command, "--help") || str_is(c.command, "-h")) {
         cli_usage(stdout);
         return 0;
     }
@@ -10587,10 +11038,7 @@ int main(int argc, char **argv)
     const struct command *cmd = cli_find(c.command);
     if (!cmd) return cli_wrong("unknown command \"%s\"", c.command);
     for (int i = 2; i < argc; i++)
-        if (str_is(argv[i], "--help") || str_is(argv[i], "-h")) {
-            printf("twsync %s JOB %s\n  %s\n", cmd->name, cmd->options, cmd->what);
-            return 0;
-        }
+        if (str_is(argv[i], "--help") || str_is(argv[i], "-h")) return cli_help(cmd);
     cli_harden();
     int rc = cli_parse(&c, argc, argv);
     if (rc) return rc;

@@ -8,6 +8,7 @@ int twsync_main(int argc, char **argv);
 #include "../t.h"
 
 #include <ftw.h>
+#include <stddef.h>
 
 static char dir[64];
 
@@ -104,7 +105,7 @@ static void test_arena(void)
             blocks[i] = arena_alloc(&a, n);
             sizes[i] = n;
             sum += n;
-            CHECK((uintptr_t) blocks[i] % ARENA_ALIGN == 0);
+            CHECK((uintptr_t) blocks[i] % _Alignof(max_align_t) == 0);
             CHECK(zeroed(blocks[i], n));
             memset(blocks[i], i & 255, n);
         }
