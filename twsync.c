@@ -1695,7 +1695,8 @@ static void job_read_password(struct job_file *f, const struct job_key *k, const
     if (job_given(f, k->section, "password")) {
         job_mistake(f, line, "password and password_file are both given in [%s]", k->section);
     } else if (job_read_file(f, line, path, JOB_PASSWORD_MAX, &st, &b) &&
-               job_is_private(f, &st, path, "password", st.st_uid || !geteuid() ? 077 : 037, line)) {
+               job_is_private(f, &st, path, "password", st.st_uid || !geteuid() ? 077 : 037,
+                              line)) {
         if (b.len && b.data[b.len - 1] == '\n') b.data[--b.len] = '\0';
         if (b.len && b.data[b.len - 1] == '\r') b.data[--b.len] = '\0';
         if (!b.len)
@@ -4155,8 +4156,11 @@ static bool rel_key_usable(const struct rel *rel, const struct unique_key *k)
 
 static void rel_choose_identity(struct rel *rel)
 {
-    for (int i = 0; i < rel->nkeys && !rel->identity; i++)
-        if (rel_key_usable(rel, &rel->keys[i])) rel->identity = &rel->keys[i];
+    /* A deferrable key may belong to two rows for a moment: only if there is no other. */
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < rel->nkeys && !rel->identity; i++)
+            if (rel->keys[i].deferrable == pass && rel_key_usable(rel, &rel->keys[i]))
+                rel->identity = &rel->keys[i];
     if (rel->identity) {
         rel->nident = rel->identity->n;
         rel->ident = arena_array(&rel->arena, int, rel->nident);
@@ -5529,6 +5533,22 @@ static struct found *careful_rows(struct arena *a, const struct change *c, const
     return rows;
 }
 
+/* Of several rows, which only a deferrable key can bring about, the one that holds most of the
+ * change's old values; NULL of none. */
+static struct found *careful_best(struct arena *a, const struct change *c, const PGresult *r,
+                                  bool compare)
+{
+    struct found *rows = careful_rows(a, c, r, compare), *best = NULL;
+    int most = -1;
+    for (int i = 0; i < PQntuples(r); i++) {
+        int same = 0;
+        for (int k = 0; k < c->rel->ncolumns; k++) same += rows[i].same[k];
+        if (same > most) best = &rows[i];
+        if (same > most) most = same;
+    }
+    return best;
+}
+
 /* The row the change left from, locked; *out NULL when it is not there. */
 static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const struct change *c,
                                       struct found **out)
@@ -5560,7 +5580,7 @@ static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const s
     buf_str(&q.sql, " FOR UPDATE");
     PGresult *r;
     TRY(sqlb_run(&q, ap->to, "look for the row", &r));
-    *out = PQntuples(r) ? careful_rows(a, c, r, compare && rel->nident) : NULL;
+    *out = careful_best(a, c, r, compare && rel->nident);
     return TW_OK;
 }
 
@@ -6480,8 +6500,8 @@ static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
     }
     if (apply_touches_deferrable(rel, &c->m, set)) p->doubt = true;
     if (p->doubt) return TW_OK;
-    struct stmt *st = rel_stmt(rel, &c->m, set, ap->merge == MERGE_ROWS, &ap->serial,
-                               &ap->arena);
+    bool whole = ap->merge == MERGE_ROWS || (rel->identity && rel->identity->deferrable);
+    struct stmt *st = rel_stmt(rel, &c->m, set, whole, &ap->serial, &ap->arena);
     if (!st->ready) {
         pipe_add(p, SENT_PREPARE, st, "prepare a statement");
         if (!PQsendPrepare(ap->to->pg, st->name, st->sql, st->nparams, st->types))
@@ -7635,12 +7655,13 @@ static const char *check_qnames(struct check *c, const struct qname_list *list)
 static status MUST_CHECK check_find_target(struct check *c)
 {
     static const char names_sql[] =
-        "SELECT coalesce(json_agg(json_build_object('s', n.nspname, 't', c.relname)), '[]')"
+        "SELECT coalesce(json_agg(json_build_object('s', n.nspname, 't', c.relname,"
+        " 'k', c.relkind)), '[]')"
         " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.oid = ANY ($1::oid[])";
     static const char target_sql[] =
-        "SELECT format('%I.%I', w.s, w.t), c.relkind, c.oid"
-        " FROM json_to_recordset($1::json) AS w(s text, t text)"
+        "SELECT format('%I.%I', w.s, w.t), c.relkind, c.oid, w.k"
+        " FROM json_to_recordset($1::json) AS w(s text, t text, k text)"
         " LEFT JOIN pg_namespace n ON n.nspname = w.s"
         " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t ORDER BY 1";
     struct check_node *a = &c->n[0], *b = &c->n[1];
@@ -7837,27 +7858,41 @@ static status check_topology(struct check *c, struct check_node *n)
 
 /* ---- tables on B ---- */
 
-static const char *check_target_names(struct check *c, bool (*wanted)(const char *relkind))
+/* Kind of the relation on A, and on B (NULL: not there). */
+static const char *check_target_names(struct check *c, bool (*wanted)(const char *a, const char *b))
 {
     struct gather g = {0};
     for (int i = 0; i < PQntuples(c->target); i++)
-        if (wanted(db_cell(c->target, i, 1))) gather_add(&g, ", ", PQgetvalue(c->target, i, 0));
+        if (wanted(db_cell(c->target, i, 3), db_cell(c->target, i, 1)))
+            gather_add(&g, ", ", PQgetvalue(c->target, i, 0));
     return gather_end(c, &g, ", ");
 }
 
-static bool check_is_absent(const char *relkind)
+static bool check_is_absent(const char *a, const char *b)
 {
-    return !relkind;
+    return a && !b;
 }
 
-static bool check_is_table(const char *relkind)
+static bool check_is_table(const char *a, const char *b)
 {
-    return relkind && strchr("rp", *relkind);
+    return a && b && strchr("rp", *b);
 }
 
-static bool check_is_other(const char *relkind)
+static bool check_is_other(const char *a, const char *b)
 {
-    return relkind && !strchr("rp", *relkind);
+    return a && b && !strchr("rp", *b);
+}
+
+/* Rows can go from a plain table into a partitioned one; the other way there is no place for what
+ * happens to partitions. */
+static bool check_is_partitioned_on_a(const char *a, const char *b)
+{
+    return check_is_table(a, b) && *a == 'p' && *b == 'r';
+}
+
+static bool check_is_partitioned_on_b(const char *a, const char *b)
+{
+    return check_is_table(a, b) && *a == 'r' && *b == 'p';
 }
 
 /* Existing tables that hold rows.  Only those with pages are asked, all in one query. */
@@ -7877,17 +7912,18 @@ static status MUST_CHECK check_filled(struct check *c, struct check_node *n, con
     return TW_OK;
 }
 
-static status MUST_CHECK check_columns(struct check *c, struct check_node *n, const char **names)
+/* Columns that the tables of one side have and their namesakes on the other lack. */
+static status MUST_CHECK check_columns(struct check *c, struct check_node *has,
+                                       struct check_node *lacks, const char **names)
 {
-    static const char target_sql[] =
+    static const char lacking_sql[] =
         "SELECT format('%I.%I.%I', w.s, w.t, w.c)"
         " FROM json_to_recordset($1::json) AS w(s text, t text, c text)"
         " JOIN pg_namespace n ON n.nspname = w.s"
         " JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r', 'p')"
         " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.c AND a.attnum > 0"
         " AND NOT a.attisdropped WHERE a.attname IS NULL ORDER BY 1";
-    struct check_node *a = &c->n[0];
-    const char *stored = a->db.version >= 120000 ? "AND x.attgenerated = ''" : "";
+    const char *stored = has->db.version >= 120000 ? "AND x.attgenerated = ''" : "";
     const char *sql = check_text(
         c, "SELECT json_agg(json_build_object('s', n.nspname, 't', c.relname, 'c', x.attname))"
            " FROM pg_attribute x JOIN pg_class c ON c.oid = x.attrelid"
@@ -7895,8 +7931,8 @@ static status MUST_CHECK check_columns(struct check *c, struct check_node *n, co
            " AND x.attnum > 0 AND NOT x.attisdropped %s", stored);
     const char *columns;
     PGresult *r;
-    TRY(db_value(&a->db, c->arena, "read columns", sql, 1, &a->oids, &columns));
-    TRY(db_query(&n->db, c->arena, "look for columns", target_sql, 1, &columns, &r));
+    TRY(db_value(&has->db, c->arena, "read columns", sql, 1, &has->oids, &columns));
+    TRY(db_query(&lacks->db, c->arena, "look for columns", lacking_sql, 1, &columns, &r));
     *names = check_column(c, r, 0, ", ");
     return TW_OK;
 }
@@ -7908,9 +7944,13 @@ static status check_target_tables(struct check *c, struct check_node *n)
     const char *other = check_target_names(c, check_is_other);
     const char *absent = f->schema ? "" : check_target_names(c, check_is_absent);
     const char *present = f->schema && refuse ? check_target_names(c, check_is_table) : "";
-    const char *filled = "", *columns;
+    bool both = c->job->task[TW_REVERSE].enabled;
+    const char *kinds = check_target_names(c, check_is_partitioned_on_a);
+    if (!*kinds && both) kinds = check_target_names(c, check_is_partitioned_on_b);
+    const char *filled = "", *columns, *extra = "";
     if (!f->schema && f->copy && refuse) TRY(check_filled(c, n, &filled));
-    TRY(check_columns(c, n, &columns));
+    TRY(check_columns(c, &c->n[0], n, &columns));
+    if (both) TRY(check_columns(c, n, &c->n[0], &extra));
     const struct {
         const char *names, *needed, *remedy;
     } found[] = {
@@ -7923,6 +7963,9 @@ static status check_target_tables(struct check *c, struct check_node *n)
          check_text(c, "TRUNCATE %s;  -- on b; or existing = keep in [objects]", filled)},
         {columns, "every column of a in the table on b",
          "ALTER TABLE ... ADD COLUMN ...;  -- on b"},
+        {extra, "every column of b in the table on a, since reverse carries them",
+         "ALTER TABLE ... ADD COLUMN ...;  -- on a; or enabled = no in [reverse]"},
+        {kinds, "partitioned on both sides or on neither", "create the table on b as it is on a"},
     };
     bool ok = true;
     for (size_t i = 0; i < sizeof found / sizeof *found; i++) {

@@ -44,9 +44,24 @@ have_tools() {
         { [ -n "${TWSYNC_TEST_PGBIN:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 }
 
-# pytest with the arguments given; its counts come through a file.
+# pytest with the arguments given; it leaves its counts in the file named first.
+pytest_into() {
+    local counts=$1
+    shift
+    TWSYNC_TEST_COUNTS=$counts PYTHONDONTWRITEBYTECODE=1 \
+        "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 --rootdir tests/it "$@"
+}
+
+# Adds what a pytest left; its exit code tells of what has no count.
+count_pytest() {
+    local rc=$1 numbers
+    read -r -a numbers <"$2" || numbers=()
+    if ((${#numbers[@]} == 3)); then count "${numbers[@]}"; fi
+    if ((rc != 0 && (${#numbers[@]} != 3 || numbers[1] == 0))); then count 0 1; fi
+}
+
 run_pytest() {
-    local counts rc numbers
+    local counts
     echo "== integration tests"
     if ! have_tools; then
         echo "run.sh: pytest, psycopg2, a PostgreSQL server or openssl is missing: run ./build.sh test"
@@ -54,22 +69,39 @@ run_pytest() {
         return
     fi
     counts=$(mktemp)
-    TWSYNC_TEST_COUNTS=$counts PYTHONDONTWRITEBYTECODE=1 \
-        "$PYTHON" -m pytest -q -p no:cacheprovider --durations=10 --rootdir tests/it "$@"
-    rc=$?
-    read -r -a numbers <"$counts" || numbers=()
+    pytest_into "$counts" "$@"
+    count_pytest $? "$counts"
     rm -f "$counts"
-    if ((${#numbers[@]} == 3)); then count "${numbers[@]}"; fi
-    if ((rc != 0 && (${#numbers[@]} != 3 || numbers[1] == 0))); then count 0 1; fi
 }
 
-files=() words=()
+# All integration tests in two lanes, one for each core; each lane has servers of its own.
+run_all_pytest() {
+    local folder lane_1=() lane_2=() file rc
+    for file in tests/it/test_*.py; do
+        case $file in
+            */test_0[149]_* | */test_10_*) lane_1+=("$file") ;;
+            *) lane_2+=("$file") ;;
+        esac
+    done
+    if ! have_tools; then run_pytest; return; fi
+    folder=$(mktemp -d)
+    pytest_into "$folder/counts" "${lane_2[@]}" >"$folder/out" 2>&1 &
+    trap 'kill -INT $!; wait; exit 130' INT TERM
+    run_pytest "${lane_1[@]}"
+    wait $!
+    rc=$?
+    cat "$folder/out"
+    count_pytest $rc "$folder/counts"
+    rm -rf "$folder"
+}
+
+files=() words=() all=0
 if (($# == 0)); then set -- lint unit it; fi
 for name in "$@"; do
     case $name in
         lint) if [ -x tests/lint.sh ]; then run_counted lint tests/lint.sh; fi ;;
         unit) if [ -x tests/unit.sh ]; then run_counted "unit tests" tests/unit.sh; fi ;;
-        it) files+=(tests/it) ;;
+        it) all=1 ;;
         *::*) files+=("tests/it/${name##*/}") ;;
         *)
             found=(tests/it/test_"$name"*.py tests/it/"$name"*.py tests/it/"$name")
@@ -80,6 +112,8 @@ done
 if ((${#words[@]})); then
     expression=$(printf ' or (%s)' "${words[@]}")
     run_pytest -k "${expression# or }" "${files[@]:-tests/it}"
+elif ((all)); then
+    run_all_pytest
 elif ((${#files[@]})); then
     run_pytest "${files[@]}"
 fi

@@ -32,7 +32,8 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    if "rung" in metafunc.fixturenames:
+    given = any("rung" in m.args[0] for m in metafunc.definition.iter_markers("parametrize"))
+    if "rung" in metafunc.fixturenames and not given:
         only = metafunc.definition.get_closest_marker("rung")
         metafunc.parametrize("rung", list(only.args) if only else ["marker", "origin"])
 
