@@ -191,6 +191,11 @@ static void *mem_resize(void *old, size_t size)
     return p;
 }
 
+static void mem_free(void *p)
+{
+    free(p);
+}
+
 struct chunk {
     struct chunk *next;
     size_t used, size;
@@ -739,11 +744,16 @@ enum task_state {
     TASK_NSTATES
 };
 
-static const char *const task_state_names[] = {
+/* The page may hold anything. */
+static const char *task_state_name(int64_t state)
+{
+    static const char *const names[] = {
 #define X(n) #n,
-    TASK_STATES(X)
+        TASK_STATES(X)
 #undef X
-};
+    };
+    return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
+}
 
 enum { STAT_MAGIC = 0x74775335 };  /* "twS5": changes with the layout */
 
@@ -2857,16 +2867,29 @@ static void db_close(struct db *d)
     d->pg = NULL;
 }
 
-/* Stop what the server is doing for us, best effort: a killed session's long statement would hold
- * its locks until it ends. */
+enum { DB_CANCEL_MS = 1000 };
+
+/* Stop what the server is doing for us, best effort and never for long: a statement of a session
+ * that was killed holds its locks until it ends. */
+static void db_cancel(PGconn *pg)
+{
+    PGcancelConn *c = PQcancelCreate(pg);
+    usec deadline = os_now() + DB_CANCEL_MS * 1000;
+    bool going = PQcancelStart(c);
+    while (going && os_now() < deadline) {
+        PostgresPollingStatusType st = PQcancelPoll(c);
+        if (st == PGRES_POLLING_OK || st == PGRES_POLLING_FAILED) break;
+        struct pollfd p = {.fd = PQcancelSocket(c),
+                           .events = st == PGRES_POLLING_READING ? POLLIN : POLLOUT};
+        poll(&p, 1, DB_CANCEL_MS / 10);
+    }
+    PQcancelFinish(c);
+}
+
 static void db_abandon(struct db *d)
 {
-    if (d->pg && PQstatus(d->pg) == CONNECTION_OK && PQtransactionStatus(d->pg) == PQTRANS_ACTIVE) {
-        char err[256];
-        PGcancel *c = PQgetCancel(d->pg);
-        if (c) PQcancel(c, err, sizeof err);
-        PQfreeCancel(c);
-    }
+    if (d->pg && PQstatus(d->pg) == CONNECTION_OK && PQtransactionStatus(d->pg) == PQTRANS_ACTIVE)
+        db_cancel(d->pg);
     db_close(d);
 }
 
@@ -3341,7 +3364,8 @@ static const char *task_name(struct arena *a, const struct job *job, enum tw_dir
     return arena_fmt(a, "%s/%s", job->name, direction_names[dir]);
 }
 
-/* progress: one row per task, on its target, changed in the same transaction as the rows; it is
+/* session: one row per task, on its source; see task_new_epoch().
+ * progress: one row per task, on its target, changed in the same transaction as the rows; it is
  * also the loop marker.  copied: the chunk ledger of the full copy, on the target.
  * conflict: what was decided, on the target, in the deciding transaction. */
 static const char slot_node_sql[] =
@@ -3355,6 +3379,8 @@ static const char slot_node_sql[] =
     " slot_name text, slot_point pg_lsn, applied_lsn pg_lsn, applied_at timestamptz,"
     " reverse_made boolean NOT NULL DEFAULT false,"
     " epoch bigint NOT NULL DEFAULT 0, updated_at timestamptz NOT NULL DEFAULT now());"
+    "CREATE TABLE IF NOT EXISTS twsync.session (task text PRIMARY KEY, epoch bigint NOT NULL,"
+    " started_at timestamptz NOT NULL DEFAULT now());"
     "CREATE TABLE IF NOT EXISTS twsync.copied ("
     " task text, schema_name text, table_name text, chunk int, chunks int NOT NULL,"
     " snapshot_lsn pg_lsn NOT NULL, rows bigint NOT NULL, bytes bigint NOT NULL,"
@@ -3368,7 +3394,7 @@ static const char slot_node_sql[] =
     " key jsonb, existing jsonb, old jsonb, incoming jsonb,"
     " commit_lsn pg_lsn NOT NULL, change bigint NOT NULL, committed_at timestamptz,"
     " UNIQUE (task, commit_lsn, change, kind));"
-    "REVOKE ALL ON twsync.progress, twsync.copied, twsync.conflict FROM PUBLIC;"
+    "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict FROM PUBLIC;"
     "COMMIT";
 
 static status MUST_CHECK slot_setup_node(struct db *d)
@@ -3762,9 +3788,19 @@ static status MUST_CHECK msg_decode(char *data, size_t len, struct arena *a, str
  * other times flush is 0 ("no information").  Otherwise a source that shuts down would wait for
  * flush to reach its end of WAL (walsender.c, WalSndDone), while we hold it back on purpose. */
 
+/* A frame that came while the target was at work. */
+struct repl_frame {
+    struct repl_frame *next;
+    char *data;  /* libpq's: PQfreemem */
+    int len;
+};
+
 struct repl {
     struct db db;
     bool started;
+    struct repl_frame *first, **last;  /* frames read ahead, oldest first */
+    size_t ahead_bytes;
+    lsn_t held_lsn;      /* repl_pull: end of the last WAL that is in our hands */
     lsn_t received_lsn;  /* repl_read: end of the last WAL the source has told us of */
     lsn_t source_lsn;    /* newest position of the source it has told us of */
     lsn_t keepalive_lsn; /* of the last keepalive: all commits before it have been sent */
@@ -3774,7 +3810,10 @@ struct repl {
     usec feedback_us;    /* when the next feedback is due */
     usec interval_us;
     bool reply_now;
+    usec silence_us;     /* a source that says nothing for so long is taken for gone */
 };
+
+enum { REPL_SILENCE_S = 30 };
 
 static void repl_put(unsigned char *p, uint64_t v)
 {
@@ -3784,10 +3823,11 @@ static void repl_put(unsigned char *p, uint64_t v)
 static status MUST_CHECK repl_send_status(struct repl *r, lsn_t flush)
 {
     unsigned char m[34] = {'r'};
-    repl_put(m + 1, r->received_lsn);
+    repl_put(m + 1, r->held_lsn > r->received_lsn ? r->held_lsn : r->received_lsn);
     repl_put(m + 9, flush);
     repl_put(m + 17, 0);  /* apply position: only synchronous replication reads it */
     repl_put(m + 25, (uint64_t) (os_wall() - TS_PG_EPOCH));
+    m[33] = os_now() - r->heard_us > r->interval_us;  /* please answer: are you there? */
     int rc = PQputCopyData(r->db.pg, (char *) m, sizeof m);
     if (rc < 0 || PQflush(r->db.pg) < 0) return db_fail_conn(&r->db, "send feedback");
     if (rc > 0) {
@@ -3806,6 +3846,14 @@ static status MUST_CHECK repl_keepalive(struct repl *r)
         return TW_OK;
     }
     return repl_send_status(r, 0);
+}
+
+/* A connection that is open and silent is as bad as a closed one. */
+static status MUST_CHECK repl_check_silence(struct repl *r)
+{
+    if (os_now() - r->heard_us < r->silence_us) return TW_OK;
+    return fail(r->db.e, TW_ECONN, "%c has been silent for %d seconds", r->db.node->letter,
+                (int) (r->silence_us / USEC_SEC));
 }
 
 /* Tell the source what it may forget.  `lsn` must be durable in the target's progress. */
@@ -3852,7 +3900,78 @@ static status MUST_CHECK repl_start(struct repl *r, const char *slot, lsn_t from
     r->received_lsn = from;
     r->heard_us = os_now();
     r->feedback_us = 0;
+    if (!r->silence_us) r->silence_us = REPL_SILENCE_S * USEC_SEC;
     return s;
+}
+
+/* The next frame libpq holds; *frame NULL when there is none. */
+static status MUST_CHECK repl_take(struct repl *r, char **frame, int *len)
+{
+    *frame = NULL;
+    *len = PQgetCopyData(r->db.pg, frame, 1);
+    if (*len >= 0) return TW_OK;
+    if (*len < -1) return db_fail_conn(&r->db, "read the replication stream");
+    PGresult *res = PQgetResult(r->db.pg);
+    status s = db_result_ok(res) ? fail(r->db.e, TW_ECONN, "%c ended the replication stream",
+                                        r->db.node->letter)
+                                 : db_fail_result(&r->db, res, "read the replication stream");
+    PQclear(res);
+    return s;
+}
+
+/* What a frame's head says: that the source lives, how far it is, whether it wants an answer. */
+static status MUST_CHECK repl_head(struct repl *r, char *frame, int len, struct rd *rd, char *kind)
+{
+    *rd = (struct rd){.p = (unsigned char *) frame, .end = (unsigned char *) frame + len};
+    *kind = (char) rd_uint(rd, 1);
+    r->heard_us = os_now();
+    if (*kind == 'w') rd_uint(rd, 8);
+    lsn_t end = rd_uint(rd, 8);
+    usec sent = rd_time(rd);
+    bool reply = *kind == 'k' && rd_uint(rd, 1);
+    if (rd->bad || (*kind != 'w' && *kind != 'k'))
+        return fail(r->db.e, TW_EPROTO, "unknown frame in the replication stream");
+    r->source_us = sent;
+    if (end > r->source_lsn) r->source_lsn = end;
+    if (*kind == 'k' && end > r->held_lsn) r->held_lsn = end;
+    if (reply) r->reply_now = true;
+    return TW_OK;
+}
+
+enum { REPL_AHEAD_BYTES = 8 * 1024 * 1024 };
+
+/* While the target works: take what has come, as far as memory is meant for it, and answer.  A
+ * source that shuts down waits until we have it all. */
+static status MUST_CHECK repl_pull(struct repl *r)
+{
+    if (!r->started || r->ahead_bytes > REPL_AHEAD_BYTES) return repl_keepalive(r);
+    if (!PQconsumeInput(r->db.pg)) return db_fail_conn(&r->db, "read the replication stream");
+    while (r->ahead_bytes <= REPL_AHEAD_BYTES) {
+        char *frame, kind;
+        int len;
+        struct rd rd;
+        TRY(repl_take(r, &frame, &len));
+        if (!frame) break;
+        struct repl_frame *f = mem_resize(NULL, sizeof *f);
+        *f = (struct repl_frame){.data = frame, .len = len};
+        if (!r->last) r->last = &r->first;
+        *r->last = f;
+        r->last = &f->next;
+        r->ahead_bytes += (size_t) len;
+        TRY(repl_head(r, frame, len, &rd, &kind));
+    }
+    return repl_keepalive(r);
+}
+
+static void repl_shift(struct repl *r, char **frame, int *len)
+{
+    struct repl_frame *f = r->first;
+    *frame = f->data;
+    *len = f->len;
+    r->first = f->next;
+    r->ahead_bytes -= (size_t) f->len;
+    if (!r->first) r->last = NULL;
+    mem_free(f);
 }
 
 /* One frame of the stream.  *data is NULL when nothing is there yet; a keepalive is digested here
@@ -3860,46 +3979,39 @@ static status MUST_CHECK repl_start(struct repl *r, const char *slot, lsn_t from
 static status MUST_CHECK repl_read(struct repl *r, char **data, char **body, size_t *len,
                                    bool *keepalive)
 {
+    char *frame, kind;
+    int n;
+    struct rd rd;
     *data = NULL;
     *keepalive = false;
-    char *frame = NULL;
-    int n = PQgetCopyData(r->db.pg, &frame, 1);
-    if (n == 0) return TW_OK;
-    if (n == -1) {
-        PGresult *res = PQgetResult(r->db.pg);
-        status s = db_result_ok(res) ? fail(r->db.e, TW_ECONN, "%c ended the replication stream",
-                                            r->db.node->letter)
-                                     : db_fail_result(&r->db, res, "read the replication stream");
-        PQclear(res);
+    if (r->first) repl_shift(r, &frame, &n);
+    else TRY(repl_take(r, &frame, &n));
+    if (!frame) return TW_OK;
+    status s = repl_head(r, frame, n, &rd, &kind);
+    *keepalive = s == TW_OK && kind == 'k';
+    if (*keepalive) {
+        struct rd again = {.p = (unsigned char *) frame + 1, .end = (unsigned char *) frame + n};
+        r->keepalive_lsn = rd_uint(&again, 8);
+    }
+    if (s != TW_OK || *keepalive) {
+        PQfreemem(frame);
         return s;
     }
-    if (n < 0) return db_fail_conn(&r->db, "read the replication stream");
-    struct rd rd = {.p = (unsigned char *) frame, .end = (unsigned char *) frame + n};
-    char kind = (char) rd_uint(&rd, 1);
-    r->heard_us = os_now();
-    if (kind == 'w') {
-        rd_uint(&rd, 8);
-        lsn_t end = rd_uint(&rd, 8);
-        r->source_us = rd_time(&rd);
-        if (end > r->source_lsn) r->source_lsn = end;
-        *body = (char *) (uintptr_t) rd.p;
-        *len = (size_t) (rd.end - rd.p);
-        *data = frame;
-    } else if (kind == 'k') {
-        r->keepalive_lsn = rd_uint(&rd, 8);
-        r->source_us = rd_time(&rd);
-        if (rd_uint(&rd, 1)) r->reply_now = true;
-        if (r->keepalive_lsn > r->source_lsn) r->source_lsn = r->keepalive_lsn;
-        *keepalive = true;
-        *body = NULL;
+    *body = (char *) (uintptr_t) rd.p;
+    *len = (size_t) (rd.end - rd.p);
+    *data = frame;
+    return TW_OK;
+}
+
+static void repl_close(struct repl *r)
+{
+    while (r->first) {
+        char *frame;
+        int len;
+        repl_shift(r, &frame, &len);
         PQfreemem(frame);
     }
-    if (rd.bad || (kind != 'w' && kind != 'k')) {
-        if (*data) PQfreemem(*data);
-        *data = NULL;
-        return fail(r->db.e, TW_EPROTO, "unknown frame in the replication stream");
-    }
-    return TW_OK;
+    db_close(&r->db);
 }
 
 /* ==== 18. rel ==============================================================
@@ -9011,7 +9123,7 @@ static void task_checkpoint(struct task *t)
     struct tw_error e;
     error_clear(&e);
     str_copy(c.task, sizeof c.task, t->name);
-    str_copy(c.state, sizeof c.state, task_state_names[st->state]);
+    str_copy(c.state, sizeof c.state, task_state_name(st->state));
     str_copy(c.phase, sizeof c.phase, st->phase);
     str_copy(c.rung, sizeof c.rung, st->rung);
     str_copy(c.source_system, sizeof c.source_system, t->progress.source_system);
@@ -9060,7 +9172,7 @@ static void task_go(struct task *t, enum task_state to)
     assert(task_may_move(from, to));
     if (from == to) return;
     t->stat->state = to;
-    log_info("%s", task_state_names[to]);
+    log_info("%s", task_state_name(to));
     task_checkpoint(t);
 }
 
@@ -9075,7 +9187,7 @@ static status task_tick(void *arg)
 {
     struct task *t = arg;
     t->stat->beat_us = os_wall();
-    return repl_keepalive(&t->repl);
+    return repl_pull(&t->repl);
 }
 
 /* ---- connections and fencing ---- */
@@ -9092,11 +9204,12 @@ static void task_db(struct task *t, struct db *d, const struct node *node, const
 static status MUST_CHECK task_end_zombie(struct task *t, struct db *d, int pid)
 {
     struct arena a = {0};
-    const char *values[] = {arena_fmt(&a, "%d", pid), arena_fmt(&a, "twsync:%%:%s", t->instance)};
+    const char *values[] = {arena_fmt(&a, "%d", pid), arena_fmt(&a, ":%s", t->instance)};
     const char *done = NULL;
     status s = db_value(d, &a, "end a dead session",
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE pid = $1::int AND application_name LIKE $2", 2, values, &done);
+                        " WHERE pid = $1::int AND left(application_name, 7) = 'twsync:'"
+                        " AND right(application_name, length($2)) = $2", 2, values, &done);
     if (done) log_info("ended session %d on %c, left by a process that died", pid, d->node->letter);
     arena_free(&a);
     return s;
@@ -9423,13 +9536,13 @@ static void task_schema_progress(void *arg, const struct ddl *ddl, int done, int
 static status MUST_CHECK task_end_workers(struct task *t)
 {
     struct arena a = {0};
-    const char *like[] = {arena_fmt(&a, "twsync:%s:forward:copy%%", t->job->name)}, *n = "1";
+    const char *head[] = {arena_fmt(&a, "twsync:%s:forward:copy", t->job->name)}, *n = "1";
     status s = TW_OK;
     while (s == TW_OK && n && !str_is(n, "0")) {
         s = db_value(&t->to, &a, "end dead copy workers",
                      "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                     " WHERE application_name LIKE $1 AND usename = current_user"
-                     " AND datname = current_database()", 1, like, &n);
+                     " WHERE left(application_name, length($1)) = $1 AND usename = current_user"
+                     " AND datname = current_database()", 1, head, &n);
         if (s == TW_OK && n && !str_is(n, "0")) os_sleep_ms(50);
         if (s == TW_OK) s = db_tick(&t->to);
     }
@@ -9665,14 +9778,29 @@ static status MUST_CHECK task_session_setup(struct task *t)
     return TW_OK;
 }
 
-/* A new epoch: whoever still writes under the old one meets no row. */
+/* A new epoch: whoever still writes under the old one meets no row.  The source hears of it first,
+ * so it never knows less than the target, unless it was put back to an older copy of itself, which
+ * its system identifier and timeline would not show (failures A5). */
 static status MUST_CHECK task_new_epoch(struct task *t)
 {
-    const char *values[] = {t->name}, *epoch = NULL, *applied = NULL;
+    const char *known = NULL;
+    const char *values[] = {t->name, arena_fmt(&t->session, "%" PRId64, t->progress.epoch + 1)};
+    TRY(db_value(&t->from, &t->session, "read the session", "SELECT epoch FROM twsync.session"
+                 " WHERE task = $1", 1, values, &known));
+    if (t->progress.epoch && (!known || strtoll(known, NULL, 10) < t->progress.epoch)) {
+        fail(&t->e, TW_EGAP, "%c has gone back: it knows of session %s of task %s, and there were %"
+             PRId64, t->source->letter, known ? known : "none", t->name, t->progress.epoch);
+        return task_gap_hint(t);
+    }
+    TRY(db_exec_params(&t->from, "write the session",
+                       "INSERT INTO twsync.session (task, epoch) VALUES ($1, $2::bigint)"
+                       " ON CONFLICT (task) DO UPDATE SET epoch = EXCLUDED.epoch,"
+                       " started_at = now()", 2, values));
+    const char *epoch = NULL, *applied = NULL;
     PGresult *r;
     TRY(db_query(&t->to, &t->session, "write the progress",
-                 "UPDATE twsync.progress SET epoch = epoch + 1, updated_at = clock_timestamp()"
-                 " WHERE task = $1 RETURNING epoch, applied_lsn", 1, values, &r));
+                 "UPDATE twsync.progress SET epoch = $2::bigint, updated_at = clock_timestamp()"
+                 " WHERE task = $1 RETURNING epoch, applied_lsn", 2, values, &r));
     if (PQntuples(r) == 1) epoch = db_cell(r, 0, 0), applied = db_cell(r, 0, 1);
     if (!epoch || !lsn_parse(applied, &t->progress.applied_lsn))
         return fail(&t->e, TW_EGAP, "the progress of task %s is gone from %c", t->name,
@@ -9742,6 +9870,8 @@ static status MUST_CHECK task_start_stream(struct task *t)
     }
     TRY(repl_start(&t->repl, t->slot, from));
     t->to.tick_ms = t->from.tick_ms = t->repl.db.tick_ms;
+    /* Longer each time: it may be busy with something huge that is none of our tables. */
+    t->repl.silence_us = (REPL_SILENCE_S * USEC_SEC) << (t->attempts < 5 ? t->attempts : 5);
     t->in_txn = false;
     task_phase(t, t->catchup_lsn ? "catchup" : "stream");
     t->stream_us = os_now();
@@ -10024,7 +10154,7 @@ static status MUST_CHECK task_wait(struct task *t)
     if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
     if (p.revents && !PQconsumeInput(t->repl.db.pg))
         return db_fail_conn(&t->repl.db, "read the replication stream");
-    return TW_OK;
+    return p.revents ? TW_OK : repl_check_silence(&t->repl);
 }
 
 /* The loop: read, apply, confirm, wait.  A batch is committed as soon as the socket has no more, so
@@ -10086,7 +10216,7 @@ static void task_close(struct task *t, status s)
     apply_end(&t->apply);
     db_abandon(&t->to);
     db_abandon(&t->from);
-    db_close(&t->repl.db);
+    repl_close(&t->repl);
     arena_reset(&t->session);
 }
 
@@ -10321,7 +10451,7 @@ static void sup_show_task(struct sup *s, struct buf *b, int dir, double seconds)
     double rate = seconds > 0 ? (double) (rows - s->shown_rows[dir]) / seconds : 0;
     s->shown_rows[dir] = rows;
     buf_fmt(b, "\r%s %-12s %8.0f rows/s  delay %6" PRId64 " ms  %" PRId64 " conflicts\033[K",
-            dir == TW_FORWARD ? "a→b" : "b→a", task_state_names[t->state], rate < 0 ? 0 : rate,
+            dir == TW_FORWARD ? "a→b" : "b→a", task_state_name(t->state), rate < 0 ? 0 : rate,
             (int64_t) t->delay_us / 1000, (int64_t) t->conflicts);
 }
 
@@ -10603,12 +10733,13 @@ static int release_statements(struct release *r, int node, const char **out)
                             " END IF; END $$", origin, origin);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
                             " DELETE FROM twsync.progress WHERE job = '%s';"
+                            " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%s';"
                             " IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
                             " DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
-                         r->job->name, r->job->name, r->job->name);
+                         r->job->name, r->job->name, r->job->name, r->job->name);
     return n;
 }
 
@@ -10725,7 +10856,7 @@ static enum task_state status_state(const struct stat_task *t, bool running)
 static void status_task_json(struct buf *b, const struct stat_task *t, int dir, bool running)
 {
     buf_fmt(b, "{\"task\":\"%s\",\"state\":\"%s\",\"phase\":\"%s\",\"rung\":\"%s\"",
-            direction_names[dir], task_state_names[status_state(t, running)], t->phase, t->rung);
+            direction_names[dir], task_state_name(status_state(t, running)), t->phase, t->rung);
     buf_fmt(b, ",\"received_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->received_lsn));
     buf_fmt(b, ",\"applied_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->applied_lsn));
     buf_fmt(b, ",\"confirmed_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->confirmed_lsn));
@@ -10757,7 +10888,7 @@ static void status_json(struct buf *b, const struct job *job, const struct stat_
 static void status_task_text(struct buf *b, const struct stat_task *t, int dir, bool running)
 {
     enum task_state state = status_state(t, running);
-    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_names[state]);
+    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_name(state));
     if (state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
     buf_fmt(b, "\n  phase        %s\n", t->phase);
     if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);

@@ -49,7 +49,7 @@ pytest_into() {
     local counts=$1
     shift
     TWSYNC_TEST_COUNTS=$counts PYTHONDONTWRITEBYTECODE=1 \
-        "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 --rootdir tests/it "$@"
+        "$PYTHON" -m pytest -q -p no:cacheprovider --durations=3 --rootdir tests/it "$@"
 }
 
 # Adds what a pytest left; its exit code tells of what has no count.
@@ -62,37 +62,48 @@ count_pytest() {
 
 run_pytest() {
     local counts
-    echo "== integration tests"
-    if ! have_tools; then
-        echo "run.sh: pytest, psycopg2, a PostgreSQL server or openssl is missing: run ./build.sh test"
-        count 0 1
-        return
-    fi
     counts=$(mktemp)
     pytest_into "$counts" "$@"
     count_pytest $? "$counts"
     rm -f "$counts"
 }
 
-# All integration tests in two lanes, one for each core; each lane has servers of its own.
+# One file of integration tests, its output shown when it is done.
+one_file() {
+    local base=$1/${2##*/}
+    pytest_into "$base.counts" "$2" >"$base.out" 2>&1
+    echo $? >"$base.rc"
+    echo "-- ${2##*/}"
+    cat "$base.out"
+}
+
+# All integration tests, two files at a time, the longest first; each file has servers of its own.
 run_all_pytest() {
-    local folder lane_1=() lane_2=() file rc
-    for file in tests/it/test_*.py; do
-        case $file in
-            */test_0[149]_* | */test_10_*) lane_1+=("$file") ;;
-            *) lane_2+=("$file") ;;
-        esac
-    done
-    if ! have_tools; then run_pytest; return; fi
+    local folder file rc order=()
     folder=$(mktemp -d)
-    pytest_into "$folder/counts" "${lane_2[@]}" >"$folder/out" 2>&1 &
-    trap 'kill -INT $!; wait; exit 130' INT TERM
-    run_pytest "${lane_1[@]}"
-    wait $!
-    rc=$?
-    cat "$folder/out"
-    count_pytest $rc "$folder/counts"
+    for file in tests/it/test_{10_,09_,100_,06_,101_,08_,03_,05_}*.py tests/it/test_*.py; do
+        if [[ -f $file && " ${order[*]} " != *" $file "* ]]; then order+=("$file"); fi
+    done
+    export -f one_file pytest_into
+    export PYTHON
+    printf '%s\0' "${order[@]}" | xargs -0 -n 1 -P 2 bash -c 'one_file "$0" "$1"' "$folder"
+    for file in "${order[@]}"; do
+        file=$folder/${file##*/}
+        rc=$(cat "$file.rc" 2>/dev/null || echo 1)
+        touch "$file.counts"
+        count_pytest "$rc" "$file.counts"
+    done
     rm -rf "$folder"
+}
+
+integration() {
+    echo "== integration tests"
+    if ! have_tools; then
+        echo "run.sh: pytest, psycopg2, a PostgreSQL server or openssl is missing: run ./build.sh test"
+        count 0 1
+        return
+    fi
+    "$@"
 }
 
 files=() words=() all=0
@@ -111,11 +122,11 @@ for name in "$@"; do
 done
 if ((${#words[@]})); then
     expression=$(printf ' or (%s)' "${words[@]}")
-    run_pytest -k "${expression# or }" "${files[@]:-tests/it}"
+    integration run_pytest -k "${expression# or }" "${files[@]:-tests/it}"
 elif ((all)); then
-    run_all_pytest
+    integration run_all_pytest
 elif ((${#files[@]})); then
-    run_pytest "${files[@]}"
+    integration run_pytest "${files[@]}"
 fi
 
 if ((skipped)); then tail=", $skipped skipped"; else tail=""; fi

@@ -778,7 +778,7 @@ static void test_states(void)
     };
     CHECK(TASK_NSTATES == sizeof names / sizeof *names);
     for (int from = 0; from < TASK_NSTATES; from++) {
-        CHECK_STR(task_state_names[from], names[from]);
+        CHECK_STR(task_state_name(from), names[from]);
         for (int to = 0; to < TASK_NSTATES; to++) {
             bool may = task_may_move((enum task_state) from, (enum task_state) to);
             CHECK(may == (want[from][to] == 'x'));
