@@ -8132,20 +8132,24 @@ static status check_sequences(struct check *c, struct check_node *n)
 
 /* Extensions behind types, defaults, checks and indexes of the tables.  pg_depend leads from each
  * to what it uses; arrays and domains are steps on the way. */
-static const char check_extensions_sql[] =
-    "WITH RECURSIVE dep(classid, objid) AS ("
-    " (SELECT 'pg_class'::regclass::oid, t FROM unnest($1::oid[]) t"
-    " UNION ALL SELECT 'pg_class'::regclass::oid, indexrelid FROM pg_index"
-    " WHERE indrelid = ANY ($1::oid[])"
-    " UNION ALL SELECT 'pg_attrdef'::regclass::oid, oid FROM pg_attrdef"
-    " WHERE adrelid = ANY ($1::oid[])"
-    " UNION ALL SELECT 'pg_constraint'::regclass::oid, oid FROM pg_constraint"
-    " WHERE conrelid = ANY ($1::oid[]))"
-    " UNION SELECT d.refclassid, d.refobjid FROM dep"
-    " JOIN pg_depend d ON d.classid = dep.classid AND d.objid = dep.objid"
-    " WHERE d.deptype IN ('n', 'a', 'i') AND d.refclassid IN ('pg_type'::regclass,"
-    " 'pg_proc'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass,"
+/* dep: what the tables of $1 use, and what that uses. */
+#define CHECK_USED_CTE \
+    "WITH RECURSIVE dep(classid, objid) AS (" \
+    " (SELECT 'pg_class'::regclass::oid, t FROM unnest($1::oid[]) t" \
+    " UNION ALL SELECT 'pg_class'::regclass::oid, indexrelid FROM pg_index" \
+    " WHERE indrelid = ANY ($1::oid[])" \
+    " UNION ALL SELECT 'pg_attrdef'::regclass::oid, oid FROM pg_attrdef" \
+    " WHERE adrelid = ANY ($1::oid[])" \
+    " UNION ALL SELECT 'pg_constraint'::regclass::oid, oid FROM pg_constraint" \
+    " WHERE conrelid = ANY ($1::oid[]))" \
+    " UNION SELECT d.refclassid, d.refobjid FROM dep" \
+    " JOIN pg_depend d ON d.classid = dep.classid AND d.objid = dep.objid" \
+    " WHERE d.deptype IN ('n', 'a', 'i') AND d.refclassid IN ('pg_type'::regclass," \
+    " 'pg_proc'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass," \
     " 'pg_operator'::regclass, 'pg_collation'::regclass, 'pg_am'::regclass))"
+
+static const char check_extensions_sql[] =
+    CHECK_USED_CTE
     " SELECT json_agg(DISTINCT jsonb_build_object('e', e.extname, 's', n.nspname))"
     " FROM dep JOIN pg_depend x ON x.classid = dep.classid AND x.objid = dep.objid"
     " AND x.deptype = 'e' JOIN pg_extension e ON e.oid = x.refobjid"
@@ -8165,6 +8169,34 @@ static status check_extensions(struct check *c, struct check_node *n)
     return check_rows(c, n, c->job->task[TW_FORWARD].schema ? CHECK_FAILED : CHECK_WARNING,
                       missing_sql, 1, &used, "those the tables use are there",
                       "the extensions that the tables on a use");
+}
+
+/* Functions and collations of users: schema synchronization does not make them. */
+static status check_dependencies(struct check *c, struct check_node *n)
+{
+    static const char used_sql[] =
+        CHECK_USED_CTE
+        " SELECT coalesce(json_agg(json_build_object('k', x.k, 'f', x.f)), '[]') FROM ("
+        "  SELECT DISTINCT CASE WHEN p.oid IS NULL THEN 'collation' ELSE 'function' END AS k,"
+        "  coalesce(p.oid::regprocedure::text, format('%I.%I', n.nspname, l.collname)) AS f"
+        "  FROM dep LEFT JOIN pg_proc p"
+        "   ON dep.classid = 'pg_proc'::regclass AND p.oid = dep.objid"
+        "  LEFT JOIN pg_collation l"
+        "   ON dep.classid = 'pg_collation'::regclass AND l.oid = dep.objid"
+        "  LEFT JOIN pg_namespace n ON n.oid = l.collnamespace"
+        "  WHERE (p.oid >= 16384 OR l.oid >= 16384) AND NOT EXISTS (SELECT FROM pg_depend e"
+        "   WHERE e.deptype = 'e' AND e.classid = dep.classid AND e.objid = dep.objid)) x";
+    static const char missing_sql[] =
+        "SELECT w.k || ' ' || w.f, '-- on b: create ' || w.k || ' ' || w.f || ' as it is on a'"
+        " FROM json_to_recordset($1::json) AS w(k text, f text) WHERE NOT"
+        " CASE w.k WHEN 'function' THEN to_regprocedure(w.f) IS NOT NULL ELSE EXISTS (SELECT"
+        "  FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace"
+        "  WHERE format('%I.%I', n.nspname, l.collname) = w.f) END ORDER BY 1";
+    const char *used;
+    TRY(db_value(&c->n[0].db, c->arena, "read dependencies", used_sql, 1, &c->n[0].oids, &used));
+    return check_rows(c, n, c->job->task[TW_FORWARD].schema ? CHECK_FAILED : CHECK_WARNING,
+                      missing_sql, 1, &used, "functions and collations the tables use are there",
+                      "functions and collations that the tables on a use");
 }
 
 /* What fires on our writes unless session_replication_role is 'replica'. */
@@ -8287,6 +8319,7 @@ static const struct check_row check_table[] = {
     {"PARTITIONS", ONLY_A, STAGE_TABLES, true, check_partitions},
     {"SEQUENCES", ONLY_A, STAGE_TABLES, false, check_sequences},
     {"EXTENSIONS", ONLY_B, STAGE_TABLES, false, check_extensions},
+    {"DEPENDENCIES", ONLY_B, STAGE_TABLES, false, check_dependencies},
     {"REPLICA_ROLE", TARGETS, STAGE_TABLES, false, check_replica_role},
 };
 
@@ -8644,19 +8677,32 @@ static status MUST_CHECK copy_no_columns(struct copy *c, struct arena *a, int ta
                                                   " generate_series(1, %s)", name, n));
 }
 
+/* A deferrable key cannot arbitrate ON CONFLICT: then every unique key is asked beforehand. */
+static const char copy_absent_sql[] =
+    "SELECT CASE WHEN bool_or(NOT x.indimmediate) THEN string_agg('NOT EXISTS (SELECT FROM '"
+    " || $1 || ' t WHERE ' || x.cond || ')', ' AND ') END FROM (SELECT i.indimmediate,"
+    " string_agg(format('t.%1$I = s.%1$I', a.attname), ' AND ') AS cond FROM pg_index i"
+    " CROSS JOIN LATERAL generate_series(1, i.indnkeyatts) k"
+    " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k - 1]"
+    " WHERE i.indrelid = $1::regclass AND i.indisunique AND i.indpred IS NULL"
+    " AND i.indexprs IS NULL GROUP BY i.indexrelid, i.indimmediate) x";
+
 /* existing = keep: rows already there win, in one transaction for the whole table. */
 static status MUST_CHECK copy_keeping(struct copy *c, struct arena *a, const struct copy_chunk *k,
                                       struct db *from, struct db *to, const char *columns)
 {
     const struct table *t = &c->tables->items[k->table];
-    const char *name = sql_quoted_table(a, t->schema, t->name);
+    const char *name = sql_quoted_table(a, t->schema, t->name), *absent;
+    TRY(db_value(to, a, "read keys", copy_absent_sql, 1, &name, &absent));
     TRY(db_exec(to, "create a staging table",
                 arena_fmt(a, "CREATE TEMP TABLE tw_copy ON COMMIT DROP AS SELECT %s FROM %s"
                              " WITH NO DATA", columns, name)));
     TRY(copy_stream(c, a, k, from, to, columns, "pg_temp.tw_copy"));
     return db_exec(to, arena_fmt(a, "merge table %s", name),
                    arena_fmt(a, "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM"
-                                " pg_temp.tw_copy ON CONFLICT DO NOTHING", name, columns, columns));
+                                " pg_temp.tw_copy s%s%s", name, columns, columns,
+                             absent ? " WHERE " : " ON CONFLICT DO NOTHING",
+                             absent ? absent : ""));
 }
 
 static status MUST_CHECK copy_ledger(struct copy *c, struct arena *a, const struct copy_chunk *k,
