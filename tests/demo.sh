@@ -427,7 +427,8 @@ story_servers() {
     make_shop
     say "A and B run: $("$BIN/postgres" --version), throwaway, below $DIR"
     rows=$(tables_of a | awk -F '\t' '{n += $2} END {print n}')
-    more "A has a shop: $(thousands "$rows") rows in $(tables_of a | wc -l) tables.  B is an empty database."
+    more "A has a shop: $(thousands "$rows") rows in $(tables_of a | wc -l) tables." \
+        "B is an empty database."
     more "the account twsync uses owns the database and has REPLICATION, nothing else"
 }
 

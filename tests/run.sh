@@ -3,7 +3,7 @@
 #
 #   tests/run.sh             lint, unit tests, integration tests on real servers
 #   tests/run.sh NAME...     only these: lint, unit, a test file (test_06_changes, 06), one test
-#                            (test_06_changes.py::test_bits) or words of names (toast, "copy and not large")
+#                        (test_06_changes.py::test_bits) or words of names: toast, "copy and not large"
 #
 # TWSYNC_TEST_BIN      the binary (default ./twsync); a debug build serves too
 # TWSYNC_TEST_PGBIN    folder of initdb, postgres, pg_dump (default the newest installed)
@@ -41,7 +41,8 @@ run_counted() {
 # What the integration tests need beyond the binary; ./build.sh test installs it.
 have_tools() {
     "$PYTHON" -c 'import pytest, psycopg2' && command -v openssl readelf setpriv >/dev/null &&
-        { [ -n "${TWSYNC_TEST_PGBIN:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+        { [ -n "${TWSYNC_TEST_PGBIN:-}" ] ||
+            compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 }
 
 # pytest with the arguments given; it leaves its counts in the file named first.
@@ -99,7 +100,7 @@ run_all_pytest() {
 integration() {
     echo "== integration tests"
     if ! have_tools; then
-        echo "run.sh: pytest, psycopg2, a PostgreSQL server or openssl is missing: run ./build.sh test"
+        echo "run.sh: pytest, psycopg2, PostgreSQL or openssl is missing: run ./build.sh test"
         count 0 1
         return
     fi
