@@ -10357,12 +10357,13 @@ static status MUST_CHECK task_run(struct task *t)
     }
 }
 
-/* Counters go on where the last process left them. */
+/* Counters go on where the last process left them: the page knows more, the checkpoint survives. */
 static void task_restore(struct task *t)
 {
     struct ckpt c;
     ckpt_read(t->job, t->dir, &c);
-#define X(n) t->stat->n = c.n;
+#define X(n)                                                                                       \
+    if (c.n > t->stat->n) t->stat->n = c.n;
     STAT_COUNTERS(X)
 #undef X
     str_copy(t->stat->phase, sizeof t->stat->phase, c.phase[0] ? c.phase : "none");

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh             lint, unit tests, integration tests on real servers
 #   tests/run.sh NAME...     only these: lint, unit, a test file (test_06_changes, 06), one test
-#                        (test_06_changes.py::test_bits) or words of names: toast, "copy and not large"
+#                        (test_06_changes.py::test_bits), or words of names: "copy and not large"
 #
 # TWSYNC_TEST_BIN      the binary (default ./twsync); a debug build serves too
 # TWSYNC_TEST_PGBIN    folder of initdb, postgres, pg_dump (default the newest installed)

@@ -271,6 +271,19 @@ def test_ways_to_give_a_password(pair, odd_role, make_job, way):
 
 
 @pytest.mark.rung("marker")
+def test_service_file(pair, make_job):
+    """Connections that are defined once, in libpq's service file, and named by the job."""
+    job = make_job(pair)
+    services = {f"end_{node.letter}": node.job_keys() for node in pair.nodes}
+    tw.write_private(os.path.join(job.folder, ".pg_service.conf"), tw.ini(services).replace(" = ", "="))
+    for letter in "ab":
+        job.sections[letter] = {"service": f"end_{letter}"}
+    job.change()
+    code, out, err = job.command("check", job.path, "--connect")
+    assert code == tw.OK, out + err
+
+
+@pytest.mark.rung("marker")
 def test_password_file_must_be_private(pair, make_job):
     job = make_job(pair)
     name = os.path.join(job.folder, "secret")

@@ -221,6 +221,16 @@ def test_unsupported_objects(pair, job):
         assert name in told, items
 
 
+def test_triggers_and_foreign_keys(pair, job):
+    """Where session_replication_role cannot be set, tables with foreign keys are named, and the command."""
+    table(pair)
+    pair.a.sql("CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t)")
+    told = [item for item in of_status(items_of(job, tw.OK), "warning") if item["code"] == "REPLICA_ROLE"]
+    assert bool(told) == (pair.rung == "marker")
+    for item in told:
+        assert "public.child" in item["measured"] and "session_replication_role" in item["remedy"]
+
+
 def test_existing_table(pair, make_job):
     """With existing = error a table of the same name on B is named and nothing starts."""
     table(pair)

@@ -90,7 +90,7 @@ def test_killed_while_streaming(pair, make_job, rng, what):
     job = make_job(pair).start()
     works = write_both(pair, rng)
     with writers.writing(*works):
-        for _ in range(8 if what != "child" else 12):
+        for _ in range(8):
             written(works, rng.randrange(2, 25))
             if what == "child":
                 wait_for(lambda: job.kill_child(rng), "a task to kill", 20)
@@ -105,6 +105,7 @@ def test_killed_while_streaming(pair, make_job, rng, what):
         assert sum(t["restarts"] for t in job.status()["tasks"]) > 0
 
 
+@pytest.mark.rung("marker")
 def test_killed_in_a_large_transaction(pair, make_job):
     workload(pair)
     job = make_job(pair).start()
@@ -121,6 +122,7 @@ def test_killed_in_a_large_transaction(pair, make_job):
     assert pair.b.one("SELECT count(*) FROM keyless") == 90000
 
 
+@pytest.mark.rung("origin")
 def test_stopped_and_started(pair, make_job, rng):
     """A clean stop is no end: what is written meanwhile arrives afterwards."""
     workload(pair)
@@ -135,6 +137,7 @@ def test_stopped_and_started(pair, make_job, rng):
     exact(job, works)
 
 
+@pytest.mark.rung("marker")
 @pytest.mark.parametrize("lost", ["checkpoints", "state folder", "damaged"])
 def test_lost_checkpoints(pair, make_job, rng, lost):
     """The state folder is a hint: losing it costs time, never rows."""
@@ -184,6 +187,7 @@ def test_server_crashes(own_pair, make_job, rng):
     assert job.alive()
 
 
+@pytest.mark.rung("origin")
 def test_server_away_for_a_while(own_pair, make_job):
     """While a server is down the task is Retrying; it resumes by itself."""
     pair = own_pair
@@ -259,6 +263,7 @@ def test_ambiguous_commits(pair, proxied, rng, what):
     exact(job, works)
 
 
+@pytest.mark.rung("marker")
 def test_black_hole(pair, proxied, rng):
     """Nothing passes for some seconds and nobody says so; then it goes on."""
     job, proxies = proxied
@@ -273,6 +278,7 @@ def test_black_hole(pair, proxied, rng):
     exact(job, works)
 
 
+@pytest.mark.rung("origin")
 def test_refused_for_a_while(pair, proxied, rng):
     job, proxies = proxied
     job.start()
@@ -318,6 +324,7 @@ def test_zombie(pair, make_job, rng):
         job.wait_synced()
 
 
+@pytest.mark.rung("origin")
 # ---- two at once
 
 def test_second_instance(pair, make_job):
@@ -332,6 +339,7 @@ def test_second_instance(pair, make_job):
     exact(job)
 
 
+@pytest.mark.rung("marker")
 def test_second_instance_elsewhere(pair, make_job):
     """The same job on another host (with another state folder): never both at work."""
     workload(pair)
@@ -339,7 +347,7 @@ def test_second_instance_elsewhere(pair, make_job):
     second = make_job(pair, name=job.name)
     second.start(wait=())
     try:
-        assert second.wait_exit(6) == tw.LOCKED, second.log_tail()
+        assert second.wait_exit(3) == tw.LOCKED, second.log_tail()
     except tw.subprocess.TimeoutExpired:
         assert second.task("forward").get("state") != "Running"     # it stands by
     for n in range(20):
