@@ -10956,16 +10956,28 @@ static void status_task_text(struct buf *b, const struct stat_task *t, int dir, 
     if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
 }
 
+/* A copy that stays what it is: in the page texts may change between two looks. */
+static void status_copy(struct stat_page *to, const struct stat_page *from)
+{
+    memcpy(to, from, sizeof *to);
+    for (int dir = 0; dir < 2; dir++) {
+        struct stat_task *t = &to->task[dir];
+        t->phase[sizeof t->phase - 1] = t->rung[sizeof t->rung - 1] = '\0';
+        t->last_error[sizeof t->last_error - 1] = '\0';
+    }
+}
+
 static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out, struct tw_error *e)
 {
-    static const struct stat_page nothing = {.task = {{.phase = "none"}, {.phase = "none"}}};
+    struct stat_page now = {.task = {{.phase = "none"}, {.phase = "none"}}};
     struct buf b = {0};
     struct tw_error missing;
     (void) e;
     error_clear(&missing);
     const struct stat_page *page = stat_map(job->state_dir, false, &missing);
     bool running = page && status_running(job);
-    if (!page) page = &nothing;
+    if (page) status_copy(&now, page);
+    page = &now;
     if (json) {
         status_json(&b, job, page, running);
     } else {

@@ -53,6 +53,8 @@ CASES = [
          "update_exists", but(TARGET_5), but((1, 50, 1, "one")), 1),
     Case("delete_missing_row", "DELETE FROM {t} WHERE id = 1", "DELETE FROM {t} WHERE id = 1",
          "delete_missing", but(gone=[1]), but(gone=[1]), 1, stops=False),
+    Case("delete_changed_row", "UPDATE {t} SET x = 100 WHERE id = 1", "DELETE FROM {t} WHERE id = 1",
+         "delete_differs", but((1, 10, 100, "one")), but(gone=[1]), 1),
     Case("update_same_column", "UPDATE {t} SET x = 100 WHERE id = 1", "UPDATE {t} SET x = 9 WHERE id = 1",
          "update_differs", but((1, 10, 100, "one")), but((1, 10, 9, "one")), 1),
     Case("update_one_of_two", "UPDATE {t} SET x = 100 WHERE id = 1", "UPDATE {t} SET x = 9, y = 'source' WHERE id = 1",
