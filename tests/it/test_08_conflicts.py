@@ -1,4 +1,4 @@
-"""Conflicts: four kinds of the service and update_differs, by policy, in both directions, recorded."""
+"""Conflicts: the service's four kinds, update_differs and delete_differs, by policy, both ways, recorded."""
 
 import pytest
 
