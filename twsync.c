@@ -563,8 +563,8 @@ static void log_failure(const struct tw_error *e, const char *context)
 /* ==== 6. os ================================================================
  * Clock, signals, files, test points. */
 
-/* Wishes of the outside, set by signal handlers only. */
-static volatile sig_atomic_t stop_flag, reload_flag, child_flag;
+/* The wish to stop, set by signal handlers and tw_stop() only. */
+static volatile sig_atomic_t stop_flag;
 
 /* For timers: never jumps with the wall clock. */
 static usec os_now(void)
@@ -10553,7 +10553,8 @@ static void sup_start(struct sup *s, int dir)
     s->child[dir].start_at_us = 0;
 }
 
-/* A child has ended: by its own decision (done), or it crashed and starts again, ever later. */
+/* A child has ended: by its own decision (done), or it crashed or somebody else stopped it; then
+ * it starts again, ever later. */
 static void sup_ended(struct sup *s, int dir, int st)
 {
     struct stat_task *t = &s->page->task[dir];
@@ -10564,7 +10565,7 @@ static void sup_ended(struct sup *s, int dir, int st)
     if (decided || stop_flag) {
         s->child[dir].done = true;
         if (!decided) t->state = TASK_NotStarted;
-        return;  /* a child that was stopped by itself, without us, starts again below */
+        return;
     }
     int wait_ms = 100 << (s->child[dir].crashes < 8 ? s->child[dir].crashes : 8);
     s->child[dir].crashes++;
@@ -10630,9 +10631,8 @@ static void sup_stop(struct sup *s)
 
 static void sup_on_signal(int sig)
 {
-    if (sig == SIGCHLD) child_flag = 1;
-    else if (sig == SIGHUP) reload_flag = 1;
-    else stop_flag = 1;
+    /* SIGCHLD only has to end a wait; SIGHUP must not end the program. */
+    if (sig == SIGTERM || sig == SIGINT) stop_flag = 1;
 }
 
 static void sup_signals(void)

@@ -602,6 +602,28 @@ static void test_ckpt_file(void)
 
 /* ---- what a command line means ---- */
 
+/* Texts of the page may be caught without their end, and its numbers may be anything. */
+static void test_status_copy(void)
+{
+    struct stat_page page = {.magic = STAT_MAGIC}, copy;
+    struct job job = {.name = "shop"};
+    struct buf b = {0};
+    struct stat_task *t = &page.task[TW_FORWARD];
+    job.task[TW_FORWARD].enabled = true;
+    memset(t->rung, 'r', sizeof t->rung);
+    memset(t->phase, 'p', sizeof t->phase);
+    memset(t->last_error, 'e', sizeof t->last_error);
+    t->state = -7;
+    status_copy(&copy, &page);
+    CHECK(strlen(copy.task[TW_FORWARD].rung) == sizeof t->rung - 1);
+    CHECK(strlen(copy.task[TW_FORWARD].phase) == sizeof t->phase - 1);
+    CHECK(strlen(copy.task[TW_FORWARD].last_error) == sizeof t->last_error - 1);
+    status_json(&b, &job, &copy, true);
+    CHECK(strstr(b.data, "\"state\":\"unknown\",\"phase\":\"ppppppppppppppp\",\"rung\":\"rrr"));
+    CHECK(b.len == strlen(b.data) && str_is(b.data + b.len - 3, "]}\n"));
+    buf_free(&b);
+}
+
 static void test_exit_codes(void)
 {
     static const int want[TW_NSTATUS] = {
@@ -754,6 +776,7 @@ static const struct t_test tests[] = {
     {"checkpoint: other versions", test_ckpt_other},
     {"checkpoint: file", test_ckpt_file},
     {"exit codes", test_exit_codes},
+    {"status: a page in mid-change", test_status_copy},
     {"command line", test_cli_parse},
     {"command line: mistakes", test_cli_mistakes},
     {"command line: main", test_cli_main},
