@@ -337,6 +337,13 @@ static void buf_free(struct buf *b)
     *b = (struct buf){0};
 }
 
+/* A copy of bytes, with a NUL after them. */
+static char *arena_bytes(struct arena *a, const void *data, size_t len)
+{
+    char *p = arena_alloc(a, len + 1);
+    return len ? memcpy(p, data, len) : p;
+}
+
 static char *arena_str(struct arena *a, const char *s)
 {
     size_t n = strlen(s) + 1;
@@ -812,17 +819,19 @@ static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_
 /* ==== 9. job ===============================================================
  * The job file: what the user wants, checked as a whole before anything is touched. */
 
-enum policy { POLICY_FAIL, POLICY_IGNORE, POLICY_OVERWRITE };
+enum policy { POLICY_FAIL, POLICY_IGNORE, POLICY_OVERWRITE, POLICY_LATEST };
 enum merge_unit { MERGE_COLUMNS, MERGE_ROWS };
 enum identity { IDENTITY_FULL, IDENTITY_KEY };
 enum existing { EXISTING_ERROR, EXISTING_KEEP };
 enum job_tag { TAG_NORMAL, TAG_ONLINE };
+enum winner { WINNER_NONE, WINNER_A, WINNER_B };
 
-static const char *const policy_names[] = {"fail", "ignore", "overwrite", NULL};
+static const char *const policy_names[] = {"fail", "ignore", "overwrite", "latest", NULL};
 static const char *const merge_names[] = {"columns", "rows", NULL};
 static const char *const identity_names[] = {"full", "key", NULL};
 static const char *const existing_names[] = {"error", "keep", NULL};
 static const char *const tag_names[] = {"normal", "online", NULL};
+static const char *const winner_names[] = {"none", "a", "b", NULL};
 static const char *const direction_names[] = {"forward", "reverse"};
 
 /* One libpq connection setting as given in the job file. */
@@ -858,6 +867,8 @@ struct task_conf {
     enum policy on_conflict;
     enum merge_unit merge;
     enum identity identity;
+    bool bulk;
+    int batch;
 };
 
 struct job {
@@ -866,6 +877,7 @@ struct job {
     const char *name;
     const char *state_dir;
     enum job_tag tag;
+    enum winner winner;  /* of a conflict, where the two tasks' policies name none */
     bool log_json;
     struct str_list accept;  /* codes of failed precheck items the user takes on himself */
     struct node node[2];     /* A, B */
@@ -879,6 +891,11 @@ struct job {
     const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
     int nkeys;
 };
+
+static char job_winner(const struct job *job)
+{
+    return "\0ab"[job->winner];
+}
 
 /* The form of the file.  `[section]`, `key = value` (or `key: value`), one to a line.  A comment
  * starts with ; or # at the start of a line, or with a ; after a blank.  A value may stand in
@@ -1757,6 +1774,9 @@ static const struct job_key job_own_keys[] = {
     {"job", "state_dir", &job_path, AT(state_dir), NULL, NULL, 0, 0,
      "checkpoints, lock and counters", false},
     {"job", "log", &job_bool, AT(log_json), "text", job_log_names, 0, 0, "text or json", false},
+    {"job", "winner", &job_enum, AT(winner), "none", winner_names, 0, 0,
+     "whose row both sides keep after a conflict, where the policies do not say: a, b or none",
+     false},
     {"job", "accept", &job_words, AT(accept), NULL, NULL, 0, 0,
      "codes of failed precheck items taken on", false},
     {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0, NULL, false},
@@ -1777,18 +1797,26 @@ static const struct job_key job_own_keys[] = {
     {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
      "processes that copy", false},
     {"forward", "on_conflict", &job_enum, FORWARD(on_conflict), "fail", policy_names, 0, 0,
-     "fail, ignore or overwrite", false},
+     "fail, ignore, overwrite or latest", false},
     {"forward", "merge", &job_enum, FORWARD(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"forward", "identity", &job_enum, FORWARD(identity), "full", identity_names, 0, 0,
      "replica identity of the tables: full or key", false},
+    {"forward", "bulk", &job_bool, FORWARD(bulk), "yes", NULL, 0, 0,
+     "many changes are folded and loaded; no: each is a statement", false},
+    {"forward", "batch", &job_int, FORWARD(batch), "50000", NULL, 1, 1000000,
+     "commit on the target after so many changes", false},
     {"reverse", "enabled", &job_bool, REVERSE(enabled), "yes", NULL, 0, 0, "yes or no", false},
     {"reverse", "on_conflict", &job_enum, REVERSE(on_conflict), "fail", policy_names, 0, 0,
-     "fail, ignore or overwrite", false},
+     "fail, ignore, overwrite or latest", false},
     {"reverse", "merge", &job_enum, REVERSE(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"reverse", "identity", &job_enum, REVERSE(identity), "full", identity_names, 0, 0,
      "replica identity of the tables: full or key", false},
+    {"reverse", "bulk", &job_bool, REVERSE(bulk), "yes", NULL, 0, 0,
+     "many changes are folded and loaded; no: each is a statement", false},
+    {"reverse", "batch", &job_int, REVERSE(batch), "50000", NULL, 1, 1000000,
+     "commit on the target after so many changes", false},
     {"reverse", "schema", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"reverse", "copy", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"reverse", "workers", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
@@ -2588,6 +2616,7 @@ struct db {
     status (*tick)(void *arg);  /* called at least every tick_ms while waiting; may be NULL */
     void *tick_arg;
     int tick_ms;
+    int also_fd;           /* a wait also ticks when this can be read; 0 or less: none */
     char purpose[64];      /* "forward:apply": part of application_name */
 };
 
@@ -2704,12 +2733,12 @@ static status MUST_CHECK db_tick(struct db *d)
 static status MUST_CHECK db_poll(struct db *d, short events)
 {
     for (;;) {
-        struct pollfd p = {.fd = PQsocket(d->pg), .events = events};
-        int n = poll(&p, 1, d->tick_ms);
-        if (n < 0 && errno != EINTR)
+        struct pollfd p[] = {{.fd = PQsocket(d->pg), .events = events},
+                             {.fd = d->also_fd, .events = POLLIN}};
+        if (poll(p, d->also_fd > 0 ? 2 : 1, d->tick_ms) < 0 && errno != EINTR)
             return fail(d->e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
         TRY(db_tick(d));
-        if (n > 0) return TW_OK;
+        if (p[0].revents) return TW_OK;
     }
 }
 
@@ -3623,14 +3652,21 @@ static const char *rd_str(struct rd *r)
 
 /* A column value.  'u' is an unchanged TOASTed value: no bytes, and not NULL. */
 struct value {
-    char kind;  /* 'n' null, 'u' unchanged, 't' text, 'b' binary */
     const char *data;  /* NUL-terminated, borrowed from the message */
     uint32_t len;
+    char kind;  /* 'n' null, 'u' unchanged, 't' text, 'b' binary */
 };
 
 struct tuple {
     int n;
     struct value *values;
+};
+
+/* What an Insert, Update or Delete does to a row. */
+struct dml {
+    char kind;      /* 'I' 'U' 'D' */
+    char old_kind;  /* 'O' whole old row, 'K' its key only, 0 none */
+    struct tuple old, new;
 };
 
 struct msg_column {
@@ -3651,8 +3687,7 @@ struct msg {
     char replident;
     int ncolumns;
     struct msg_column *columns;
-    char old_kind;  /* 'O' whole old row, 'K' its key only, 0 none */
-    struct tuple old, new;
+    struct dml row;
     /* T */
     int nrelids;
     uint32_t *relids;
@@ -3698,18 +3733,19 @@ static char msg_next_kind(struct rd *r, const struct tuple *before)
 static void msg_row(struct rd *r, struct arena *a, struct msg *m)
 {
     m->relid = (uint32_t) rd_uint(r, 4);
+    m->row.kind = m->kind;
     char kind = (char) rd_uint(r, 1);
     if (kind == 'O' || kind == 'K') {
-        m->old_kind = kind;
-        msg_tuple(r, a, &m->old);
-        kind = m->kind == 'U' ? msg_next_kind(r, &m->old) : 0;
+        m->row.old_kind = kind;
+        msg_tuple(r, a, &m->row.old);
+        kind = m->kind == 'U' ? msg_next_kind(r, &m->row.old) : 0;
     }
     if (m->kind == 'D') {
-        if (!m->old_kind) r->bad = true;
+        if (!m->row.old_kind) r->bad = true;
         return;
     }
     if (kind != 'N') r->bad = true;
-    msg_tuple(r, a, &m->new);
+    msg_tuple(r, a, &m->row.new);
 }
 
 static void msg_relation(struct rd *r, struct arena *a, struct msg *m)
@@ -3810,6 +3846,7 @@ struct repl {
     usec feedback_us;    /* when the next feedback is due */
     usec interval_us;
     bool reply_now;
+    int low_water;
     usec silence_us;     /* a source that says nothing for so long is taken for gone */
 };
 
@@ -3938,15 +3975,47 @@ static status MUST_CHECK repl_head(struct repl *r, char *frame, int len, struct 
     return TW_OK;
 }
 
-enum { REPL_AHEAD_BYTES = 8 * 1024 * 1024 };
+enum { REPL_AHEAD_BYTES = 4 * 1024 * 1024, REPL_LOW_WATER = 128 * 1024 };
+
+static bool repl_has_room(const struct repl *r)
+{
+    return r->ahead_bytes <= REPL_AHEAD_BYTES;
+}
+
+/* Wake for every few bytes, or only for many: a reader that wakes for each message makes the
+ * walsender send each by itself (design 6).  Has no effect on Unix sockets. */
+static void repl_low_water(struct repl *r, int bytes)
+{
+    if (r->low_water == bytes) return;
+    r->low_water = bytes;
+    setsockopt(PQsocket(r->db.pg), SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+}
+
+/* Receive what is there, waiting a little for it; *more: something came. */
+static status MUST_CHECK repl_fill(struct repl *r, int wait_ms, bool *more)
+{
+    struct pollfd p = {.fd = PQsocket(r->db.pg), .events = POLLIN};
+    repl_low_water(r, wait_ms ? REPL_LOW_WATER : 1);
+    int n = poll(&p, 1, wait_ms);
+    if (!n && wait_ms) {
+        repl_low_water(r, 1);
+        n = poll(&p, 1, 0);
+    }
+    if (n < 0 && errno != EINTR)
+        return fail(r->db.e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
+    *more = n > 0;
+    if (n > 0 && !PQconsumeInput(r->db.pg))
+        return db_fail_conn(&r->db, "read the replication stream");
+    return TW_OK;
+}
 
 /* While the target works: take what has come, as far as memory is meant for it, and answer.  A
  * source that shuts down waits until we have it all. */
 static status MUST_CHECK repl_pull(struct repl *r)
 {
-    if (!r->started || r->ahead_bytes > REPL_AHEAD_BYTES) return repl_keepalive(r);
+    if (!r->started || !repl_has_room(r)) return repl_keepalive(r);
     if (!PQconsumeInput(r->db.pg)) return db_fail_conn(&r->db, "read the replication stream");
-    while (r->ahead_bytes <= REPL_AHEAD_BYTES) {
+    while (repl_has_room(r)) {
         char *frame, kind;
         int len;
         struct rd rd;
@@ -4026,6 +4095,7 @@ struct target_column {
     uint32_t type;           /* of parameters; of a domain its base type: old values need not meet
                               * constraints that came later */
     const char *base;        /* name of that base type, NULL if the column is no domain */
+    const char *declared;    /* of a staging column for its values: base type and collation */
     const char *expression;  /* of a generated column, else NULL */
     int source;  /* index of the source column, -1: the target's own column */
     bool not_null, generated, identity_always;
@@ -4051,19 +4121,35 @@ struct param {
     int column;  /* source column index */
 };
 
-/* One prepared statement of a relation: an operation and, for updates, the set of columns. */
+/* A set of columns that updates write. */
+struct colset {
+    struct colset *next;
+    const bool *set;  /* by source column */
+    bool secondary;   /* has a part of a unique key that is not the identity */
+    bool deferrable;  /* has a part of a deferrable key */
+    bool kept;        /* by the relation, not only for a while */
+};
+
+/* One statement of a relation: an operation and, for updates, the set of columns.  It exists twice:
+ * prepared, for one change, and for all of a window, their parameters staged in a table. */
 struct stmt {
     struct stmt *next;
-    char op;  /* 'I' 'U' 'D' */
+    char op;          /* 'I' 'U' 'D', 'A': the row must be absent */
     char old_kind;
-    const bool *set;  /* 'U': by source column */
-    bool whole;       /* 'U': every old value must hold, not only the changed columns' */
+    const struct colset *cols;  /* 'U' */
     char name[32];
     const char *sql;
     int nparams;
     struct param *params;
     Oid *types;
-    bool ready;  /* the server has prepared it; set when its reply is read */
+    bool ready;       /* the server has prepared it; set when its reply is read */
+    const char *bulk_sql;   /* made when first needed */
+    char stage[48];         /* the staging table; 'I' goes straight into its own */
+    bool staged;            /* it exists in the session */
+    int64_t staged_in;      /* the batch that used it last: it is emptied at the batch's end */
+    struct rel *rel;        /* of the window at work, with the net changes it is for: */
+    struct net *first, **last;
+    int64_t n;
 };
 
 struct rel {
@@ -4087,6 +4173,13 @@ struct rel {
     int nkeys;
     struct unique_key *keys;
     bool has_deferrable;  /* one of them is */
+    bool has_secondary;   /* there is one besides the identity */
+    bool bulk;            /* no trigger or rule fires on our writes: they may be folded */
+    bool *changes;        /* room for one set of columns */
+    struct colset *colsets;
+    int ncolsets;
+    int64_t brought_in;   /* the window that brings new values into its secondary keys */
+    int64_t most;         /* of the window at work: changes of its largest statement */
     const struct unique_key *identity;  /* rows are found by it; NULL: see the next two */
     int nident;           /* 0: by the whole row */
     int *ident;           /* source columns rows are found by */
@@ -4096,12 +4189,18 @@ struct rel {
     int nstmts;
 };
 
-enum { REL_MAX_STMTS = 64 };
+enum { REL_MAX_STMTS = 64, REL_MAX_COLSETS = 24 };
 
 static bool value_equal(const struct value *a, const struct value *b)
 {
     if (a->kind == 'n' || b->kind == 'n') return a->kind == b->kind;
     return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+/* The value a server's answer gives; NULL is SQL NULL. */
+static struct value value_of(const char *text)
+{
+    return (struct value){text, text ? (uint32_t) strlen(text) : 0, text ? 't' : 'n'};
 }
 
 static const char *value_text(const struct value *v)
@@ -4114,13 +4213,16 @@ static const char *value_text(const struct value *v)
 static const char rel_columns_sql[] =
     "SELECT c.oid, c.relkind, a.attname, base.oid, a.attnotnull, a.attidentity, %s,"
     " CASE WHEN base.oid <> a.atttypid THEN format_type(base.oid, -1) END,"
-    " pg_get_expr(d.adbin, d.adrelid)"
+    " pg_get_expr(d.adbin, d.adrelid), format_type(base.oid, -1) || coalesce(' COLLATE '"
+    "  || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), '')"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
     " LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum"
     " LEFT JOIN LATERAL (WITH RECURSIVE b(oid) AS (SELECT a.atttypid UNION ALL"
     "  SELECT t.typbasetype FROM b JOIN pg_type t ON t.oid = b.oid AND t.typtype = 'd')"
     "  SELECT b.oid FROM b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd') base ON true"
+    " LEFT JOIN pg_collation co ON co.oid = a.attcollation"
+    " LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace"
     " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') ORDER BY a.attnum";
 
 static void rel_read_column(struct rel *rel, const PGresult *r, int row)
@@ -4134,6 +4236,7 @@ static void rel_read_column(struct rel *rel, const PGresult *r, int row)
                                 .not_null = db_cell_true(r, row, 4),
                                 .identity_always = PQgetvalue(r, row, 5)[0] == 'a',
                                 .generated = PQgetvalue(r, row, 6)[0] != '\0',
+                                .declared = arena_str(&rel->arena, PQgetvalue(r, row, 9)),
                                 .source = -1};
     buf_free(&q);
     if (!PQgetisnull(r, row, 7)) t->base = arena_str(&rel->arena, PQgetvalue(r, row, 7));
@@ -4313,6 +4416,29 @@ static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const cha
     return TW_OK;
 }
 
+/* Whoever fires on our writes, in the table or one of its partitions, counts on one statement per
+ * row and on their order.  $3: session_replication_role is replica. */
+static const char rel_fires_sql[] =
+    "WITH RECURSIVE tree(oid) AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n"
+    "  ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
+    " UNION ALL SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid"
+    "  JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p')"
+    " SELECT current_setting('session_replication_role') <> 'replica'"
+    " OR EXISTS (SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid"
+    "  AND t.tgenabled IN ('A', 'R'))"
+    " OR EXISTS (SELECT FROM tree JOIN pg_rewrite w ON w.ev_class = tree.oid"
+    "  AND w.ev_enabled IN ('A', 'R'))";
+
+static status MUST_CHECK rel_read_firing(struct rel *rel, struct db *to, struct arena *scratch)
+{
+    const char *values[] = {rel->schema, rel->name}, *fires;
+    TRY(db_value(to, scratch, "read the target's triggers", rel_fires_sql, 2, values, &fires));
+    rel->bulk = fires && *fires == 'f';
+    for (int k = 0; k < rel->nkeys; k++)
+        if (&rel->keys[k] != rel->identity) rel->has_secondary = true;
+    return TW_OK;
+}
+
 static void rel_free(struct rel *rel)
 {
     struct arena a = rel->arena;
@@ -4337,6 +4463,7 @@ static struct rel *rel_learn(const struct msg *m)
         rel->columns[i].name = arena_str(&own, m->columns[i].name);
     }
     rel->is_marker = str_is(rel->schema, "twsync");
+    rel->changes = arena_array(&own, bool, m->ncolumns + 1);
     rel->arena = own;
     return rel;
 }
@@ -4350,6 +4477,7 @@ static status MUST_CHECK rel_resolve(struct rel *rel, struct db *to, const char 
     if (s == TW_OK && rel->exists) s = rel_read_keys(rel, to, &scratch);
     if (s == TW_OK && rel->exists) rel_choose_identity(rel);
     if (s == TW_OK) s = rel_check_columns(rel, to);
+    if (s == TW_OK) s = rel_read_firing(rel, to, &scratch);
     if (s == TW_OK) s = rel_read_skip(rel, to, task, &scratch);
     arena_free(&scratch);
     rel->resolved = s == TW_OK;
@@ -4363,11 +4491,14 @@ static const struct target_column *rel_target(const struct rel *rel, int column)
     return &rel->targets[rel->target_of[column]];
 }
 
-/* What a statement is being built of. */
+/* What a statement is being built of.  A staged one joins its table ("t") with the staging table
+ * ("s"), whose columns p1, p2 ... are the parameters. */
 struct stmt_text {
     struct buf sql;
     struct rel *rel;
     struct stmt *st;
+    bool staged;
+    bool whole;  /* every old value must hold, not only the changed columns' */
 };
 
 static void stmt_param(struct stmt_text *t, enum param_from from, int column)
@@ -4375,7 +4506,7 @@ static void stmt_param(struct stmt_text *t, enum param_from from, int column)
     struct stmt *st = t->st;
     st->params[st->nparams] = (struct param){from, column};
     st->types[st->nparams++] = rel_target(t->rel, column)->type;
-    buf_fmt(&t->sql, "$%d", st->nparams);
+    buf_fmt(&t->sql, t->staged ? "s.p%d" : "$%d", st->nparams);
 }
 
 /* A column as comparisons take it: of a domain its base type, as the parameters are. */
@@ -4394,7 +4525,7 @@ static void stmt_same_image(struct stmt_text *t, enum param_from from, const boo
         if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
         if (!n++) buf_str(&t->sql, "ROW(");
         buf_str(&t->sql, sep);
-        stmt_column(&t->sql, "", rel_target(t->rel, i));
+        stmt_column(&t->sql, "t.", rel_target(t->rel, i));
         sep = ", ";
     }
     if (!n) {
@@ -4418,14 +4549,15 @@ static void stmt_where(struct stmt_text *t, const bool *compare)
 {
     struct rel *rel = t->rel;
     if (!rel->nident) {
-        buf_fmt(&t->sql, " WHERE ctid = (SELECT ctid FROM %s%s WHERE ", rel->only, rel->quoted);
+        buf_fmt(&t->sql, " WHERE t.ctid = (SELECT t.ctid FROM %s%s t WHERE ", rel->only,
+                rel->quoted);
         stmt_same_image(t, FROM_OLD, NULL);
         buf_str(&t->sql, " LIMIT 1)");
         return;
     }
     buf_str(&t->sql, " WHERE ");
     for (int i = 0; i < rel->nident; i++) {
-        buf_fmt(&t->sql, "%s%s %s ", i ? " AND " : "", rel_target(rel, rel->ident[i])->quoted,
+        buf_fmt(&t->sql, "%st.%s %s ", i ? " AND " : "", rel_target(rel, rel->ident[i])->quoted,
                 rel->ident_ops[i]);
         stmt_param(t, FROM_KEY, rel->ident[i]);
     }
@@ -4435,24 +4567,30 @@ static void stmt_where(struct stmt_text *t, const bool *compare)
     }
 }
 
+/* (a, b): the columns that inserts fill; their number. */
+static int stmt_columns(struct buf *b, const struct rel *rel)
+{
+    int n = 0;
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i))
+            buf_fmt(b, "%s%s", n++ ? ", " : "(", rel_target(rel, i)->quoted);
+    if (n) buf_char(b, ')');
+    return n;
+}
+
 static void stmt_insert(struct stmt_text *t)
 {
     const char *sep = "";
-    int n = 0;
-    for (int i = 0; i < t->rel->ncolumns; i++) n += rel_carries(t->rel, i);
-    buf_fmt(&t->sql, "INSERT INTO %s ", t->rel->quoted);
-    if (!n) {
+    buf_fmt(&t->sql, t->staged ? "COPY %s " : "INSERT INTO %s ", t->rel->quoted);
+    if (!stmt_columns(&t->sql, t->rel)) {
         buf_str(&t->sql, "DEFAULT VALUES");
         return;
     }
-    buf_char(&t->sql, '(');
-    for (int i = 0; i < t->rel->ncolumns; i++) {
-        if (!rel_carries(t->rel, i)) continue;
-        buf_fmt(&t->sql, "%s%s", sep, rel_target(t->rel, i)->quoted);
-        sep = ", ";
+    if (t->staged) {
+        buf_str(&t->sql, " FROM STDIN");
+        return;
     }
-    buf_str(&t->sql, ") OVERRIDING SYSTEM VALUE VALUES (");
-    sep = "";
+    buf_str(&t->sql, " OVERRIDING SYSTEM VALUE VALUES (");
     for (int i = 0; i < t->rel->ncolumns; i++) {
         if (!rel_carries(t->rel, i)) continue;
         buf_str(&t->sql, sep);
@@ -4462,36 +4600,66 @@ static void stmt_insert(struct stmt_text *t)
     buf_char(&t->sql, ')');
 }
 
-/* Nothing to set is still a question: is the row there? (failures D7) */
+/* Is there such a row?  Asked by an update that sets nothing (failures D7), and of rows that came
+ * and went within a window. */
+static void stmt_select(struct stmt_text *t)
+{
+    buf_fmt(&t->sql, "SELECT 1 FROM %s%s t", t->rel->only, t->rel->quoted);
+    if (t->staged) buf_fmt(&t->sql, ", %s s", t->st->stage);
+}
+
 static void stmt_update(struct stmt_text *t)
 {
     struct rel *rel = t->rel;
+    const bool *set = t->st->cols->set;
     const char *sep = " SET ";
     int n = 0;
-    for (int i = 0; i < rel->ncolumns; i++) n += t->st->set[i];
+    for (int i = 0; i < rel->ncolumns; i++) n += set[i];
     if (!n) {
-        buf_fmt(&t->sql, "SELECT 1 FROM %s%s", rel->only, rel->quoted);
+        stmt_select(t);
     } else {
-        buf_fmt(&t->sql, "UPDATE %s%s", rel->only, rel->quoted);
+        buf_fmt(&t->sql, "UPDATE %s%s t", rel->only, rel->quoted);
         for (int i = 0; i < rel->ncolumns; i++) {
-            if (!t->st->set[i]) continue;
+            if (!set[i]) continue;
             buf_fmt(&t->sql, "%s%s = ", sep, rel_target(rel, i)->quoted);
             stmt_param(t, FROM_NEW, i);
             sep = ", ";
         }
+        if (t->staged) buf_fmt(&t->sql, " FROM %s s", t->st->stage);
     }
-    stmt_where(t, t->st->whole ? NULL : t->st->set);
+    stmt_where(t, t->whole ? NULL : set);
 }
 
 static void stmt_delete(struct stmt_text *t)
 {
-    buf_fmt(&t->sql, "DELETE FROM %s%s", t->rel->only, t->rel->quoted);
+    buf_fmt(&t->sql, "DELETE FROM %s%s t", t->rel->only, t->rel->quoted);
+    if (t->staged) buf_fmt(&t->sql, " USING %s s", t->st->stage);
     stmt_where(t, NULL);
+}
+
+static const char *stmt_build(struct rel *rel, struct stmt *st, bool whole, bool staged,
+                              struct arena *a)
+{
+    struct stmt_text t = {.rel = rel, .st = st, .staged = staged, .whole = whole};
+    if (!staged || st->op != 'I') st->nparams = 0;
+    switch (st->op) {
+    case 'I': stmt_insert(&t); break;
+    case 'U': stmt_update(&t); break;
+    case 'D': stmt_delete(&t); break;
+    case 'A':
+        stmt_select(&t);
+        stmt_where(&t, NULL);
+        break;
+    default: assert(false);
+    }
+    const char *sql = arena_str(a, t.sql.data);
+    buf_free(&t.sql);
+    return sql;
 }
 
 /* Which columns an update writes.  With the whole old row those that changed; otherwise all that
  * came, but for the key when it stayed.  false: a column that cannot be SET has changed. */
-static bool rel_changed(const struct rel *rel, const struct msg *m, bool *set)
+static bool rel_changed(const struct rel *rel, const struct dml *m, bool *set)
 {
     bool can = true;
     for (int i = 0; i < rel->ncolumns; i++) {
@@ -4508,48 +4676,84 @@ static bool rel_changed(const struct rel *rel, const struct msg *m, bool *set)
 }
 
 /* The key of the row a change left from. */
-static const struct value *rel_key_value(const struct msg *m, int column)
+static const struct value *rel_key_value(const struct dml *m, int column)
 {
     return m->old_kind ? &m->old.values[column] : &m->new.values[column];
 }
 
-static const struct value *rel_param_value(const struct msg *m, const struct param *p)
+static const struct value *rel_param_value(const struct dml *m, const struct param *p)
 {
     if (p->from == FROM_KEY) return rel_key_value(m, p->column);
     return p->from == FROM_OLD ? &m->old.values[p->column] : &m->new.values[p->column];
 }
 
+/* Does a unique key other than the identity, or a deferrable one, have a part in these columns?
+ * What cannot be told by columns (expressions, predicates) may have. */
+static bool rel_key_touched(const struct rel *rel, const struct unique_key *k, const bool *set)
+{
+    if (k->predicate) return true;
+    for (int i = 0; i < k->n; i++) {
+        int source = k->columns[i] < 0 ? -1 : rel->targets[k->columns[i]].source;
+        if (source < 0 || !rel_carries(rel, source) || set[source]) return true;
+    }
+    return false;
+}
+
+/* The set of columns an update writes, found or made. */
+static const struct colset *rel_colset(struct rel *rel, const bool *set, struct arena *scratch)
+{
+    size_t size = (size_t) rel->ncolumns;
+    for (struct colset *c = rel->colsets; c; c = c->next)
+        if (!memcmp(c->set, set, size)) return c;
+    bool keep = rel->ncolsets < REL_MAX_COLSETS;
+    struct arena *a = keep ? &rel->arena : scratch;
+    struct colset *c = arena_new(a, struct colset);
+    bool *copy = arena_array(a, bool, size + 1);
+    memcpy(copy, set, size);
+    c->set = copy;
+    c->kept = keep;
+    for (int k = 0; k < rel->nkeys; k++) {
+        if (!rel_key_touched(rel, &rel->keys[k], set)) continue;
+        if (&rel->keys[k] != rel->identity) c->secondary = true;
+        if (rel->keys[k].deferrable) c->deferrable = true;
+    }
+    if (keep) {
+        c->next = rel->colsets;
+        rel->colsets = c;
+        rel->ncolsets++;
+    }
+    return c;
+}
+
+/* What two updates write together. */
+static const struct colset *rel_union(struct rel *rel, const struct colset *a,
+                                      const struct colset *b, struct arena *scratch)
+{
+    if (a == b) return a;
+    bool *set = arena_array(scratch, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) set[i] = a->set[i] || b->set[i];
+    return rel_colset(rel, set, scratch);
+}
+
 /* The statement for a change, found or built.  `serial` makes names unique in the session.  A table
  * updated in ever new column sets keeps only so many; the rest, made in `scratch`, is unnamed and
  * planned each time. */
-static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *set, bool whole,
-                             int *serial, struct arena *scratch)
+static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const struct colset *cols,
+                             bool whole, int *serial, struct arena *scratch)
 {
     for (struct stmt *st = rel->stmts; st; st = st->next)
-        if (st->op == m->kind && st->old_kind == m->old_kind &&
-            (m->kind != 'U' || !memcmp(st->set, set, (size_t) rel->ncolumns)))
-            return st;
-    bool keep = rel->nstmts < REL_MAX_STMTS;
+        if (st->op == op && st->old_kind == old_kind && st->cols == cols) return st;
+    bool keep = rel->nstmts < REL_MAX_STMTS && (!cols || cols->kept);
     struct arena *a = keep ? &rel->arena : scratch;
     struct stmt *st = arena_new(a, struct stmt);
     size_t most = 3 * (size_t) rel->ncolumns + (size_t) rel->nident + 1;
-    st->op = m->kind;
-    st->whole = whole;
-    st->old_kind = m->old_kind;
+    st->op = op;
+    st->old_kind = old_kind;
+    st->cols = cols;
     st->params = arena_array(a, struct param, most);
     st->types = arena_array(a, Oid, most);
-    if (set && m->kind == 'U') {
-        bool *copy = arena_array(a, bool, rel->ncolumns + 1);
-        memcpy(copy, set, (size_t) rel->ncolumns);
-        st->set = copy;
-    }
     if (keep) snprintf(st->name, sizeof st->name, "tw%d", ++*serial);
-    struct stmt_text t = {.rel = rel, .st = st};
-    if (st->op == 'I') stmt_insert(&t);
-    if (st->op == 'U') stmt_update(&t);
-    if (st->op == 'D') stmt_delete(&t);
-    st->sql = arena_str(a, t.sql.data);
-    buf_free(&t.sql);
+    st->sql = stmt_build(rel, st, whole, false, a);
     if (keep) {
         rel->nstmts++;
         st->next = rel->stmts;
@@ -4558,13 +4762,346 @@ static struct stmt *rel_stmt(struct rel *rel, const struct msg *m, const bool *s
     return st;
 }
 
+/* ==== 19. window ===========================================================
+ * Changes waiting to be written: as they came, and folded to one net change per key.
+ *
+ * The folded form is what the bulk path writes: at most one statement per table, kind and set of
+ * columns.  It must mean what the changes mean one by one, so whatever would blur that is not
+ * folded: the window ends before it (TAKE_LATER), or is written row by row (by_row).
+ *
+ * What the row path would look at and the folded form would not, and what is done about it:
+ *   - an old value of a later change that is not what the earlier one wrote: the row was changed
+ *     in between by transactions that are not in this stream; the window ends before it
+ *   - a value of a secondary unique key that comes and goes within the window, and would have met
+ *     another row: the window ends before it
+ *   - deletes are written first, so that keys are free for what comes; without old images nothing
+ *     would show that a deleted row was in the way of an earlier change: the window ends
+ *   - a row that came and went ('A'): it is not enough to do nothing, it must not have been there */
+
+struct change {
+    struct rel *rel;
+    const struct colset *cols;  /* 'U': what it writes */
+    struct dml m;
+    lsn_t commit_lsn;  /* of its transaction: Begin's final_lsn */
+    usec commit_us;
+    int64_t seq;       /* within its transaction */
+    bool cannot;       /* no single statement can do it: a column that cannot be SET has changed */
+};
+
+/* What becomes of one key: first a row goes ('D'), is changed ('U') or must be absent ('A'), then
+ * one may be inserted. */
+struct net {
+    struct rel *rel;
+    const struct colset *cols;
+    struct dml m;       /* kind 'D' 'U' 'A', or 'I': nothing comes before the insert */
+    bool insert;        /* of m.new */
+    uint32_t hash;
+    struct net *next;   /* of its statement */
+    struct net *next_insert;
+};
+
+struct window {
+    int64_t number;
+    struct arena arena;  /* bytes and values of the changes */
+    struct change *changes;
+    int n, cap;
+    struct net *nets;
+    uint32_t nnets, cap_nets;
+    uint32_t *slots;     /* hash table of keys: index into nets, plus 1 */
+    uint32_t nslots;
+    bool by_row;         /* holds what cannot be folded; its nets mean nothing */
+    bool closed;         /* full, or what comes next must not be folded into it */
+    bool settle;         /* ends a transaction that changed tables with deferrable keys */
+    lsn_t first_lsn;     /* commit LSN of its first transaction */
+    lsn_t end_lsn;       /* of the last transaction that ends in it; 0: none does */
+    usec commit_us;
+    int64_t transactions;
+};
+
+enum { WINDOW_BYTES = 16 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
+
+/* What it takes of memory. */
+static size_t window_bytes(const struct window *w)
+{
+    return w->arena.total + sizeof *w->changes * (size_t) w->n + sizeof *w->nets * w->nnets;
+}
+
+static void window_reset(struct window *w)
+{
+    arena_reset(&w->arena);
+    if (w->nslots) memset(w->slots, 0, sizeof *w->slots * w->nslots);
+    *w = (struct window){.number = w->number + 2, .arena = w->arena, .changes = w->changes,
+                         .cap = w->cap, .nets = w->nets, .cap_nets = w->cap_nets,
+                         .slots = w->slots, .nslots = w->nslots};
+}
+
+static void window_free(struct window *w)
+{
+    arena_free(&w->arena);
+    mem_free(w->changes);
+    mem_free(w->nets);
+    mem_free(w->slots);
+    *w = (struct window){0};
+}
+
+/* ---- the key table ---- */
+
+static const struct value *net_key(const struct net *n, int column)
+{
+    return n->m.kind == 'I' || n->m.kind == 'A' ? &n->m.new.values[column]
+                                                : rel_key_value(&n->m, column);
+}
+
+static bool net_is(const struct net *n, const struct rel *rel, const struct value *row)
+{
+    if (n->rel != rel) return false;
+    for (int i = 0; i < rel->nident; i++)
+        if (!value_equal(net_key(n, rel->ident[i]), &row[rel->ident[i]])) return false;
+    return true;
+}
+
+static uint32_t window_hash(const struct rel *rel, const struct value *row)
+{
+    uint64_t h = rel->relid;
+    for (int i = 0; i < rel->nident; i++) {
+        const struct value *v = &row[rel->ident[i]];
+        h = sum_bytes(h, v->data, v->len) + v->len;
+    }
+    return (uint32_t) (h ^ h >> 32);
+}
+
+static void window_grow_slots(struct window *w)
+{
+    if (w->nslots > 2 * w->nnets + 2) return;
+    w->nslots = w->nslots ? 2 * w->nslots : 1024;
+    mem_free(w->slots);
+    w->slots = mem_resize(NULL, sizeof *w->slots * w->nslots);
+    memset(w->slots, 0, sizeof *w->slots * w->nslots);
+    for (uint32_t k = 0; k < w->nnets; k++) {
+        if (!w->nets[k].rel->nident) continue;
+        uint32_t i = w->nets[k].hash & (w->nslots - 1);
+        while (w->slots[i]) i = (i + 1) & (w->nslots - 1);
+        w->slots[i] = k + 1;
+    }
+}
+
+static struct net *window_new_net(struct window *w, struct rel *rel)
+{
+    if (w->nnets == w->cap_nets) {
+        w->cap_nets = w->cap_nets ? 2 * w->cap_nets : 512;
+        w->nets = mem_resize(w->nets, sizeof *w->nets * w->cap_nets);
+    }
+    struct net *n = &w->nets[w->nnets++];
+    *n = (struct net){.rel = rel};
+    return n;
+}
+
+/* The net change of the row's key; one without kind if it is new. */
+static struct net *window_net(struct window *w, struct rel *rel, const struct value *row)
+{
+    if (!rel->nident) return window_new_net(w, rel);
+    window_grow_slots(w);
+    uint32_t hash = window_hash(rel, row), i = hash & (w->nslots - 1);
+    for (; w->slots[i]; i = (i + 1) & (w->nslots - 1)) {
+        struct net *n = &w->nets[w->slots[i] - 1];
+        if (n->hash == hash && net_is(n, rel, row)) return n;
+    }
+    w->slots[i] = w->nnets + 1;
+    struct net *n = window_new_net(w, rel);
+    n->hash = hash;
+    return n;
+}
+
+/* ---- folding ---- */
+
+/* Did the change leave from the row that the net change makes?  Over the columns that count: those
+ * written before, or all where the whole row is compared. */
+static bool fold_continues(const struct net *n, const struct change *c, const bool *of)
+{
+    if (c->m.old_kind != 'O') return true;
+    for (int i = 0; i < n->rel->ncolumns; i++) {
+        const struct value *now = &n->m.new.values[i];
+        if (!rel_carries(n->rel, i) || (of && !of[i]) || now->kind == 'u') continue;
+        if (!value_equal(now, &c->m.old.values[i])) return false;
+    }
+    return true;
+}
+
+/* The later row, with what did not travel from the earlier one. */
+static void fold_new(struct window *w, struct net *n, const struct change *c)
+{
+    struct tuple now = c->m.new;
+    bool copied = false;
+    for (int i = 0; i < now.n; i++) {
+        if (now.values[i].kind != 'u') continue;
+        if (!copied) {
+            struct value *copy = arena_array(&w->arena, struct value, now.n);
+            memcpy(copy, now.values, sizeof *copy * (size_t) now.n);
+            now.values = copy;
+            copied = true;
+        }
+        now.values[i] = n->m.new.values[i];
+    }
+    n->m.new = now;
+}
+
+/* The old values of both: of what was written before the first ones, of all else the later ones. */
+static void fold_old(struct window *w, struct net *n, const struct change *c)
+{
+    if (c->m.old_kind != 'O') return;
+    struct value *old = NULL;
+    for (int i = 0; i < c->m.old.n; i++) {
+        if (n->cols->set[i] || value_equal(&n->m.old.values[i], &c->m.old.values[i])) continue;
+        if (!old) {
+            old = arena_array(&w->arena, struct value, c->m.old.n);
+            memcpy(old, n->m.old.values, sizeof *old * (size_t) c->m.old.n);
+            n->m.old.values = old;
+        }
+        old[i] = c->m.old.values[i];
+    }
+}
+
+/* Would the change hide that the net change so far may have met another row? */
+static bool fold_hides(const struct net *n, const struct change *c)
+{
+    bool brings = n->insert ? n->rel->has_secondary : n->m.kind == 'U' && n->cols->secondary;
+    return brings && (c->m.kind == 'D' || (c->m.kind == 'U' && c->cols->secondary));
+}
+
+static bool fold_insert(struct net *n, const struct change *c)
+{
+    if (n->insert || n->m.kind == 'U') return false;
+    if (n->m.kind == 'A') n->m.kind = 'I';
+    n->m.new = c->m.new;
+    n->insert = true;
+    return true;
+}
+
+static bool fold_update(struct window *w, struct net *n, const struct change *c, bool whole)
+{
+    if (!n->insert && n->m.kind != 'U') return false;
+    if (n->insert) {
+        if (!fold_continues(n, c, whole ? NULL : c->cols->set)) return false;
+        fold_new(w, n, c);
+        return true;
+    }
+    const struct colset *both = rel_union(n->rel, n->cols, c->cols, &w->arena);
+    if (!both->kept || n->m.old_kind != c->m.old_kind) return false;
+    if (!fold_continues(n, c, whole ? NULL : n->cols->set)) return false;
+    fold_old(w, n, c);
+    fold_new(w, n, c);
+    n->cols = both;
+    return true;
+}
+
+static bool fold_delete(struct window *w, struct net *n, const struct change *c)
+{
+    if (!n->insert && n->m.kind != 'U') return false;
+    if (!fold_continues(n, c, n->insert ? NULL : n->cols->set)) return false;
+    if (n->insert) {
+        n->insert = false;
+        if (n->m.kind == 'I') n->m.kind = 'A';
+        return true;
+    }
+    fold_old(w, n, c);
+    if (!n->m.old_kind) {
+        n->m.old_kind = c->m.old_kind;
+        n->m.old = c->m.old;
+    }
+    n->m.kind = 'D';
+    return true;
+}
+
+/* Fold a change into the window's net changes.  false: the window must end before it. */
+static bool window_fold(struct window *w, const struct change *c, bool whole)
+{
+    struct rel *rel = c->rel;
+    const struct value *row = c->m.kind == 'I' || !c->m.old_kind ? c->m.new.values
+                                                                 : c->m.old.values;
+    struct net *n = window_net(w, rel, row);
+    if (!n->m.kind) {
+        n->m = c->m;
+        n->cols = c->cols;
+        n->insert = c->m.kind == 'I';
+        return true;
+    }
+    if (rel->has_secondary && fold_hides(n, c)) return false;
+    switch (c->m.kind) {
+    case 'I': return fold_insert(n, c);
+    case 'U': return fold_update(w, n, c, whole);
+    default: return fold_delete(w, n, c);
+    }
+}
+
+/* ---- taking ---- */
+
+enum take { TAKE_DONE, TAKE_LATER /* once this window is written */ };
+
+/* Can only the row path do it?  A key that changes, a table without one, a deferrable key, triggers
+ * that fire, more sets of columns than are kept. */
+static bool window_needs_rows(const struct change *c)
+{
+    const struct rel *rel = c->rel;
+    if (!rel->bulk || c->cannot) return true;
+    if (c->m.kind == 'I') return rel->has_deferrable;
+    if (!rel->nident) return true;
+    if (c->m.kind == 'D') return false;
+    if (c->cols->deferrable || !c->cols->kept) return true;
+    for (int i = 0; i < rel->nident; i++)
+        if (c->cols->set[rel->ident[i]] || rel_key_value(&c->m, rel->ident[i])->kind == 'u')
+            return true;
+    return false;
+}
+
+/* Without old images: does it take values away from secondary keys after others came in? */
+static bool window_disorders(const struct window *w, const struct change *c)
+{
+    struct rel *rel = c->rel;
+    if (!rel->has_secondary || c->m.old_kind == 'O') return false;
+    bool touches = c->m.kind != 'U' || c->cols->secondary;
+    if (touches && c->m.kind != 'I' && rel->brought_in == w->number) return true;
+    if (touches && c->m.kind != 'D') rel->brought_in = w->number;
+    return false;
+}
+
+static void window_append(struct window *w, const struct change *c)
+{
+    if (w->n == w->cap) {
+        w->cap = w->cap ? 2 * w->cap : WINDOW_ROWS;
+        w->changes = mem_resize(w->changes, sizeof *w->changes * (size_t) w->cap);
+    }
+    w->changes[w->n++] = *c;
+    if (!w->first_lsn) w->first_lsn = c->commit_lsn;
+}
+
+/* Take a change whose bytes live in the window's arena.  `whole`: old rows are compared whole. */
+static enum take window_add(struct window *w, struct change *c, bool whole)
+{
+    struct rel *rel = c->rel;
+    if (c->m.kind == 'U') {
+        c->cannot = !rel_changed(rel, &c->m, rel->changes);
+        c->cols = rel_colset(rel, rel->changes, &w->arena);
+    }
+    bool rows = window_needs_rows(c);
+    if (!w->by_row && (rows || window_disorders(w, c) || !window_fold(w, c, whole))) {
+        if (w->n > (rows ? 0 : WINDOW_FEW)) return TAKE_LATER;
+        w->by_row = true;
+    }
+    window_append(w, c);
+    w->closed = (w->by_row && w->n >= WINDOW_ROWS) || window_bytes(w) > WINDOW_BYTES;
+#ifdef TWSYNC_HARD
+    w->closed = true;
+#endif
+    return TAKE_DONE;
+}
+
 /* ==== 20. conf =============================================================
  * Conflicts: what a change that does not meet its row means, and what to do about it.  Pure: no
  * server, no clock, so every case can be tested by itself (tests/unit/stream.c). */
 
 #define CONFLICT_KINDS(X)                                                                          \
-    X(insert_exists) X(update_missing) X(update_exists) X(update_differs) X(delete_missing)        \
-    X(delete_differs) X(multiple_unique_conflicts)
+    X(insert_exists) X(update_missing) X(update_exists) X(update_differs) X(update_deleted)        \
+    X(delete_missing) X(delete_differs) X(multiple_unique_conflicts)
 
 enum conflict_kind {
 #define X(n) CONF_##n,
@@ -4586,15 +5123,41 @@ enum conf_action {
     ACT_INSERT,  /* the missing row is created */
 };
 
-/* service.txt, "Conflict detection", and design 8: the missing cases ignore the policy. */
-static enum conf_action conf_decide(enum conflict_kind kind, enum policy policy)
+/* Policy latest: is a change of node `from` newer than what was written last on the other side?
+ * Of two at the same microsecond A's is. */
+static bool conf_newer(usec theirs, usec ours, char from)
 {
-    static const enum conf_action by_policy[] = {
-        [POLICY_FAIL] = ACT_STOP, [POLICY_IGNORE] = ACT_SKIP, [POLICY_OVERWRITE] = ACT_WRITE};
+    return theirs > ours || (theirs == ours && from == 'a');
+}
+
+/* service.txt, "Conflict detection", and design 8: the missing cases ignore the policy.
+ * `newer`: conf_newer() of this change, for policy latest. */
+static enum conf_action conf_decide(enum conflict_kind kind, enum policy policy, bool newer)
+{
     assert(kind < CONF_NKINDS);
     if (kind == CONF_update_missing) return ACT_INSERT;
     if (kind == CONF_delete_missing) return ACT_SKIP;
-    return by_policy[policy];
+    if (policy == POLICY_FAIL) return ACT_STOP;
+    if (policy == POLICY_IGNORE || (policy == POLICY_LATEST && !newer)) return ACT_SKIP;
+    return kind == CONF_update_deleted ? ACT_INSERT : ACT_WRITE;
+}
+
+/* Settling: which side's row both shall hold once the streams have passed a conflict.  A pair of
+ * policies names it; `named` ('a', 'b' or 0) where the pair does not.  Under latest the newer one,
+ * and a row rather than none where the time of its deletion is not known.  0: nobody may say. */
+struct conf_side {
+    bool there;
+    usec at_us;  /* when it was written, or deleted; 0: not known */
+};
+
+static char conf_winner(enum policy forward, enum policy reverse, char named,
+                        const struct conf_side *a, const struct conf_side *b)
+{
+    if (forward == POLICY_OVERWRITE && reverse == POLICY_IGNORE) return 'a';
+    if (forward == POLICY_IGNORE && reverse == POLICY_OVERWRITE) return 'b';
+    if (forward != POLICY_LATEST || reverse != POLICY_LATEST) return named;
+    if (a->there != b->there && (!a->at_us || !b->at_us)) return a->there ? 'a' : 'b';
+    return conf_newer(a->at_us, b->at_us, 'a') ? 'a' : 'b';
 }
 
 /* Which columns an update that met different values writes, given those it changes and those of
@@ -5443,16 +6006,6 @@ static status MUST_CHECK shape_sequences_apply(struct db *from, struct db *to,
  * savepoint and the same changes go one at a time, looked at before they are written: that path
  * (apply_careful) defines what is right. */
 
-struct change {
-    struct rel *rel;
-    struct msg m;
-    lsn_t commit_lsn;  /* of its transaction: Begin's final_lsn */
-    usec commit_us;
-    int64_t seq;       /* within its transaction */
-};
-
-enum { WINDOW_CHANGES = 512, WINDOW_BYTES = 256 * 1024 };
-
 struct conflict {
     enum conflict_kind kind;
     const char *outcome;  /* kept overwritten merged equal inserted ignored skipped stopped */
@@ -5479,6 +6032,24 @@ struct deferred {
     const char **there_sql, **delete_sql;
 };
 
+/* What was sent in a pipeline, in order, so that its results can be told apart. */
+enum sent_kind { SENT_CONTROL, SENT_MARK, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT, SENT_WAL };
+
+struct sent {
+    enum sent_kind kind;
+    struct stmt *st;
+    const char *what;
+};
+
+enum { PIPE_ROOM = 2 * WINDOW_ROWS + 8 };
+
+struct pipeline {
+    struct db *d;
+    struct sent sent[PIPE_ROOM];
+    int n;
+    bool doubt;       /* a change met another number of rows, or failed */
+};
+
 struct apply {
     struct db *to;          /* the target session */
     struct db *from;        /* ordinary session on the source: reading rows back */
@@ -5498,14 +6069,17 @@ struct apply {
     lsn_t end_lsn;          /* of the last whole transaction in it; 0: none yet */
     lsn_t first_lsn;        /* commit LSN of the first transaction in it */
     usec commit_us;
-    struct arena arena;     /* of the window */
-    struct change *window;
-    int nwindow;
-    size_t window_bytes;
+    int64_t batch;          /* its number */
+    struct arena scratch;   /* of one pipeline */
+    struct pipeline pipe;
+    struct buf rows_text;   /* of a COPY */
+    int pause, last_pause;  /* windows for which folding is not tried, after it met a doubt */
+    lsn_t wal_lsn, flushed_lsn;  /* of the target's WAL, after the last commit */
+    lsn_t durable_lsn;      /* apply_durable() only: the progress that is on the target's disk */
+    struct { lsn_t applied_lsn, wal_lsn; } awaited;
     char violated[64];      /* name of the key that refused the last careful write */
     struct conflict_left left;
     struct arena left_arena;
-    bool has_care;          /* the transaction changes tables with deferrable keys */
     struct deferred *deferred;  /* of the transaction, newest first */
     struct arena txn_arena;
     /* Counted when the batch commits. */
@@ -6123,8 +6697,7 @@ static struct value *careful_whole(struct arena *a, const struct rel *rel, const
     struct value *whole = arena_array(a, struct value, rel->ncolumns + 1);
     for (int i = 0; i < rel->ncolumns; i++) {
         const char *keep = f->values[i];
-        whole[i] = write[i] ? row[i] : (struct value){keep ? 't' : 'n', keep,
-                                                      keep ? (uint32_t) strlen(keep) : 0};
+        whole[i] = write[i] ? row[i] : value_of(keep);
     }
     return whole;
 }
@@ -6198,7 +6771,7 @@ static status MUST_CHECK careful_defer(struct apply *ap, struct arena *a, const 
 static status MUST_CHECK deferred_settle(struct apply *ap, struct arena *a, struct deferred *d)
 {
     const char *mine, *there = NULL;
-    enum conf_action act = conf_decide(d->kind, ap->policy);
+    enum conf_action act = conf_decide(d->kind, ap->policy, false);
     TRY(db_value(ap->to, a, "look for the row", d->mine_sql, 0, NULL, &mine));
     for (int i = 0; mine && i < d->n && !there; i++)
         TRY(db_value(ap->to, a, "look for the row in the way", d->there_sql[i], 0, NULL, &there));
@@ -6225,7 +6798,6 @@ static status MUST_CHECK apply_settle_deferred(struct apply *ap)
         s = deferred_settle(ap, &a, d);
     arena_free(&a);
     ap->deferred = NULL;
-    ap->has_care = false;
     if (s == TW_OK) arena_reset(&ap->txn_arena);  /* else the failed record lives there */
     return s;
 }
@@ -6262,7 +6834,7 @@ static status MUST_CHECK careful_read_back(struct apply *ap, struct arena *a,
     struct value *row = arena_array(a, struct value, rel->ncolumns + 1);
     for (int i = 0; i < rel->ncolumns; i++) {
         const char *text = db_cell(r, 0, i);
-        row[i] = (struct value){text ? 't' : 'n', text, text ? (uint32_t) strlen(text) : 0};
+        row[i] = value_of(text);
     }
     *out = row;
     return TW_OK;
@@ -6314,7 +6886,7 @@ static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena 
 {
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_insert_exists,
                          .existing = json_existing(a, c->rel, NULL, all)};
-    enum conf_action act = conf_decide(k.kind, ap->policy);
+    enum conf_action act = conf_decide(k.kind, ap->policy, false);
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
@@ -6365,7 +6937,7 @@ static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *
     struct value *row;
     TRY(careful_complete(ap, a, c, &row));
     struct conflict k = {.kind = CONF_update_missing, .outcome = row ? "inserted" : "skipped"};
-    assert(conf_decide(k.kind, ap->policy) == ACT_INSERT);
+    assert(conf_decide(k.kind, ap->policy, false) == ACT_INSERT);
     TRY(conflict_record(ap, a, c, k));
     return row ? careful_insert(ap, a, c, row) : TW_OK;
 }
@@ -6378,7 +6950,7 @@ static status MUST_CHECK careful_update_exists(struct apply *ap, struct arena *a
 {
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_update_exists,
                          .existing = json_existing(a, c->rel, f, all)};
-    enum conf_action act = conf_decide(k.kind, ap->policy);
+    enum conf_action act = conf_decide(k.kind, ap->policy, false);
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
@@ -6457,7 +7029,7 @@ static status MUST_CHECK careful_update_differs(struct apply *ap, struct arena *
     struct conflict k = {.kind = CONF_update_differs,
                          .existing = json_existing(a, c->rel, f, NULL)};
     bool disputed = careful_disputed(c, f, differs) > 0;
-    enum conf_action act = disputed ? conf_decide(k.kind, ap->policy) : ACT_WRITE;
+    enum conf_action act = disputed ? conf_decide(k.kind, ap->policy, false) : ACT_WRITE;
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     *any = true;
     if (disputed) *any = conf_columns(ap->merge, act, c->rel->ncolumns, changed, differs, write);
@@ -6500,7 +7072,7 @@ static status MUST_CHECK careful_remove(struct apply *ap, struct arena *a, const
     if (c->m.old_kind == 'O' && careful_differs(c, f, NULL, differs)) {
         struct conflict k = {.kind = CONF_delete_differs,
                              .existing = json_existing(a, c->rel, f, NULL)};
-        enum conf_action act = conf_decide(k.kind, ap->policy);
+        enum conf_action act = conf_decide(k.kind, ap->policy, false);
         if (act == ACT_STOP) return conflict_stop(ap, c, k);
         k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
         TRY(conflict_record(ap, a, c, k));
@@ -6524,28 +7096,12 @@ static status MUST_CHECK apply_careful(struct apply *ap, struct change *c)
     return s;
 }
 
-/* ---- the optimistic window ---- */
-
-/* What was sent in a pipeline, in order, so that its results can be told apart. */
-enum sent_kind { SENT_CONTROL, SENT_MARK, SENT_PREPARE, SENT_CHANGE };
-
-struct sent {
-    enum sent_kind kind;
-    struct stmt *st;
-    const char *what;
-};
-
-struct pipeline {
-    struct db *d;
-    struct sent *sent;
-    int n, cap;
-    bool doubt;       /* a change met another number of rows, or failed */
-};
+/* ---- the optimistic pipeline ---- */
 
 static struct sent *pipe_add(struct pipeline *p, enum sent_kind kind, struct stmt *st,
                              const char *what)
 {
-    assert(p->n < p->cap);
+    assert(p->n < PIPE_ROOM);
     p->sent[p->n] = (struct sent){kind, st, what};
     return &p->sent[p->n++];
 }
@@ -6585,55 +7141,67 @@ static status MUST_CHECK apply_send_mark(struct apply *ap, struct pipeline *p, l
     return s;
 }
 
-/* Does the change touch a deferrable key? */
-static bool apply_touches_deferrable(const struct rel *rel, const struct msg *m, const bool *set)
+static status MUST_CHECK pipe_send_stmt(struct apply *ap, struct pipeline *p, struct stmt *st,
+                                        const struct dml *m)
 {
-    if (!rel->has_deferrable || m->kind == 'D') return false;
-    for (int k = 0; k < rel->nkeys; k++) {
-        const struct unique_key *key = &rel->keys[k];
-        for (int i = 0; i < key->n && key->deferrable; i++) {
-            int source = key->columns[i] < 0 ? -1 : rel->targets[key->columns[i]].source;
-            if (m->kind == 'I' || source < 0 || !rel_carries(rel, source) || set[source])
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Changes that no single statement can do safely go the careful way, and their window with them. */
-static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
-                                           const struct change *c)
-{
-    struct rel *rel = c->rel;
-    bool *set = NULL;
-    if (c->m.kind == 'U') {
-        set = arena_array(&ap->arena, bool, rel->ncolumns + 1);
-        if (!rel_changed(rel, &c->m, set)) p->doubt = true;
-    }
-    if (apply_touches_deferrable(rel, &c->m, set)) p->doubt = true;
-    if (p->doubt) return TW_OK;
-    bool whole = ap->merge == MERGE_ROWS || (rel->identity && rel->identity->deferrable);
-    struct stmt *st = rel_stmt(rel, &c->m, set, whole, &ap->serial, &ap->arena);
     if (!st->ready) {
         pipe_add(p, SENT_PREPARE, st, "prepare a statement");
         if (!PQsendPrepare(ap->to->pg, st->name, st->sql, st->nparams, st->types))
             return db_fail_conn(ap->to, "prepare a statement");
         if (st->name[0]) st->ready = true;  /* taken back if its reply is not good */
     }
-    const char **values = arena_array(&ap->arena, const char *, st->nparams + 1);
-    for (int i = 0; i < st->nparams; i++)
-        values[i] = value_text(rel_param_value(&c->m, &st->params[i]));
-    pipe_add(p, SENT_CHANGE, st, "apply a change");
+    const char **values = arena_array(&ap->scratch, const char *, st->nparams + 1);
+    for (int i = 0; i < st->nparams; i++) values[i] = value_text(rel_param_value(m, &st->params[i]));
+    pipe_add(p, st->op == 'A' ? SENT_ABSENT : SENT_CHANGE, st, "apply a change");
     if (!PQsendQueryPrepared(ap->to->pg, st->name, st->nparams, values, NULL, NULL, 0))
         return db_fail_conn(ap->to, "apply a change");
     return TW_OK;
 }
 
-/* Did a statement meet exactly one row? */
-static bool pipe_met_one(PGresult *r)
+static bool apply_whole(const struct apply *ap, const struct rel *rel)
 {
-    if (PQresultStatus(r) == PGRES_TUPLES_OK) return PQntuples(r) == 1;
-    return str_is(PQcmdTuples(r), "1");
+    return ap->merge == MERGE_ROWS || (rel->identity && rel->identity->deferrable);
+}
+
+static struct stmt *apply_stmt(struct apply *ap, struct rel *rel, char op, char old_kind,
+                               const struct colset *cols)
+{
+    return rel_stmt(rel, op, old_kind, op == 'U' ? cols : NULL, apply_whole(ap, rel), &ap->serial,
+                    &ap->scratch);
+}
+
+/* Does the change touch a deferrable key? */
+static bool apply_touches_deferrable(const struct change *c)
+{
+    if (!c->rel->has_deferrable || c->m.kind == 'D') return false;
+    return c->m.kind == 'I' || c->cols->deferrable;
+}
+
+/* Changes that no single statement can do safely go the careful way, and their window with them. */
+static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
+                                           const struct change *c)
+{
+    if (c->cannot || apply_touches_deferrable(c)) p->doubt = true;
+    if (p->doubt) return TW_OK;
+    return pipe_send_stmt(ap, p, apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols), &c->m);
+}
+
+/* Did a statement meet as many rows as it should? */
+static bool pipe_met(PGresult *r, int64_t n)
+{
+    if (PQresultStatus(r) == PGRES_TUPLES_OK) return PQntuples(r) == n;
+    return strtoll(PQcmdTuples(r), NULL, 10) == n;
+}
+
+/* Where the target's WAL stands after a commit, and how far of it is on disk. */
+static void apply_note_wal(struct apply *ap, const PGresult *r)
+{
+    lsn_t at = 0, flushed = 0;
+    if (PQntuples(r) != 1 || !lsn_parse(db_cell(r, 0, 0), &at) ||
+        !lsn_parse(db_cell(r, 0, 1), &flushed))
+        return;
+    ap->wal_lsn = at;
+    ap->flushed_lsn = flushed;
 }
 
 /* Judge one result of the pipeline. */
@@ -6643,14 +7211,17 @@ static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const 
     bool ok = db_result_ok(r);
     if (s->kind == SENT_PREPARE && !ok) s->st->ready = false;
     if (PQresultStatus(r) == PGRES_PIPELINE_ABORTED) return TW_OK;
-    if (s->kind == SENT_CHANGE || s->kind == SENT_PREPARE) {
+    if (s->kind == SENT_CHANGE || s->kind == SENT_PREPARE || s->kind == SENT_ABSENT) {
         if (!ok && PQstatus(ap->to->pg) == CONNECTION_BAD)
             return db_fail_result(ap->to, r, s->what);
-        if (!ok || (s->kind == SENT_CHANGE && !pipe_met_one(r))) p->doubt = true;
+        if (!ok || (s->kind == SENT_CHANGE && !pipe_met(r, 1)) ||
+            (s->kind == SENT_ABSENT && !pipe_met(r, 0)))
+            p->doubt = true;
         return TW_OK;
     }
     if (!ok) return db_fail_result(ap->to, r, s->what);
-    if (s->kind == SENT_MARK && !pipe_met_one(r))
+    if (s->kind == SENT_WAL) apply_note_wal(ap, r);
+    if (s->kind == SENT_MARK && !pipe_met(r, 1))
         return fail(ap->e, TW_EFENCED, "progress of task %s on %c was taken over by another twsync",
                     ap->task, ap->to->node->letter);
     return TW_OK;
@@ -6678,32 +7249,306 @@ static status MUST_CHECK pipe_finish(struct apply *ap, struct pipeline *p)
     PQclear(r);
     if (!synced || !PQexitPipelineMode(ap->to->pg))
         return s != TW_OK ? s : fail(ap->e, TW_EPROTO, "the target's answers are out of step");
+    arena_reset(&ap->scratch);
     return s;
 }
 
-static status MUST_CHECK pipe_open(struct apply *ap, struct pipeline *p, int cap)
+static status MUST_CHECK pipe_open(struct apply *ap, struct pipeline *p)
 {
-    *p = (struct pipeline){.d = ap->to, .cap = cap};
-    p->sent = arena_array(&ap->arena, struct sent, cap);
+    p->d = ap->to;
+    p->n = 0;
+    p->doubt = false;
     if (!PQenterPipelineMode(ap->to->pg)) return db_fail_conn(ap->to, "start a pipeline");
     return TW_OK;
 }
 
-/* The first statements of a batch: everything after them is ours to roll back. */
-static status MUST_CHECK apply_send_begin(struct apply *ap, struct pipeline *p, lsn_t final_lsn)
+/* The head of a window: the batch is open and has a savepoint, so all that follows can be undone.
+ * final_lsn: the batch ends with this window, so its progress is written only once; else 0. */
+static status MUST_CHECK apply_send_head(struct apply *ap, struct pipeline *p, lsn_t final_lsn)
 {
-    TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
-    TRY(apply_send_mark(ap, p, final_lsn, ap->commit_us));
-    return pipe_sql(p, SENT_CONTROL, "defer constraints", "SET CONSTRAINTS ALL DEFERRED", 0, NULL);
+    if (!ap->open) {
+        TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
+        TRY(apply_send_mark(ap, p, final_lsn, ap->commit_us));
+        TRY(pipe_sql(p, SENT_CONTROL, "defer constraints", "SET CONSTRAINTS ALL DEFERRED", 0,
+                     NULL));
+    }
+    if (ap->savepoint)
+        TRY(pipe_sql(p, SENT_CONTROL, "release a savepoint", "RELEASE SAVEPOINT tw_window", 0,
+                     NULL));
+    return pipe_sql(p, SENT_CONTROL, "set a savepoint", "SAVEPOINT tw_window", 0, NULL);
 }
 
-/* The window's changes one at a time, after the optimistic try was rolled back. */
-static status MUST_CHECK apply_window_careful(struct apply *ap)
+/* ---- the row path ---- */
+
+/* Some changes of a window: as one pipeline, and if that meets a doubt one at a time. */
+static status MUST_CHECK apply_rows(struct apply *ap, struct change *changes, int n,
+                                    lsn_t final_lsn)
 {
+    struct pipeline *p = &ap->pipe;
+    TRY(pipe_open(ap, p));
+    TRY(apply_send_head(ap, p, final_lsn));
+    for (int i = 0; i < n; i++) TRY(apply_send_change(ap, p, &changes[i]));
+    TRY(pipe_finish(ap, p));
+    ap->open = ap->savepoint = true;
+    if (!p->doubt) return TW_OK;
     TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_window"));
-    for (int i = 0; i < ap->nwindow; i++) TRY(apply_careful(ap, &ap->window[i]));
+    for (int i = 0; i < n; i++) TRY(apply_careful(ap, &changes[i]));
     return TW_OK;
 }
+
+static status MUST_CHECK apply_by_row(struct apply *ap, struct window *w, lsn_t final_lsn)
+{
+    for (int i = 0; i < w->n || !ap->open; i += WINDOW_ROWS) {
+        int n = w->n - i < WINDOW_ROWS ? w->n - i : WINDOW_ROWS;
+        TRY(apply_rows(ap, w->changes + i, n, final_lsn));
+    }
+    return TW_OK;
+}
+
+/* ---- the bulk path ---- */
+
+enum { BULK_LEAST = 32, BULK_CHUNK = 64 * 1024, BULK_PAUSE_MOST = 64 };
+
+/* The statements a window needs, in the order they run: what goes, then what must be absent, what
+ * changes, what comes. */
+struct bulk {
+    struct stmt **items;
+    int n, cap;
+};
+
+static int bulk_rank(char op)
+{
+    return (int) (strchr("DAUI", op) - "DAUI");
+}
+
+static int bulk_order(const void *a, const void *b)
+{
+    const struct stmt *x = *(struct stmt *const *) a, *y = *(struct stmt *const *) b;
+    return bulk_rank(x->op) - bulk_rank(y->op);
+}
+
+static void bulk_put(struct apply *ap, struct bulk *bulk, struct net *n, char op)
+{
+    struct rel *rel = n->rel;
+    struct stmt *st = apply_stmt(ap, rel, op, op == 'I' ? 0 : n->m.old_kind, n->cols);
+    if (!st->n++) {
+        if (bulk->n == bulk->cap) {
+            bulk->cap = bulk->cap ? 2 * bulk->cap : 16;
+            bulk->items = mem_resize(bulk->items, sizeof *bulk->items * (size_t) bulk->cap);
+        }
+        bulk->items[bulk->n++] = st;
+        st->rel = rel;
+        st->first = NULL;
+        st->last = &st->first;
+    }
+    struct net **next = op == 'I' ? &n->next_insert : &n->next;
+    *st->last = n;
+    st->last = next;
+    *next = NULL;
+    if (st->n > rel->most) rel->most = st->n;
+}
+
+/* Share out the net changes among their statements. */
+static void bulk_plan(struct apply *ap, struct window *w, struct bulk *bulk)
+{
+    for (uint32_t i = 0; i < w->nnets; i++) w->nets[i].rel->most = 0;
+    for (uint32_t i = 0; i < w->nnets; i++) {
+        struct net *n = &w->nets[i];
+        if (n->m.kind != 'I') bulk_put(ap, bulk, n, n->m.kind);
+        if (n->insert) bulk_put(ap, bulk, n, 'I');
+    }
+    qsort(bulk->items, (size_t) bulk->n, sizeof *bulk->items, bulk_order);
+}
+
+static struct net *bulk_next(const struct stmt *st, const struct net *n)
+{
+    return st->op == 'I' ? n->next_insert : n->next;
+}
+
+/* Tables with few changes: their net changes as single statements. */
+static status MUST_CHECK bulk_few(struct apply *ap, const struct bulk *bulk, lsn_t final_lsn)
+{
+    struct pipeline *p = &ap->pipe;
+    TRY(pipe_open(ap, p));
+    TRY(apply_send_head(ap, p, final_lsn));
+    for (int i = 0; i < bulk->n; i++) {
+        struct stmt *st = bulk->items[i];
+        if (st->rel->most >= BULK_LEAST) continue;
+        for (struct net *n = st->first; n && !p->doubt; n = bulk_next(st, n)) {
+            if (p->n > PIPE_ROOM - 4) {
+                TRY(pipe_finish(ap, p));
+                if (p->doubt) return TW_OK;
+                TRY(pipe_open(ap, p));
+            }
+            TRY(pipe_send_stmt(ap, p, st, &n->m));
+        }
+    }
+    TRY(pipe_finish(ap, p));
+    ap->open = ap->savepoint = true;
+    return TW_OK;
+}
+
+/* The statements of one kind of change: fill the staging table, then use it; or fill the table. */
+static void bulk_text(struct apply *ap, struct buf *b, struct stmt *st)
+{
+    struct rel *rel = st->rel;
+    if (!st->bulk_sql) {
+        snprintf(st->stage, sizeof st->stage, "pg_temp.%s", st->name);
+        st->bulk_sql = stmt_build(rel, st, apply_whole(ap, rel), true, &rel->arena);
+    }
+    if (st->op != 'I') {
+        if (!st->staged) {
+            buf_fmt(b, "CREATE TEMP TABLE %s (", st->stage);
+            for (int i = 0; i < st->nparams; i++)
+                buf_fmt(b, "%sp%d %s", i ? ", " : "", i + 1,
+                        rel_target(rel, st->params[i].column)->declared);
+            buf_str(b, ") ON COMMIT DELETE ROWS;");
+        } else if (st->staged_in == ap->batch) {
+            buf_fmt(b, "TRUNCATE %s;", st->stage);
+        }
+        buf_fmt(b, "COPY %s FROM STDIN;", st->stage);
+    }
+    buf_fmt(b, "%s;", st->bulk_sql);
+}
+
+/* One value in COPY's text format. */
+static void bulk_value(struct buf *b, const struct value *v)
+{
+    const char *text = value_text(v);
+    if (!text) {
+        buf_str(b, "\\N");
+        return;
+    }
+    buf_room(b, 2 * (size_t) v->len + 1);
+    char *out = b->data + b->len;
+    for (uint32_t i = 0; i < v->len; i++) {
+        char c = text[i];
+        if (c == '\\' || c == '\n' || c == '\r' || c == '\t') {
+            *out++ = '\\';
+            c = c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : c;
+        }
+        *out++ = c;
+    }
+    b->len = (size_t) (out - b->data);
+}
+
+static void bulk_row(struct buf *b, const struct stmt *st, const struct net *n)
+{
+    for (int i = 0; i < st->nparams; i++) {
+        if (i) buf_char(b, '\t');
+        bulk_value(b, rel_param_value(&n->m, &st->params[i]));
+    }
+    buf_char(b, '\n');
+}
+
+static status MUST_CHECK bulk_send(struct apply *ap, struct buf *b)
+{
+    if (PQputCopyData(ap->to->pg, b->data, (int) b->len) < 0)
+        return db_fail_conn(ap->to, "send rows");
+    b->len = 0;
+    return db_flush(ap->to);
+}
+
+static status MUST_CHECK bulk_copy(struct apply *ap, const struct stmt *st)
+{
+    struct buf *b = &ap->rows_text;
+    b->len = 0;
+    for (struct net *n = st->first; n; n = bulk_next(st, n)) {
+        bulk_row(b, st, n);
+        if (b->len > BULK_CHUNK) TRY(bulk_send(ap, b));
+    }
+    if (b->len) TRY(bulk_send(ap, b));
+    if (PQputCopyEnd(ap->to->pg, NULL) < 0) return db_fail_conn(ap->to, "send rows");
+    return TW_OK;
+}
+
+/* The next result of a bulk string; anything unexpected is a doubt, and ends it. */
+static status MUST_CHECK bulk_result(struct apply *ap, bool copy_in, int64_t n, bool *doubt)
+{
+    PGresult *r;
+    TRY(db_next_result(ap->to, &r));
+    status s = TW_OK;
+    if (!r || PQstatus(ap->to->pg) == CONNECTION_BAD)
+        s = db_fail_conn(ap->to, "apply changes");
+    else if (!db_result_ok(r) || (PQresultStatus(r) == PGRES_COPY_IN) != copy_in ||
+             (n >= 0 && !pipe_met(r, n)))
+        *doubt = true;
+    if (*doubt && s == TW_OK)
+        log_debug("bulk: %s", db_result_ok(r) ? PQcmdStatus(r) : PQresultErrorMessage(r));
+    PQclear(r);
+    return s;
+}
+
+static status MUST_CHECK bulk_results(struct apply *ap, const struct stmt *st, bool *doubt)
+{
+    bool stages = st->op != 'I';
+    if (stages && (!st->staged || st->staged_in == ap->batch))
+        TRY(bulk_result(ap, false, -1, doubt));
+    if (!*doubt) TRY(bulk_result(ap, true, -1, doubt));
+    if (*doubt) return TW_OK;
+    TRY(bulk_copy(ap, st));
+    TRY(bulk_result(ap, false, st->n, doubt));
+    if (stages && !*doubt) TRY(bulk_result(ap, false, st->op == 'A' ? 0 : st->n, doubt));
+    return TW_OK;
+}
+
+/* After a doubt: what else the server says.  It reads no rows any more. */
+static status MUST_CHECK bulk_drain(struct apply *ap)
+{
+    for (;;) {
+        PGresult *r;
+        TRY(db_next_result(ap->to, &r));
+        if (!r) return TW_OK;
+        ExecStatusType st = PQresultStatus(r);
+        PQclear(r);
+        if (PQstatus(ap->to->pg) == CONNECTION_BAD)
+            return db_fail_conn(ap->to, "apply changes");
+        if (st == PGRES_COPY_IN && PQputCopyEnd(ap->to->pg, "not needed") < 0)
+            return db_fail_conn(ap->to, "end a copy");
+    }
+}
+
+/* Tables with many changes: all their statements in one string, so that a far target costs one
+ * round trip per COPY and no more. */
+static status MUST_CHECK bulk_many(struct apply *ap, const struct bulk *bulk, bool *doubt)
+{
+    struct buf b = {0};
+    for (int i = 0; i < bulk->n; i++)
+        if (bulk->items[i]->rel->most >= BULK_LEAST) bulk_text(ap, &b, bulk->items[i]);
+    if (!b.len) return TW_OK;
+    int sent = PQsendQuery(ap->to->pg, b.data);
+    buf_free(&b);
+    if (!sent) return db_fail_conn(ap->to, "apply changes");
+    for (int i = 0; i < bulk->n && !*doubt; i++)
+        if (bulk->items[i]->rel->most >= BULK_LEAST)
+            TRY(bulk_results(ap, bulk->items[i], doubt));
+    TRY(bulk_drain(ap));
+    for (int i = 0; i < bulk->n && !*doubt; i++) {
+        struct stmt *st = bulk->items[i];
+        if (st->rel->most < BULK_LEAST || st->op == 'I') continue;
+        st->staged = true;
+        st->staged_in = ap->batch;
+    }
+    return TW_OK;
+}
+
+/* The window's net changes.  *doubt: something did not meet the rows it should have; everything is
+ * to be rolled back to the savepoint and done row by row. */
+static status MUST_CHECK apply_bulk(struct apply *ap, struct window *w, lsn_t final_lsn,
+                                    bool *doubt)
+{
+    struct bulk bulk = {0};
+    bulk_plan(ap, w, &bulk);
+    status s = bulk_few(ap, &bulk, final_lsn);
+    *doubt = ap->pipe.doubt;
+    TESTPOINT(ap->e, "apply.bulk");
+    if (s == TW_OK && !*doubt) s = bulk_many(ap, &bulk, doubt);
+    for (int i = 0; i < bulk.n; i++) bulk.items[i]->n = 0;
+    mem_free(bulk.items);
+    return s;
+}
+
+/* ---- a window ---- */
 
 static void apply_count(struct apply *ap, const struct change *c)
 {
@@ -6713,59 +7558,48 @@ static void apply_count(struct apply *ap, const struct change *c)
     ap->rows++;
 }
 
-/* Send the window.  final_lsn: the batch ends here, so a batch that fits one window writes its
- * progress once; 0: more will come. */
-static status MUST_CHECK apply_window(struct apply *ap, lsn_t final_lsn)
+/* Worth folding?  After a doubt the row path is taken for a while, longer each time: where
+ * conflicts are frequent the attempt is a waste. */
+static bool apply_may_fold(struct apply *ap, const struct window *w)
 {
-    struct pipeline p;
-    if (!ap->nwindow && ap->open) return TW_OK;
-    TESTPOINT(ap->e, "apply.window");
-    TRY(pipe_open(ap, &p, 2 * ap->nwindow + 8));
-    if (!ap->open) TRY(apply_send_begin(ap, &p, final_lsn));
-    if (ap->savepoint) TRY(pipe_sql(&p, SENT_CONTROL, "release a savepoint",
-                                    "RELEASE SAVEPOINT tw_window", 0, NULL));
-    TRY(pipe_sql(&p, SENT_CONTROL, "set a savepoint", "SAVEPOINT tw_window", 0, NULL));
-    for (int i = 0; i < ap->nwindow; i++) TRY(apply_send_change(ap, &p, &ap->window[i]));
-    TRY(pipe_finish(ap, &p));
-    ap->open = ap->savepoint = true;
-    if (p.doubt) TRY(apply_window_careful(ap));
-    for (int i = 0; i < ap->nwindow; i++) apply_count(ap, &ap->window[i]);
-    ap->nwindow = 0;
-    ap->window_bytes = 0;
-    arena_reset(&ap->arena);
-    ap->window = NULL;
-    return TW_OK;
+    if (w->by_row || w->n < BULK_LEAST) return false;
+    if (!ap->pause) return true;
+    ap->pause--;
+    return false;
 }
 
-/* Take a decoded change into the window.  Its bytes live in ap->arena. */
-static status MUST_CHECK apply_add(struct apply *ap, const struct change *c, size_t bytes)
+/* Write the window: in bulk, and if that meets a doubt row by row, which defines what is right. */
+static status MUST_CHECK apply_window(struct apply *ap, struct window *w, lsn_t final_lsn)
 {
-    if (!ap->window) ap->window = arena_array(&ap->arena, struct change, WINDOW_CHANGES);
-    assert(ap->nwindow < WINDOW_CHANGES);
-    ap->window[ap->nwindow++] = *c;
-    ap->window_bytes += bytes;
-    if (!ap->first_lsn) ap->first_lsn = c->commit_lsn;
-    if (c->rel->has_deferrable) ap->has_care = true;
-#ifdef TWSYNC_HARD
-    return apply_window(ap, 0);
-#endif
-    if (ap->nwindow == WINDOW_CHANGES || ap->window_bytes > WINDOW_BYTES)
-        return apply_window(ap, 0);
+    if (!w->n && ap->open) return TW_OK;
+    TESTPOINT(ap->e, "apply.window");
+    bool doubt = true;
+    if (apply_may_fold(ap, w)) {
+        TRY(apply_bulk(ap, w, final_lsn, &doubt));
+        if (doubt)
+            TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_window"));
+        ap->last_pause = !doubt ? 0 : ap->last_pause ? 2 * ap->last_pause : 1;
+        if (ap->last_pause > BULK_PAUSE_MOST) ap->last_pause = BULK_PAUSE_MOST;
+        ap->pause = ap->last_pause;
+    }
+    if (doubt) TRY(apply_by_row(ap, w, final_lsn));
+    for (int i = 0; i < w->n; i++) apply_count(ap, &w->changes[i]);
     return TW_OK;
 }
 
 /* ---- batch ---- */
 
-/* TRUNCATE is a barrier: what came before is on the server first. */
+/* TRUNCATE is a barrier: what came before is on the server already. */
 static status MUST_CHECK apply_truncate(struct apply *ap, struct rel *const *rels, int n,
                                         uint8_t options)
 {
     struct buf b = {0};
+    struct window none = {0};
     buf_str(&b, "TRUNCATE ");
     for (int i = 0; i < n; i++)
         buf_fmt(&b, "%s%s%s", i ? ", " : "", rels[i]->only, rels[i]->quoted);
     if (options & 2) buf_str(&b, " RESTART IDENTITY");
-    status s = apply_window(ap, 0);
+    status s = apply_window(ap, &none, 0);
     if (s == TW_OK) s = db_exec(ap->to, "truncate", b.data);
     buf_free(&b);
     ap->truncates += n;
@@ -6799,24 +7633,62 @@ static void apply_counted(struct apply *ap)
     ap->conflicts = ap->transactions = ap->rows = 0;
 }
 
-/* Commit the batch with its progress.  The only function that moves applied_lsn, but for the idle
- * mark below and the start of a session. */
-static status MUST_CHECK apply_commit(struct apply *ap)
+/* Where WAL stands is asked with each commit, which does not wait for the target's disk. */
+static status MUST_CHECK apply_send_wal(struct pipeline *p)
 {
-    struct pipeline p;
-    assert(ap->end_lsn > ap->applied_lsn);
-    bool whole = !ap->open;  /* everything fits the first window: its marker is the progress */
-    TRY(apply_window(ap, ap->end_lsn));
-    TRY(pipe_open(ap, &p, 4));
-    if (!whole) TRY(apply_send_mark(ap, &p, ap->end_lsn, ap->commit_us));
-    if (ap->origin) TRY(apply_send_origin(ap, &p));
-    TRY(pipe_sql(&p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
+    return pipe_sql(p, SENT_WAL, "read the WAL position",
+                    "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()", 0, NULL);
+}
+
+/* Which progress is on the target's disk?  The source must not forget more (failures A7). */
+static void apply_durable(struct apply *ap)
+{
+    if (ap->awaited.wal_lsn && ap->flushed_lsn >= ap->awaited.wal_lsn) {
+        ap->durable_lsn = ap->awaited.applied_lsn;
+        ap->awaited.wal_lsn = 0;
+    }
+    if (ap->awaited.wal_lsn || ap->durable_lsn == ap->applied_lsn) return;
+    ap->awaited.applied_lsn = ap->applied_lsn;
+    ap->awaited.wal_lsn = ap->wal_lsn;
+}
+
+/* Ask again: nothing is being committed that would tell. */
+static status MUST_CHECK apply_ask_durable(struct apply *ap)
+{
+    struct pipeline *p = &ap->pipe;
+    lsn_t keep = ap->wal_lsn;
+    assert(!ap->open);
+    TRY(pipe_open(ap, p));
+    TRY(apply_send_wal(p));
+    TRY(pipe_finish(ap, p));
+    ap->wal_lsn = keep;
+    apply_durable(ap);
+    return TW_OK;
+}
+
+static void apply_committed(struct apply *ap, lsn_t lsn)
+{
+    ap->applied_lsn = lsn;
+    ap->batch++;
+    apply_durable(ap);
+}
+
+/* Commit the batch with its progress.  The only function that moves applied_lsn, but for the idle
+ * mark below and the start of a session.  `marked`: the batch's head wrote the progress. */
+static status MUST_CHECK apply_commit(struct apply *ap, bool marked)
+{
+    struct pipeline *p = &ap->pipe;
+    assert(ap->open && ap->end_lsn > ap->applied_lsn);
+    TRY(pipe_open(ap, p));
+    if (!marked) TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us));
+    if (ap->origin) TRY(apply_send_origin(ap, p));
+    TRY(pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
+    TRY(apply_send_wal(p));
     TESTPOINT(ap->e, "apply.commit.before");
-    TRY(pipe_finish(ap, &p));
+    TRY(pipe_finish(ap, p));
     TESTPOINT(ap->e, "apply.commit.after");
-    arena_reset(&ap->arena);
     ap->open = ap->savepoint = false;
-    ap->applied_lsn = ap->end_lsn;
+    apply_committed(ap, ap->end_lsn);
     ap->end_lsn = ap->first_lsn = 0;
     apply_counted(ap);
     return TW_OK;
@@ -6826,13 +7698,15 @@ static status MUST_CHECK apply_commit(struct apply *ap)
  * then confirmed (failures A8, A9). */
 static status MUST_CHECK apply_idle(struct apply *ap, lsn_t lsn)
 {
-    struct pipeline p;
-    assert(!ap->open && !ap->nwindow && lsn > ap->applied_lsn);
-    TRY(pipe_open(ap, &p, 4));
-    TRY(apply_send_mark(ap, &p, lsn, 0));
-    TRY(pipe_finish(ap, &p));
-    arena_reset(&ap->arena);
-    ap->applied_lsn = lsn;
+    struct pipeline *p = &ap->pipe;
+    assert(!ap->open && lsn > ap->applied_lsn);
+    TRY(pipe_open(ap, p));
+    TRY(apply_send_mark(ap, p, lsn, 0));
+    TRY(pipe_finish(ap, p));
+    TRY(pipe_open(ap, p));
+    TRY(apply_send_wal(p));
+    TRY(pipe_finish(ap, p));
+    apply_committed(ap, lsn);
     return TW_OK;
 }
 
@@ -6861,7 +7735,8 @@ static void apply_record_left(struct apply *ap)
 static void apply_end(struct apply *ap)
 {
     while (ap->rels) apply_forget_rel(ap, ap->rels->relid);
-    arena_free(&ap->arena);
+    arena_free(&ap->scratch);
+    buf_free(&ap->rows_text);
     arena_free(&ap->txn_arena);
     arena_free(&ap->left_arena);
 }
@@ -8243,13 +9118,16 @@ static status check_policy(struct check *c, struct check_node *unused)
 {
     enum policy f = c->job->task[TW_FORWARD].on_conflict, r = c->job->task[TW_REVERSE].on_conflict;
     const char *both = check_text(c, "forward %s, reverse %s", policy_names[f], policy_names[r]);
+    const struct conf_side side = {.there = true, .at_us = 1};
+    char winner = job_winner(c->job);
     (void) unused;
     if (!c->job->task[TW_REVERSE].enabled)
         check_ok(c, "forward %s, no reverse", policy_names[f]);
-    else if (f == r && f != POLICY_FAIL)
+    else if (f != POLICY_FAIL && r != POLICY_FAIL && !conf_winner(f, r, winner, &side, &side))
         check_add(c, CHECK_WARNING, both,
-                  "a winner: both sides keep their own or take each other's row, and part",
-                  "on_conflict = overwrite in one of [forward] and [reverse], ignore in the other");
+                  "a winner: with these policies the sides part where they conflict",
+                  "on_conflict = overwrite in one of [forward] and [reverse] and ignore in the "
+                  "other, latest in both, or name the winner in [job]");
     else
         check_ok(c, "%s", both);
     return TW_OK;
@@ -9146,13 +10024,20 @@ struct task {
     struct source_id source_id;
     struct retention retention;
     /* Of the stream. */
+    struct window windows[2];
+    struct window *w;        /* the one being filled; the other may be being written */
+    bool writing, leaves_open;  /* leaves_open: what is being written does not end its batch */
+    char *held, *held_body;  /* a frame that has to wait until a window is written */
+    size_t held_len;
+    bool behind;             /* the source has much to send */
+    bool care;               /* the transaction changes tables with deferrable keys */
     bool in_txn, decided, dropping;  /* decided: whether the transaction carries our marker */
     struct msg begin;
     int64_t seq;
     lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
     usec stream_us;          /* when it was started */
     lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
-    usec beat_due_us, stat_due_us, ckpt_due_us;
+    usec beat_due_us, stat_due_us, ckpt_due_us, ask_due_us;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
     usec failing_since_us, reported_us;
@@ -9902,11 +10787,16 @@ static status MUST_CHECK task_start_stream(struct task *t)
     TRY(task_check_slot(t, &slot));
     TRY(task_session_setup(t));
     TRY(task_new_epoch(t));
+    /* The epoch was committed to disk, and with it all that came before.  From here on a commit
+     * need not wait for the disk: the source is told of what is there (apply_durable).  Folded
+     * changes find their rows by key: never by reading the whole table. */
+    TRY(db_exec(&t->to, "set up the session", "SET synchronous_commit = off;"
+                " SET enable_hashjoin = off; SET enable_mergejoin = off"));
     TRY(task_retention_cap(t));
     TRY(task_warn_new_tables(t));
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
-    t->apply.applied_lsn = t->seen_lsn = from;
+    t->apply.applied_lsn = t->apply.durable_lsn = t->seen_lsn = from;
     t->repl.confirmed_lsn = slot.confirmed_lsn;
     t->retention.n = 0;
     if (from > slot.confirmed_lsn && t->job->retention_us) {
@@ -9957,12 +10847,247 @@ static lsn_t retention_limit(struct retention *r, lsn_t applied, usec now, usec 
 
 /* ---- the stream ---- */
 
-enum { BATCH_ROWS = 5000 };
+enum { TASK_BEHIND_MS = 500, TASK_PATIENCE_MS = 10 };
 
-static status MUST_CHECK task_commit(struct task *t)
+static bool task_batch_empty(const struct task *t)
 {
-    lsn_t before = t->apply.applied_lsn;
-    TRY(apply_commit(&t->apply));
+    return !t->apply.open && !t->writing && !t->windows[0].n && !t->windows[1].n;
+}
+
+/* Is the row of twsync's own tables the opposite task's mark?  Other jobs' marks are nothing to us:
+ * their transactions are changes like any other. */
+static bool task_is_our_mark(const struct task *t, const struct rel *rel, const struct msg *m)
+{
+    const struct tuple *row = m->row.new.n ? &m->row.new : &m->row.old;
+    if (!rel->is_marker) return false;
+    for (int i = 0; i < rel->ncolumns && i < row->n; i++)
+        if (str_is(rel->columns[i].name, "task"))
+            return row->values[i].kind == 't' && str_is(row->values[i].data, t->opposite);
+    return false;
+}
+
+/* A relation described anew: waiting changes speak of its old description. */
+static enum take task_relation(struct task *t, const struct msg *m)
+{
+    struct apply *ap = &t->apply;
+    if (apply_rel(ap, m->relid)) {
+        if (t->writing || t->w->n) return TAKE_LATER;
+        apply_forget_rel(ap, m->relid);
+    }
+    struct rel *rel = rel_learn(m);
+    rel->next = ap->rels;
+    ap->rels = rel;
+    return TAKE_DONE;
+}
+
+/* The relation of a change that is to be applied; *out NULL when it is not ours to apply, or when
+ * its place must be looked up first and the target is at work. */
+static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **out,
+                                  enum take *take)
+{
+    struct rel *rel = apply_rel(&t->apply, relid);
+    *out = NULL;
+    if (!rel) return fail(&t->e, TW_EPROTO, "change of unknown relation %" PRIu32, relid);
+    if (rel->is_marker) return TW_OK;
+    if (!rel->resolved && t->writing) {
+        *take = TAKE_LATER;
+        return TW_OK;
+    }
+    if (!rel->resolved) TRY(rel_resolve(rel, &t->to, t->name));
+    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
+    *out = rel;
+    return TW_OK;
+}
+
+static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum take *take)
+{
+    struct rel *rel = apply_rel(&t->apply, m->relid);
+    if (!t->decided) {
+        t->decided = true;
+        t->dropping = rel && task_is_our_mark(t, rel, m);
+        if (t->dropping) return TW_OK;
+    }
+    TRY(task_rel(t, m->relid, &rel, take));
+    if (!rel) return TW_OK;
+    if ((m->kind != 'D' && m->row.new.n != rel->ncolumns) ||
+        (m->row.old_kind && m->row.old.n != rel->ncolumns))
+        return fail(&t->e, TW_EPROTO, "change of %s has another number of columns than the table",
+                    rel->quoted);
+    struct change c = {.rel = rel, .m = m->row, .commit_lsn = t->begin.final_lsn,
+                       .commit_us = t->begin.commit_us, .seq = t->seq};
+    if (!t->conf->bulk && !t->w->n) t->w->by_row = true;
+    *take = window_add(t->w, &c, apply_whole(&t->apply, rel));
+    if (*take == TAKE_LATER) return TW_OK;
+    t->seq++;
+    if (rel->has_deferrable) t->care = true;
+    return TW_OK;
+}
+
+static status MUST_CHECK task_truncate(struct task *t, const struct msg *m, enum take *take)
+{
+    struct rel **rels = arena_array(&t->w->arena, struct rel *, m->nrelids + 1);
+    int n = 0;
+    t->decided = true;
+    if (t->writing || t->w->n) {
+        *take = TAKE_LATER;
+        return TW_OK;
+    }
+    for (int i = 0; i < m->nrelids; i++) {
+        TRY(task_rel(t, m->relids[i], &rels[n], take));
+        n += rels[n] != NULL;
+    }
+    if (!n) return TW_OK;
+    if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
+    return apply_truncate(&t->apply, rels, n, m->options);
+}
+
+/* The end of a source transaction: the window may end here, and does when it is large enough. */
+static void task_end_txn(struct task *t, const struct msg *m)
+{
+    struct window *w = t->w;
+    t->in_txn = false;
+    t->seen_lsn = m->end_lsn;
+    if (t->dropping) t->stat->skipped_transactions++;
+    bool open = t->writing ? t->leaves_open : t->apply.open;
+    if (!w->n && !open) return;
+    w->end_lsn = m->end_lsn;
+    if (!t->dropping) {
+        w->commit_us = m->commit_us;
+        w->transactions++;
+    }
+    int64_t rows = w->n + (t->writing ? 0 : t->apply.rows);
+    w->settle = t->care;
+    if (t->care || t->solo_until_lsn || rows >= t->conf->batch ||
+        window_bytes(w) > WINDOW_BYTES / 4 * 3)
+        w->closed = true;
+    t->care = false;
+#ifdef TWSYNC_HARD
+    w->closed = true;
+#endif
+}
+
+static status MUST_CHECK task_message(struct task *t, const struct msg *m, enum take *take)
+{
+    switch (m->kind) {
+    case 'B':
+        if (t->in_txn) return fail(&t->e, TW_EPROTO, "BEGIN inside a transaction");
+        t->begin = *m;
+        t->in_txn = true;
+        t->decided = t->care = false;
+        t->seq = 0;
+        t->dropping = m->final_lsn < t->progress.applied_lsn;
+        t->behind = t->repl.source_us - m->commit_us > TASK_BEHIND_MS * 1000;
+        return TW_OK;
+    case 'O':
+        if (str_is(m->name, t->opposite_origin)) t->dropping = true;
+        return TW_OK;
+    case 'R': *take = task_relation(t, m); return TW_OK;
+    case 'I':
+    case 'U':
+    case 'D': return t->dropping ? TW_OK : task_change(t, m, take);
+    case 'T': return t->dropping ? TW_OK : task_truncate(t, m, take);
+    case 'C':
+        if (!t->in_txn) return fail(&t->e, TW_EPROTO, "COMMIT outside a transaction");
+        task_end_txn(t, m);
+        return TW_OK;
+    default: return TW_OK;
+    }
+}
+
+/* One pgoutput message.  Its bytes are copied into the window's arena, where a change waits. */
+static status MUST_CHECK task_handle(struct task *t, const char *body, size_t len, enum take *take)
+{
+    struct window *w = t->w;
+    *take = TAKE_DONE;
+    if (t->dropping && t->in_txn && len && memchr("IUD", body[0], 3)) return TW_OK;
+    char *copy = arena_bytes(&w->arena, body, len);
+    struct msg m;
+    TRY(msg_decode(copy, len, &w->arena, &m, &t->e));
+    status s = task_message(t, &m, take);
+    if (*take == TAKE_DONE) t->stat->bytes += (int64_t) len;
+    if (s == TW_OK && !w->n) arena_reset(&w->arena);  /* Begin, kept beyond, holds no pointers */
+    return s;
+}
+
+/* ---- reading and writing at once ---- */
+
+/* The next message: the one that had to wait, or a new one; *frame NULL when there is none yet. */
+static status MUST_CHECK task_next(struct task *t, char **frame, char **body, size_t *len,
+                                   bool *keepalive)
+{
+    *keepalive = false;
+    *frame = t->held;
+    *body = t->held_body;
+    *len = t->held_len;
+    t->held = NULL;
+    return *frame ? TW_OK : repl_read(&t->repl, frame, body, len, keepalive);
+}
+
+enum gathered { GATHER_EMPTY, GATHER_FULL, GATHER_TURN };
+
+/* Gather what has arrived into the window, until nothing more is there, or the window is full or a
+ * message has to wait for it (t->held), or it is time to look around. */
+static status MUST_CHECK task_gather(struct task *t, enum gathered *why)
+{
+    enum { TURN = 20000 };
+    for (int i = 0; i < TURN; i++) {
+        char *frame, *body = NULL;
+        size_t len = 0;
+        bool keepalive;
+        enum take take;
+        *why = GATHER_FULL;
+        if (t->w->closed) return TW_OK;
+        TRY(task_next(t, &frame, &body, &len, &keepalive));
+        if (keepalive && !t->in_txn && t->repl.keepalive_lsn > t->seen_lsn)
+            t->seen_lsn = t->repl.keepalive_lsn;
+        if (keepalive) continue;
+        *why = GATHER_EMPTY;
+        if (!frame) return TW_OK;
+        status s = task_handle(t, body, len, &take);
+        *why = GATHER_FULL;
+        if (s == TW_OK && take == TAKE_LATER) {
+            t->held = frame;
+            t->held_body = body;
+            t->held_len = len;
+            return TW_OK;
+        }
+        PQfreemem(frame);
+        TRY(s);
+    }
+    *why = GATHER_TURN;
+    return TW_OK;
+}
+
+/* While the target works: the next window fills, and when it is full some more is read ahead. */
+static status task_tick_writing(void *arg)
+{
+    struct task *t = arg;
+    enum gathered why;
+    t->stat->beat_us = os_wall();
+    if (!PQconsumeInput(t->repl.db.pg))
+        return db_fail_conn(&t->repl.db, "read the replication stream");
+    if (!t->held) TRY(task_gather(t, &why));
+    if (t->held || t->w->closed) TRY(repl_pull(&t->repl));
+    t->to.also_fd = repl_has_room(&t->repl) ? PQsocket(t->repl.db.pg) : -1;
+    return repl_keepalive(&t->repl);
+}
+
+/* Write the gathered window, and commit when it ends between two transactions. */
+static status MUST_CHECK task_write_window(struct task *t, struct window *w, bool commit)
+{
+    struct apply *ap = &t->apply;
+    bool marked = !ap->open && commit && !w->settle;
+    if (!ap->first_lsn) ap->first_lsn = w->first_lsn;
+    if (w->end_lsn) ap->end_lsn = w->end_lsn;
+    if (w->commit_us) ap->commit_us = w->commit_us;
+    ap->transactions += w->transactions;
+    TRY(apply_window(ap, w, marked ? ap->end_lsn : 0));
+    if (w->settle) TRY(apply_settle_deferred(ap));
+    return commit ? apply_commit(ap, marked) : TW_OK;
+}
+
+static void task_applied(struct task *t, lsn_t before)
+{
     retention_note(&t->retention, before, os_now(), t->job->retention_us);
     if (t->apply.applied_lsn > t->solo_until_lsn) t->solo_until_lsn = 0;
     t->stat->applied_lsn = t->apply.applied_lsn;
@@ -9972,177 +11097,25 @@ static status MUST_CHECK task_commit(struct task *t)
     t->attempts = 0;
     task_up(t);
     assert_task(t);
-    return TW_OK;
 }
 
-static bool task_batch_empty(const struct task *t)
+static status MUST_CHECK task_write(struct task *t)
 {
-    return !t->apply.open && !t->apply.nwindow;
-}
-
-/* Is the row of twsync's own tables the opposite task's mark?  Other jobs' marks are nothing to us:
- * their transactions are changes like any other. */
-static bool task_is_our_mark(const struct task *t, const struct rel *rel, const struct msg *m)
-{
-    const struct tuple *row = m->new.n ? &m->new : &m->old;
-    if (!rel->is_marker) return false;
-    for (int i = 0; i < rel->ncolumns && i < row->n; i++)
-        if (str_is(rel->columns[i].name, "task"))
-            return row->values[i].kind == 't' && str_is(row->values[i].data, t->opposite);
-    return false;
-}
-
-static void task_relation(struct task *t, const struct msg *m)
-{
-    struct apply *ap = &t->apply;
-    assert(!ap->nwindow);
-    apply_forget_rel(ap, m->relid);
-    struct rel *rel = rel_learn(m);
-    rel->next = ap->rels;
-    ap->rels = rel;
-}
-
-/* The relation of a change that is to be applied; *out NULL when it is not ours to apply. */
-static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **out)
-{
-    struct rel *rel = apply_rel(&t->apply, relid);
-    *out = NULL;
-    if (!rel) return fail(&t->e, TW_EPROTO, "change of unknown relation %" PRIu32, relid);
-    if (rel->is_marker) return TW_OK;
-    if (!rel->resolved) TRY(rel_resolve(rel, &t->to, t->name));
-    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
-    *out = rel;
-    return TW_OK;
-}
-
-static status MUST_CHECK task_change(struct task *t, const struct msg *m, size_t bytes)
-{
-    struct rel *rel = apply_rel(&t->apply, m->relid);
-    if (!t->decided) {
-        t->decided = true;
-        t->dropping = rel && task_is_our_mark(t, rel, m);
-        if (t->dropping) return TW_OK;
-    }
-    TRY(task_rel(t, m->relid, &rel));
-    if (!rel) return TW_OK;
-    if ((m->kind != 'D' && m->new.n != rel->ncolumns) ||
-        (m->old_kind && m->old.n != rel->ncolumns))
-        return fail(&t->e, TW_EPROTO, "change of %s has another number of columns than the table",
-                    rel->quoted);
-    struct change c = {.rel = rel, .m = *m, .commit_lsn = t->begin.final_lsn,
-                       .commit_us = t->begin.commit_us, .seq = t->seq++};
-    return apply_add(&t->apply, &c, bytes);
-}
-
-static status MUST_CHECK task_truncate(struct task *t, const struct msg *m)
-{
-    struct rel **rels = arena_array(&t->apply.arena, struct rel *, m->nrelids + 1);
-    int n = 0;
-    t->decided = true;
-    for (int i = 0; i < m->nrelids; i++) {
-        TRY(task_rel(t, m->relids[i], &rels[n]));
-        n += rels[n] != NULL;
-    }
-    if (!n) return TW_OK;
-    if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
-    return apply_truncate(&t->apply, rels, n, m->options);
-}
-
-static status MUST_CHECK task_end_txn(struct task *t, const struct msg *m)
-{
-    struct apply *ap = &t->apply;
-    t->in_txn = false;
-    t->seen_lsn = m->end_lsn;
-    if (t->dropping) t->stat->skipped_transactions++;
-    if (task_batch_empty(t)) return TW_OK;
-    if (ap->has_care) {
-        TRY(apply_window(ap, 0));
-        TRY(apply_settle_deferred(ap));
-    }
-    ap->end_lsn = m->end_lsn;
-    if (!t->dropping) {
-        ap->commit_us = m->commit_us;
-        ap->transactions++;
-    }
-#ifdef TWSYNC_HARD
-    return task_commit(t);
-#endif
-    if (t->solo_until_lsn || ap->rows + ap->nwindow >= BATCH_ROWS) return task_commit(t);
-    return TW_OK;
-}
-
-static status MUST_CHECK task_message(struct task *t, const struct msg *m, size_t bytes)
-{
-    switch (m->kind) {
-    case 'B':
-        if (t->in_txn) return fail(&t->e, TW_EPROTO, "BEGIN inside a transaction");
-        t->begin = *m;
-        t->in_txn = true;
-        t->decided = false;
-        t->seq = 0;
-        t->dropping = m->final_lsn < t->progress.applied_lsn;
-        return TW_OK;
-    case 'O':
-        if (str_is(m->name, t->opposite_origin)) t->dropping = true;
-        return TW_OK;
-    case 'R': task_relation(t, m); return TW_OK;
-    case 'I':
-    case 'U':
-    case 'D': return t->dropping ? TW_OK : task_change(t, m, bytes);
-    case 'T': return t->dropping ? TW_OK : task_truncate(t, m);
-    case 'C':
-        if (!t->in_txn) return fail(&t->e, TW_EPROTO, "COMMIT outside a transaction");
-        return task_end_txn(t, m);
-    default: return TW_OK;
-    }
-}
-
-enum { IDLE_ARENA = 4 * 1024 * 1024 };
-
-/* One pgoutput message.  Its bytes are copied into the window's arena, where a change waits. */
-static status MUST_CHECK task_handle(struct task *t, const char *body, size_t len)
-{
-    struct apply *ap = &t->apply;
-    if (t->dropping && t->in_txn && len && memchr("IUD", body[0], 3)) return TW_OK;
-    /* A relation described anew: the waiting changes speak of its old description. */
-    bool flush = (len && body[0] == 'R') || ap->arena.total > IDLE_ARENA;
-    if (flush && ap->nwindow) TRY(apply_window(ap, 0));
-    char *copy = arena_alloc(&ap->arena, len + 1);
-    memcpy(copy, body, len);
-    struct msg m;
-    TRY(msg_decode(copy, len, &ap->arena, &m, &t->e));
-    t->stat->bytes += (int64_t) len;
-    /* Begin is remembered beyond the window: it holds no pointers. */
-    status s = task_message(t, &m, len);
-    if (s == TW_OK && !ap->nwindow) {
-        arena_reset(&ap->arena);
-        ap->window = NULL;
-    }
-    return s;
-}
-
-/* Take what has arrived.  *more: a bound was reached before the socket was empty. */
-static status MUST_CHECK task_read(struct task *t, bool *more)
-{
-    enum { TURN = 20000 };
-    *more = false;
-    for (int i = 0; i < TURN; i++) {
-        char *frame, *body = NULL;
-        size_t len = 0;
-        bool keepalive;
-        TRY(repl_read(&t->repl, &frame, &body, &len, &keepalive));
-        if (!frame && !keepalive) return TW_OK;
-        if (keepalive) {
-            if (!t->in_txn && t->repl.keepalive_lsn > t->seen_lsn)
-                t->seen_lsn = t->repl.keepalive_lsn;
-            continue;
-        }
-        status s = task_handle(t, body, len);
-        PQfreemem(frame);
-        TRY(s);
-        if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
-    }
-    *more = true;
+    struct window *w = t->w;
+    bool commit = !t->in_txn;
+    lsn_t before = t->apply.applied_lsn;
+    t->w = &t->windows[w == t->windows];
+    t->writing = true;
+    t->leaves_open = !commit;
+    t->to.also_fd = PQsocket(t->repl.db.pg);
+    t->to.tick = task_tick_writing;
+    status s = task_write_window(t, w, commit);
+    t->to.tick = task_tick;
+    t->to.also_fd = -1;
+    t->writing = false;
+    if (s != TW_OK) return s;
+    window_reset(w);
+    if (commit) task_applied(t, before);
     return TW_OK;
 }
 
@@ -10162,9 +11135,13 @@ static status MUST_CHECK task_confirm(struct task *t)
         TRY(task_finish_init(t));
         task_up(t);
     }
+    if (ap->durable_lsn < ap->applied_lsn && !ap->open && now >= t->ask_due_us) {
+        t->ask_due_us = now + USEC_SEC / 5;
+        TRY(apply_ask_durable(ap));
+    }
     t->repl.received_lsn = t->seen_lsn;
-    TRY(repl_confirm(&t->repl, retention_limit(&t->retention, ap->applied_lsn, now,
-                                               t->job->retention_us)));
+    lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now, t->job->retention_us);
+    TRY(repl_confirm(&t->repl, may < ap->durable_lsn ? may : ap->durable_lsn));
     return repl_keepalive(&t->repl);
 }
 
@@ -10192,6 +11169,7 @@ static void task_timers(struct task *t)
 
 static status MUST_CHECK task_wait(struct task *t)
 {
+    repl_low_water(&t->repl, 1);
     struct pollfd p = {.fd = PQsocket(t->repl.db.pg), .events = POLLIN};
     usec ms = (t->repl.feedback_us - os_now()) / 1000;
     if (ms > 500) ms = 500;
@@ -10203,18 +11181,26 @@ static status MUST_CHECK task_wait(struct task *t)
     return p.revents ? TW_OK : repl_check_silence(&t->repl);
 }
 
-/* The loop: read, apply, confirm, wait.  A batch is committed as soon as the socket has no more, so
- * a single transaction goes at once and a backlog goes in large ones. */
+/* The loop: gather, write, confirm, wait.  A batch is committed as soon as there is no more, so a
+ * single transaction goes at once; what comes while the target works gathers into the next one. */
 static status MUST_CHECK task_stream(struct task *t)
 {
     for (;;) {
-        bool more;
+        enum gathered why;
+        bool more = false;
         assert_task(t);
-        TRY(task_read(t, &more));
-        if (!more && !t->in_txn && !task_batch_empty(t)) TRY(task_commit(t));
-        TRY(task_confirm(t));
+        TRY(task_gather(t, &why));
+        if (why == GATHER_EMPTY) {
+            TRY(repl_fill(&t->repl, t->behind ? TASK_PATIENCE_MS : 0, &more));
+            t->behind = t->behind && more;
+        }
+        bool write = why == GATHER_FULL || (why == GATHER_EMPTY && !more && !t->in_txn);
+        write = write && (t->w->n || t->apply.open);
+        if (write) TRY(task_write(t));
+        TRY(more ? repl_keepalive(&t->repl) : task_confirm(t));
         task_timers(t);
-        if (!more) TRY(task_wait(t));
+        if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
+        if (why == GATHER_EMPTY && !more && !write) TRY(task_wait(t));
     }
 }
 
@@ -10260,6 +11246,9 @@ static void task_close(struct task *t, status s)
 {
     if (s == TW_ECONFLICT) apply_record_left(&t->apply);
     apply_end(&t->apply);
+    if (t->held) PQfreemem(t->held);
+    t->held = NULL;
+    for (int i = 0; i < 2; i++) window_free(&t->windows[i]);
     db_abandon(&t->to);
     db_abandon(&t->from);
     repl_close(&t->repl);
@@ -10274,7 +11263,9 @@ static void task_session_init(struct task *t)
                               .merge = t->conf->merge};
     t->to = t->from = (struct db){0};
     t->progress = (struct progress){0};
-    t->in_txn = t->dropping = false;
+    for (int i = 0; i < 2; i++) t->windows[i].number = i + 1;
+    t->w = t->windows;
+    t->in_txn = t->dropping = t->writing = t->behind = t->care = false;
     t->seen_lsn = t->catchup_lsn = 0;
     error_clear(&t->e);
 }

@@ -58,8 +58,8 @@ static void message_text(struct buf *b, const struct msg *m)
     case 'U':
     case 'D':
         buf_fmt(b, " %" PRIu32, m->relid);
-        if (m->old_kind) message_row(b, m->old_kind, &m->old);
-        if (m->kind != 'D') message_row(b, 'N', &m->new);
+        if (m->row.old_kind) message_row(b, m->row.old_kind, &m->row.old);
+        if (m->kind != 'D') message_row(b, 'N', &m->row.new);
         break;
     case 'T':
         buf_fmt(b, " %u", m->options);
@@ -72,7 +72,7 @@ static void message_text(struct buf *b, const struct msg *m)
 /* Are all values where the message is, and terminated? */
 static bool message_sound(const struct msg *m, const char *data, size_t len)
 {
-    const struct tuple *const rows[] = {&m->old, &m->new};
+    const struct tuple *const rows[] = {&m->row.old, &m->row.new};
     for (int r = 0; r < 2; r++) {
         for (int i = 0; i < rows[r]->n; i++) {
             const struct value *v = &rows[r]->values[i];

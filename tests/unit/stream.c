@@ -249,15 +249,15 @@ static struct tuple make_row(struct arena *a, int n, const char *const *texts)
     for (int i = 0; i < n; i++) {
         bool none = str_is(texts[i], "n") || str_is(texts[i], "u");
         t.values[i] = none ? (struct value){.kind = texts[i][0]}
-                           : (struct value){'t', texts[i], (uint32_t) strlen(texts[i])};
+                           : (struct value){texts[i], (uint32_t) strlen(texts[i]), 't'};
     }
     return t;
 }
 
 static void test_value_equal(void)
 {
-    const struct value null = {.kind = 'n'}, empty = {'t', "", 0}, x = {'t', "x", 1},
-                       y = {'t', "y", 1}, xx = {'t', "xx", 2};
+    const struct value null = {.kind = 'n'}, empty = {"", 0, 't'}, x = {"x", 1, 't'},
+                       y = {"y", 1, 't'}, xx = {"xx", 2, 't'};
     CHECK(value_equal(&null, &null) && value_equal(&x, &x) && value_equal(&empty, &empty));
     CHECK(!value_equal(&null, &empty) && !value_equal(&empty, &null));
     CHECK(!value_equal(&x, &y) && !value_equal(&x, &xx) && !value_equal(&xx, &x));
@@ -272,7 +272,7 @@ static void check_changed(char target, bool key, char old_kind, const char *was,
     struct arena a = {0};
     const struct column columns[] = {{"c", key, target}, {"other", false, ' '}};
     struct rel *rel = make_rel("s", "t", key ? 'd' : 'f', 2, columns, 0, NULL);
-    struct msg m = {.kind = 'U', .old_kind = old_kind};
+    struct dml m = {.kind = 'U', .old_kind = old_kind};
     bool set[2] = {true, true};
     m.new = make_row(&a, 2, (const char *const[]){is, "u"});
     if (old_kind == 'O' || (old_kind == 'K' && key))
@@ -312,7 +312,7 @@ static void test_changed_identity_always(void)
     struct arena a = {0};
     const struct column columns[] = {{"id", true, ' '}, {"c", false, 'a'}};
     struct rel *rel = make_rel("s", "t", 'd', 2, columns, 1, (const int[]){0});
-    struct msg m = {.kind = 'U', .new = make_row(&a, 2, (const char *const[]){"1", "2"})};
+    struct dml m = {.kind = 'U', .new = make_row(&a, 2, (const char *const[]){"1", "2"})};
     bool set[2];
     CHECK(!rel_changed(rel, &m, set));
     rel_free(rel);
@@ -364,15 +364,15 @@ static void check_stmt_by(struct rel *rel, char kind, char old_kind, const bool 
     struct arena a = {0};
     int serial = 0;
     struct buf b = {0};
-    struct msg m = {.kind = kind, .old_kind = old_kind};
-    struct stmt *st = rel_stmt(rel, &m, set, whole, &serial, &a);
+    const struct colset *cols = set ? rel_colset(rel, set, &a) : NULL;
+    struct stmt *st = rel_stmt(rel, kind, old_kind, cols, whole, &serial, &a);
     buf_fmt(&b, "%s |", st->sql);
     for (int i = 0; i < st->nparams; i++)
         buf_fmt(&b, " %c%d", "nok"[st->params[i].from], st->params[i].column);
     CHECK_STR(b.data, want);
     for (int i = 0; i < st->nparams; i++)
         CHECK(st->types[i] == rel->targets[rel->target_of[st->params[i].column]].type);
-    CHECK(rel_stmt(rel, &m, set, whole, &serial, &a) == st && serial == 1);
+    CHECK(rel_stmt(rel, kind, old_kind, cols, whole, &serial, &a) == st && serial == 1);
     CHECK_STR(st->name, "tw1");
     rel->stmts = NULL;
     rel->nstmts = 0;
@@ -389,16 +389,16 @@ static void test_stmt_plain(void)
 {
     const struct column columns[] = {{"id", true, ' '}, {"v", false, ' '}, {"w", false, ' '}};
     struct rel *rel = make_rel("s", "t", 'd', 3, columns, 1, (const int[]){0});
-    check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"s\".\"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM"
-               " VALUE VALUES ($1, $2, $3) | n0 n1 n2");
-    check_stmt(rel, 'U', 0, (const bool[]){0, 1, 1}, "UPDATE ONLY \"s\".\"t\" SET \"v\" = $1,"
-               " \"w\" = $2 WHERE \"id\" OPERATOR(pg_catalog.=) $3 | n1 n2 k0");
-    check_stmt(rel, 'U', 'K', (const bool[]){1, 0, 1}, "UPDATE ONLY \"s\".\"t\" SET \"id\" = $1,"
-               " \"w\" = $2 WHERE \"id\" OPERATOR(pg_catalog.=) $3 | n0 n2 k0");
-    check_stmt(rel, 'U', 0, (const bool[]){0, 0, 0}, "SELECT 1 FROM ONLY \"s\".\"t\""
-               " WHERE \"id\" OPERATOR(pg_catalog.=) $1 | k0");
-    check_stmt(rel, 'D', 'K', NULL, "DELETE FROM ONLY \"s\".\"t\""
-               " WHERE \"id\" OPERATOR(pg_catalog.=) $1 | k0");
+    check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"s\".\"t\" (\"id\", \"v\", \"w\") OVERRIDING"
+               " SYSTEM VALUE VALUES ($1, $2, $3) | n0 n1 n2");
+    check_stmt(rel, 'U', 0, (const bool[]){0, 1, 1}, "UPDATE ONLY \"s\".\"t\" t SET \"v\" = $1,"
+               " \"w\" = $2 WHERE t.\"id\" OPERATOR(pg_catalog.=) $3 | n1 n2 k0");
+    check_stmt(rel, 'U', 'K', (const bool[]){1, 0, 1}, "UPDATE ONLY \"s\".\"t\" t SET \"id\" ="
+               " $1, \"w\" = $2 WHERE t.\"id\" OPERATOR(pg_catalog.=) $3 | n0 n2 k0");
+    check_stmt(rel, 'U', 0, (const bool[]){0, 0, 0}, "SELECT 1 FROM ONLY \"s\".\"t\" t WHERE"
+               " t.\"id\" OPERATOR(pg_catalog.=) $1 | k0");
+    check_stmt(rel, 'D', 'K', NULL, "DELETE FROM ONLY \"s\".\"t\" t WHERE t.\"id\""
+               " OPERATOR(pg_catalog.=) $1 | k0");
     rel_free(rel);
 }
 
@@ -407,24 +407,25 @@ static void test_stmt_whole_row(void)
 {
     const struct column columns[] = {{"id", true, ' '}, {"v", true, ' '}, {"w", true, ' '}};
     struct rel *rel = make_rel("s", "t", 'f', 3, columns, 1, (const int[]){0});
-    check_stmt(rel, 'U', 'O', (const bool[]){0, 0, 1}, "UPDATE ONLY \"s\".\"t\" SET \"w\" = $1"
-               " WHERE \"id\" OPERATOR(pg_catalog.=) $2 AND ROW(\"w\")::record"
+    check_stmt(rel, 'U', 'O', (const bool[]){0, 0, 1}, "UPDATE ONLY \"s\".\"t\" t SET \"w\" = $1"
+               " WHERE t.\"id\" OPERATOR(pg_catalog.=) $2 AND ROW(t.\"w\")::record"
                " OPERATOR(pg_catalog.*=) ROW($3)::record | n2 k0 o2");
-    check_stmt(rel, 'U', 'O', (const bool[]){1, 1, 0}, "UPDATE ONLY \"s\".\"t\" SET \"id\" = $1,"
-               " \"v\" = $2 WHERE \"id\" OPERATOR(pg_catalog.=) $3 AND ROW(\"id\", \"v\")::record"
-               " OPERATOR(pg_catalog.*=) ROW($4, $5)::record | n0 n1 k0 o0 o1");
-    check_stmt(rel, 'U', 'O', (const bool[]){0, 0, 0}, "SELECT 1 FROM ONLY \"s\".\"t\" WHERE \"id\""
-               " OPERATOR(pg_catalog.=) $1 AND true | k0");
-    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" WHERE \"id\""
-               " OPERATOR(pg_catalog.=) $1 AND ROW(\"id\", \"v\", \"w\")::record"
+    check_stmt(rel, 'U', 'O', (const bool[]){1, 1, 0}, "UPDATE ONLY \"s\".\"t\" t SET \"id\" ="
+               " $1, \"v\" = $2 WHERE t.\"id\" OPERATOR(pg_catalog.=) $3 AND ROW(t.\"id\","
+               " t.\"v\")::record OPERATOR(pg_catalog.*=) ROW($4, $5)::record | n0 n1 k0 o0 o1");
+    check_stmt(rel, 'U', 'O', (const bool[]){0, 0, 0}, "SELECT 1 FROM ONLY \"s\".\"t\" t WHERE"
+               " t.\"id\" OPERATOR(pg_catalog.=) $1 AND true | k0");
+    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" t WHERE t.\"id\""
+               " OPERATOR(pg_catalog.=) $1 AND ROW(t.\"id\", t.\"v\", t.\"w\")::record"
                " OPERATOR(pg_catalog.*=) ROW($2, $3, $4)::record | k0 o0 o1 o2");
     /* Merging by rows, any difference counts. */
-    check_stmt_by(rel, 'U', 'O', (const bool[]){0, 0, 1}, true, "UPDATE ONLY \"s\".\"t\" SET"
-                  " \"w\" = $1 WHERE \"id\" OPERATOR(pg_catalog.=) $2 AND ROW(\"id\", \"v\", \"w\")"
-                  "::record OPERATOR(pg_catalog.*=) ROW($3, $4, $5)::record | n2 k0 o0 o1 o2");
+    check_stmt_by(rel, 'U', 'O', (const bool[]){0, 0, 1}, true, "UPDATE ONLY \"s\".\"t\" t SET"
+                  " \"w\" = $1 WHERE t.\"id\" OPERATOR(pg_catalog.=) $2 AND ROW(t.\"id\","
+                  " t.\"v\", t.\"w\")::record OPERATOR(pg_catalog.*=) ROW($3, $4, $5)::record |"
+                  " n2 k0 o0 o1 o2");
     rel->only = ""; /* a partitioned table */
-    check_stmt(rel, 'U', 0, (const bool[]){0, 0, 1}, "UPDATE \"s\".\"t\" SET \"w\" = $1"
-               " WHERE \"id\" OPERATOR(pg_catalog.=) $2 | n2 k0");
+    check_stmt(rel, 'U', 0, (const bool[]){0, 0, 1}, "UPDATE \"s\".\"t\" t SET \"w\" = $1 WHERE"
+               " t.\"id\" OPERATOR(pg_catalog.=) $2 | n2 k0");
     rel_free(rel);
 }
 
@@ -433,12 +434,13 @@ static void test_stmt_keyless(void)
 {
     const struct column columns[] = {{"a", true, ' '}, {"b", true, ' '}};
     struct rel *rel = make_rel("s", "t", 'f', 2, columns, 0, NULL);
-    check_stmt(rel, 'U', 'O', (const bool[]){0, 1}, "UPDATE ONLY \"s\".\"t\" SET \"b\" = $1"
-               " WHERE ctid = (SELECT ctid FROM ONLY \"s\".\"t\" WHERE ROW(\"a\", \"b\")::record"
-               " OPERATOR(pg_catalog.*=) ROW($2, $3)::record LIMIT 1) | n1 o0 o1");
-    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" WHERE ctid = (SELECT ctid FROM"
-               " ONLY \"s\".\"t\" WHERE ROW(\"a\", \"b\")::record OPERATOR(pg_catalog.*=)"
-               " ROW($1, $2)::record LIMIT 1) | o0 o1");
+    check_stmt(rel, 'U', 'O', (const bool[]){0, 1}, "UPDATE ONLY \"s\".\"t\" t SET \"b\" = $1"
+               " WHERE t.ctid = (SELECT t.ctid FROM ONLY \"s\".\"t\" t WHERE ROW(t.\"a\","
+               " t.\"b\")::record OPERATOR(pg_catalog.*=) ROW($2, $3)::record LIMIT 1) | n1 o0"
+               " o1");
+    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" t WHERE t.ctid = (SELECT"
+               " t.ctid FROM ONLY \"s\".\"t\" t WHERE ROW(t.\"a\", t.\"b\")::record"
+               " OPERATOR(pg_catalog.*=) ROW($1, $2)::record LIMIT 1) | o0 o1");
     rel_free(rel);
 }
 
@@ -450,18 +452,18 @@ static void test_stmt_odd(void)
     check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"Odd \"\"s\"\"\".\"t.y\" (\"A\"\"b\", \"$1\","
                " \"it's; --\") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3) | n0 n1 n3");
     check_stmt(rel, 'U', 'K', (const bool[]){1, 0, 0, 0}, "UPDATE ONLY \"Odd \"\"s\"\"\".\"t.y\""
-               " SET \"A\"\"b\" = $1 WHERE \"$1\" OPERATOR(pg_catalog.=) $2 AND \"A\"\"b\""
+               " t SET \"A\"\"b\" = $1 WHERE t.\"$1\" OPERATOR(pg_catalog.=) $2 AND t.\"A\"\"b\""
                " OPERATOR(ext.===) $3 | n0 k1 k0");
-    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"Odd \"\"s\"\"\".\"t.y\" WHERE \"$1\""
-               " OPERATOR(pg_catalog.=) $1 AND \"A\"\"b\" OPERATOR(ext.===) $2 AND"
-               " ROW(\"A\"\"b\", \"$1\", \"it's; --\")::record OPERATOR(pg_catalog.*=)"
+    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"Odd \"\"s\"\"\".\"t.y\" t WHERE t.\"$1\""
+               " OPERATOR(pg_catalog.=) $1 AND t.\"A\"\"b\" OPERATOR(ext.===) $2 AND"
+               " ROW(t.\"A\"\"b\", t.\"$1\", t.\"it's; --\")::record OPERATOR(pg_catalog.*=)"
                " ROW($3, $4, $5)::record | k1 k0 o0 o1 o3");
     rel_free(rel);
     const struct column all_generated[] = {{"g", false, 'g'}};
     rel = make_rel("s", "t", 'f', 1, all_generated, 0, NULL);
     check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"s\".\"t\" DEFAULT VALUES |");
-    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" WHERE ctid = (SELECT ctid FROM"
-               " ONLY \"s\".\"t\" WHERE true LIMIT 1) |");
+    check_stmt(rel, 'D', 'O', NULL, "DELETE FROM ONLY \"s\".\"t\" t WHERE t.ctid = (SELECT"
+               " t.ctid FROM ONLY \"s\".\"t\" t WHERE true LIMIT 1) |");
     rel_free(rel);
     rel = make_rel("s", "none", 'f', 0, NULL, 0, NULL);
     check_stmt(rel, 'I', 0, NULL, "INSERT INTO \"s\".\"none\" DEFAULT VALUES |");
@@ -477,18 +479,19 @@ static void test_stmt_kept(void)
                                      i == 0, ' '};
     struct rel *rel = make_rel("s", "t", 'd', 8, columns, 1, (const int[]){0});
     struct arena a = {0};
-    struct msg m = {.kind = 'U'};
     int serial = 0, unnamed = 0;
     for (int bits = 0; bits < 256; bits += 2) {
         bool set[8];
         for (int i = 0; i < 8; i++) set[i] = bits >> i & 1;
-        struct stmt *st = rel_stmt(rel, &m, set, false, &serial, &a);
+        const struct colset *cols = rel_colset(rel, set, &a);
+        struct stmt *st = rel_stmt(rel, 'U', 0, cols, false, &serial, &a);
         unnamed += st->name[0] == '\0';
-        if (st->name[0]) CHECK(rel_stmt(rel, &m, set, false, &serial, &a) == st);
-        CHECK(!memcmp(st->set, set, sizeof set));
+        CHECK(cols->kept == (st->name[0] != '\0'));
+        if (cols->kept) CHECK(rel_stmt(rel, 'U', 0, cols, false, &serial, &a) == st);
+        CHECK(!memcmp(st->cols->set, set, sizeof set));
     }
-    CHECK(serial == REL_MAX_STMTS && rel->nstmts == REL_MAX_STMTS);
-    CHECK(unnamed == 128 - REL_MAX_STMTS);
+    CHECK(serial == REL_MAX_COLSETS && rel->nstmts == REL_MAX_COLSETS);
+    CHECK(unnamed == 128 - REL_MAX_COLSETS);
     rel_free(rel);
     arena_free(&a);
 }
@@ -497,24 +500,26 @@ static void test_stmt_kept(void)
 
 static void test_conf_decide(void)
 {
-    static const enum conf_action want[CONF_NKINDS][3] = {
-        /*                                  fail        ignore      overwrite */
-        [CONF_insert_exists] =             {ACT_STOP,   ACT_SKIP,   ACT_WRITE},
-        [CONF_update_missing] =            {ACT_INSERT, ACT_INSERT, ACT_INSERT},
-        [CONF_update_exists] =             {ACT_STOP,   ACT_SKIP,   ACT_WRITE},
-        [CONF_update_differs] =            {ACT_STOP,   ACT_SKIP,   ACT_WRITE},
-        [CONF_delete_missing] =            {ACT_SKIP,   ACT_SKIP,   ACT_SKIP},
-        [CONF_delete_differs] =            {ACT_STOP,   ACT_SKIP,   ACT_WRITE},
-        [CONF_multiple_unique_conflicts] = {ACT_STOP,   ACT_SKIP,   ACT_WRITE},
+    static const enum conf_action want[CONF_NKINDS][5] = {
+        /*                             fail        ignore      overwrite   newer       older */
+        [CONF_insert_exists] =         {ACT_STOP, ACT_SKIP, ACT_WRITE, ACT_WRITE, ACT_SKIP},
+        [CONF_update_missing] =        {ACT_INSERT, ACT_INSERT, ACT_INSERT, ACT_INSERT, ACT_INSERT},
+        [CONF_update_exists] =         {ACT_STOP, ACT_SKIP, ACT_WRITE, ACT_WRITE, ACT_SKIP},
+        [CONF_update_differs] =        {ACT_STOP, ACT_SKIP, ACT_WRITE, ACT_WRITE, ACT_SKIP},
+        [CONF_update_deleted] =        {ACT_STOP, ACT_SKIP, ACT_INSERT, ACT_INSERT, ACT_SKIP},
+        [CONF_delete_missing] =        {ACT_SKIP, ACT_SKIP, ACT_SKIP, ACT_SKIP, ACT_SKIP},
+        [CONF_delete_differs] =        {ACT_STOP, ACT_SKIP, ACT_WRITE, ACT_WRITE, ACT_SKIP},
+        [CONF_multiple_unique_conflicts] = {ACT_STOP, ACT_SKIP, ACT_WRITE, ACT_WRITE, ACT_SKIP},
     };
     static const char *const names[CONF_NKINDS] = {
-        "insert_exists", "update_missing", "update_exists", "update_differs", "delete_missing",
-        "delete_differs", "multiple_unique_conflicts"};
-    CHECK(POLICY_FAIL == 0 && POLICY_IGNORE == 1 && POLICY_OVERWRITE == 2);
+        "insert_exists", "update_missing", "update_exists", "update_differs", "update_deleted",
+        "delete_missing", "delete_differs", "multiple_unique_conflicts"};
+    static const enum policy policies[] = {POLICY_FAIL, POLICY_IGNORE, POLICY_OVERWRITE,
+                                           POLICY_LATEST, POLICY_LATEST};
     for (int k = 0; k < CONF_NKINDS; k++) {
         CHECK_STR(conflict_names[k], names[k]);
-        for (int p = 0; p < 3; p++)
-            CHECK(conf_decide((enum conflict_kind) k, (enum policy) p) == want[k][p]);
+        for (int p = 0; p < 5; p++)
+            CHECK(conf_decide((enum conflict_kind) k, policies[p], p == 3) == want[k][p]);
     }
 }
 
@@ -551,7 +556,7 @@ static void test_conf_columns(void)
 
 static void test_careful_same(void)
 {
-    const struct value null = {.kind = 'n'}, empty = {'t', "", 0}, x = {'t', "x", 1};
+    const struct value null = {.kind = 'n'}, empty = {"", 0, 't'}, x = {"x", 1, 't'};
     CHECK(careful_same("anything", &null, true)); /* the server has said so */
     CHECK(careful_same(NULL, &null, false) && careful_same("", &empty, false));
     CHECK(careful_same("x", &x, false));
@@ -617,7 +622,7 @@ static void test_must_replace(void)
     struct rel *rel = make_rel("s", "t", 'd', 2, columns, 1, (const int[]){0});
     const char *now[] = {"1", "x"};
     struct found f = {.values = now};
-    const struct value row[] = {{'t', "2", 1}, {'t', "y", 1}}, same[] = {{'t', "1", 1}, row[1]};
+    const struct value row[] = {{"2", 1, 't'}, {"y", 1, 't'}}, same[] = {{"1", 1, 't'}, row[1]};
     CHECK(careful_must_replace(rel, &f, (const bool[]){true, true}, row));
     CHECK(!careful_must_replace(rel, &f, (const bool[]){false, true}, row));
     CHECK(!careful_must_replace(rel, &f, (const bool[]){true, true}, same));
@@ -630,7 +635,7 @@ static void test_conflict_json(void)
     const struct column columns[] = {{"i\"d", true, ' '}, {"v", false, ' '}, {"big", false, ' '}};
     struct rel *rel = make_rel("s", "t", 'd', 3, columns, 1, (const int[]){0});
     struct arena a = {0};
-    struct change c = {.rel = rel, .m = {.kind = 'U', .relid = 7}};
+    struct change c = {.rel = rel, .m = {.kind = 'U'}};
     c.m.new = make_row(&a, 3, (const char *const[]){"1", "a\"\\\n", "u"});
     CHECK_STR(conflict_key(&a, &c), "{\"i\\\"d\":\"1\"}");
     CHECK_STR(conflict_tuple(&a, &c, &c.m.new, false), "{\"i\\\"d\":\"1\",\"v\":\"a\\\"\\\\\\n\"}");
@@ -791,6 +796,7 @@ static void test_states(void)
 
 static struct stat_task counters;
 static struct job test_job;
+static const struct task_conf test_conf = {.bulk = true, .batch = 1000};
 
 static void stream_open(struct task *t, lsn_t applied)
 {
@@ -805,11 +811,14 @@ static void stream_open(struct task *t, lsn_t applied)
     t->apply.e = &t->e;
     t->apply.stat = &counters;
     t->apply.applied_lsn = t->seen_lsn = applied;
+    t->conf = &test_conf;
+    t->w = t->windows;
 }
 
 static void stream_close(struct task *t)
 {
     apply_end(&t->apply);
+    for (int i = 0; i < 2; i++) window_free(&t->windows[i]);
     arena_free(&t->session);
 }
 
@@ -823,7 +832,9 @@ static status say(struct task *t, struct buf *b)
     error_clear(&t->e);
     char *exact = mem_resize(NULL, b->len); /* task_handle copies */
     memcpy(exact, b->data, b->len);
-    status s = task_handle(t, exact, b->len);
+    enum take take;
+    status s = task_handle(t, exact, b->len, &take);
+    CHECK(s != TW_OK || take == TAKE_DONE);
     free(exact);
     buf_free(b);
     return s;
@@ -877,7 +888,12 @@ static status say_relation(struct task *t, uint32_t relid, const char *schema, c
     }
     status s = say(t, &b);
     struct rel *rel = apply_rel(&t->apply, relid);
-    if (rel && !rel->is_marker) rel->resolved = true; /* as if its place were known */
+    if (rel && !rel->is_marker) { /* as if its place were known */
+        rel->resolved = true;
+        rel->targets = arena_array(&rel->arena, struct target_column, 2);
+        rel->target_of = arena_array(&rel->arena, int, 2);
+        rel->target_of[1] = 1;
+    }
     return s;
 }
 
@@ -919,10 +935,10 @@ static void test_marks(void)
         CHECK(say_relation(&t, 2, "shop", "orders") == TW_OK);
         CHECK(say_row(&t, cases[i].kind, 1, 2, cases[i].value) == TW_OK);
         CHECK(t.dropping == cases[i].dropped);
-        CHECK(t.apply.nwindow == !str_is(cases[i].schema, "twsync")); /* the mark itself never */
-        int before = t.apply.nwindow;
+        CHECK(t.w->n == !str_is(cases[i].schema, "twsync")); /* the mark itself never */
+        int before = t.w->n;
         CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK);
-        CHECK(t.apply.nwindow == before + !cases[i].dropped);
+        CHECK(t.w->n == before + !cases[i].dropped);
         stream_close(&t);
     }
 }
@@ -937,17 +953,17 @@ static void test_dropped(void)
     CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && say_row(&t, 'D', 2, 2, "x") == TW_OK);
     CHECK(say_row(&t, 'I', 55, 2, "x") == TW_OK); /* not even looked at */
     CHECK(say_commit(&t, 2000, 2100) == TW_OK);
-    CHECK(!t.in_txn && t.seen_lsn == 2100 && t.apply.nwindow == 0 && !t.apply.open);
+    CHECK(!t.in_txn && t.seen_lsn == 2100 && t.w->n == 0 && !t.apply.open);
     CHECK(counters.skipped_transactions == 1 && t.apply.transactions == 0);
     /* The next one is its own. */
     CHECK(say_begin(&t, 2200) == TW_OK && !t.dropping);
-    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.apply.nwindow == 1);
-    CHECK(t.apply.window[0].commit_lsn == 2200 && t.apply.window[0].m.new.n == 2);
+    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.w->n == 1);
+    CHECK(t.w->changes[0].commit_lsn == 2200 && t.w->changes[0].m.new.n == 2);
     /* A mark that is not the first change is none: the transaction is somebody else's. */
     CHECK(say_row(&t, 'U', 1, 2, "shop/reverse") == TW_OK && !t.dropping);
-    CHECK(say_row(&t, 'I', 2, 2, "y") == TW_OK && t.apply.nwindow == 2);
-    CHECK_STR(t.apply.window[0].m.new.values[1].data, "x"); /* waiting bytes stay */
-    CHECK_STR(t.apply.window[1].m.new.values[0].data, "y");
+    CHECK(say_row(&t, 'I', 2, 2, "y") == TW_OK && t.w->n == 2);
+    CHECK_STR(t.w->changes[0].m.new.values[1].data, "x"); /* waiting bytes stay */
+    CHECK_STR(t.w->changes[1].m.new.values[0].data, "y");
     stream_close(&t);
 }
 
@@ -978,10 +994,10 @@ static void test_positions(void)
     CHECK(say_begin(&t, 5000) == TW_OK && !t.dropping); /* it begins where the last one ended */
     CHECK(say_relation(&t, 2, "shop", "orders") == TW_OK);
     apply_rel(&t.apply, 2)->skip_until_lsn = 5001;
-    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.apply.nwindow == 0);
+    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.w->n == 0);
     CHECK(say_commit(&t, 5000, 5050) == TW_OK && t.seen_lsn == 5050);
     CHECK(say_begin(&t, 5001) == TW_OK);
-    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.apply.nwindow == 1);
+    CHECK(say_row(&t, 'I', 2, 2, "x") == TW_OK && t.w->n == 1);
     stream_close(&t);
 }
 
@@ -995,7 +1011,7 @@ static void test_nonsense(void)
     CHECK(say_relation(&t, 9, "shop", "orders") == TW_OK);
     CHECK(say_row(&t, 'I', 9, 1, "x") == TW_EPROTO && strstr(t.e.msg, "number of columns"));
     CHECK(say_row(&t, 'D', 9, 3, "x") == TW_EPROTO && strstr(t.e.msg, "number of columns"));
-    CHECK(t.apply.nwindow == 0);
+    CHECK(t.w->n == 0);
     struct buf b = {0};
     buf_bytes(&b, "\0", 1);
     CHECK(say(&t, &b) == TW_EPROTO);
