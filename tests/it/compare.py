@@ -159,7 +159,7 @@ def assert_same(pair):
     assert_contents(pair)
 
 
-def wait_contents(pair, deadline=60, only=None):
+def wait_contents(pair, deadline=90, only=None):
     """Waits until the contents are equal: for tests in which no position can be waited for."""
     try:
         wait_for(lambda: not content_differences(pair, only), "equal contents", deadline, 0.3)

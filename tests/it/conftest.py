@@ -17,6 +17,7 @@ import psycopg2
 import pytest
 
 import pg
+import proxy
 import tw
 
 SEED = os.environ.get("TWSYNC_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
@@ -132,6 +133,14 @@ def own_pair(request, make_server, rung):
     for server in own:
         server.stop("immediate")
         shutil.rmtree(server.root, ignore_errors=True)
+
+
+@pytest.fixture
+def proxy_a(pair):
+    """A proxy before server A: a job given its job_keys() can be held in the middle of a copy."""
+    before_a = proxy.Proxy(pair.a.server.port)
+    yield before_a
+    before_a.close()
 
 
 def new_pair(request, server_a, server_b, rung):

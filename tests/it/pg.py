@@ -9,6 +9,7 @@ import contextlib
 import glob
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -84,10 +85,31 @@ def as_server_user(argv):
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *argv]
 
 
+reserved = []       # sockets whose names say which ports are ours; they go with the process
+
+
 def free_port():
-    with contextlib.closing(socket.socket()) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port of 127.0.0.1 that is ours while this process lives, whether or not anybody listens.
+
+    It lies outside the range from which the kernel serves outgoing connections, any of which could
+    sit on it while a server restarts.  Other runs on this machine see that it is taken by the name
+    of a socket; tests/demo.sh takes its ports from 20000 on.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        low, high = map(int, f.read().split())
+    ports = list(range(10000, 20000))
+    ports = [port for port in ports if not low <= port <= high] or ports
+    random.SystemRandom().shuffle(ports)
+    for port in ports:
+        name = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError), contextlib.closing(socket.socket()) as probe:
+            name.bind(f"\0twsync-test-port-{port}")
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            reserved.append(name)
+            return port
+        name.close()
+    raise RuntimeError("no port is free")
 
 
 def lsn_int(text):
@@ -157,12 +179,12 @@ class Server:
         return done.returncode
 
     def start(self):
-        self._run("pg_ctl", "start", "-w", "-t", "30", "-D", self.data, "-l", self.log,
+        self._run("pg_ctl", "start", "-w", "-t", "120", "-D", self.data, "-l", self.log,
                   "-o", f"-p {self.port} -k {self.root}")
         return self
 
     def stop(self, mode="fast"):
-        self._run("pg_ctl", "stop", "-w", "-t", "60", "-m", mode, "-D", self.data, check=False)
+        self._run("pg_ctl", "stop", "-w", "-t", "120", "-m", mode, "-D", self.data, check=False)
 
     def restart(self, mode="fast"):
         self.stop(mode)
@@ -204,7 +226,7 @@ class Server:
                     self.sql("SELECT pg_drop_replication_slot(%s)", (slot,))
             return not self.sql(query, (dbname,))
 
-        wait_for(drop_slots, f"no slot left in {dbname}", 20)
+        wait_for(drop_slots, f"no slot left in {dbname}")
         self.sql(f'DROP DATABASE IF EXISTS "{dbname}" WITH (FORCE)')
 
     def drop_origins(self, prefix):
@@ -269,7 +291,7 @@ class Node:
             "standard_conforming_strings": ("off", "on"),
             "transform_null_equals": ("on", "off"),
             "row_security": ("on", "off"),
-            "statement_timeout": ("300ms", "400ms"),
+            "statement_timeout": ("1s", "1200ms"),  # must do for the one statement that sets it to 0
             "lock_timeout": ("200ms", "0"),
             "idle_in_transaction_session_timeout": ("300ms", "500ms"),
             "default_transaction_isolation": ("serializable", "repeatable read"),
@@ -327,6 +349,24 @@ def signal_backends(node, sig, application):
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sig)
+    return pids
+
+
+def freeze(node, application):
+    """Stops these backends, and waits until each of them stands still."""
+    def stands(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                return f.read().rpartition(")")[2].split()[0] in "TZX"
+        except OSError:
+            return True
+
+    pids = signal_backends(node, signal.SIGSTOP, application)
+    try:
+        wait_for(lambda: all(map(stands, pids)), "the backends stand still", every=0.002)
+    except BaseException:
+        resume(pids)
+        raise
     return pids
 
 

@@ -5,6 +5,8 @@ import socket
 import struct
 import threading
 
+import pg
+
 # What a server says when a COMMIT is done: CommandComplete with the tag COMMIT.
 COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
 
@@ -24,6 +26,8 @@ class Link:
         with contextlib.suppress(OSError):
             while True:
                 data = source.recv(65536)
+                if source is self.server:
+                    self.proxy.came(len(data))
                 self.proxy.passing.wait()
                 if not data:
                     break
@@ -54,6 +58,7 @@ class Proxy(threading.Thread):
 
     cut()                  ends all connections, roughly or (reset=False) in an orderly way
     hold(), release()      nothing passes any more, nobody is told: a black hole; on it goes
+    hold_after = n         holds by itself when the server has sent n bytes more
     refuse                 new connections are closed at once
     swallow_replies = n    the next n replies to a COMMIT do not arrive; the connection is cut instead
     swallow_requests = n   the next n COMMITs do not arrive; the connection is cut instead
@@ -63,6 +68,7 @@ class Proxy(threading.Thread):
     def __init__(self, to):
         super().__init__(daemon=True)
         self.to, self.refuse = to, False
+        self.hold_after = None
         self.swallow_replies = self.swallow_requests = self.swallowed = 0
         self.passing, self.lock, self.links = threading.Event(), threading.RLock(), set()
         self.passing.set()
@@ -102,11 +108,29 @@ class Proxy(threading.Thread):
             for link in list(self.links):
                 link.cut(reset)
 
+    def came(self, size):
+        with self.lock:
+            if self.hold_after is not None:
+                self.hold_after -= size
+                if self.hold_after <= 0:
+                    self.hold_after = None
+                    self.hold()
+
+    def held(self):
+        return not self.passing.is_set()
+
     def hold(self):
         self.passing.clear()
 
     def release(self):
-        self.passing.set()
+        """Everything passes again; a hold that has not yet come does not come any more."""
+        with self.lock:
+            self.hold_after = None
+            self.passing.set()
+
+    def job_keys(self):
+        """What a job file's section about the node behind this proxy says, beyond pg.Node.job_keys()."""
+        return {"host": "127.0.0.1", "port": self.port, "password": pg.PASSWORD, "sslmode": "disable"}
 
     def close(self):
         with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ def environment(home, **more):
     return {"PATH": "/usr/bin:/bin", "HOME": home, "LC_ALL": "C.UTF-8", **more}
 
 
-def run(*args, home="/", timeout=60, program=(BINARY,), **more):
+def run(*args, home="/", timeout=120, program=(BINARY,), **more):
     """Runs twsync to its end: exit code, standard output, standard error."""
     done = subprocess.run([*program, *args], capture_output=True, text=True, errors="replace",
                           stdin=subprocess.DEVNULL, timeout=timeout, env=environment(home), **more)
@@ -114,12 +114,14 @@ class Job:
         return self.process is not None and self.process.poll() is None
 
     def kill(self, whole_group=True):
-        """kill -9: of all processes of the run, or of the first one only."""
+        """kill -9: of all processes of the run (and they are gone), or of the first one only."""
         if whole_group:
             kill_group(self.process, signal.SIGKILL)
         else:
             self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
+        if whole_group:
+            wait_for(lambda: not self.children(), "the killed processes are gone", every=0.005)
 
     def children(self):
         """pids of the other processes of the run."""
@@ -145,24 +147,24 @@ class Job:
                 pass
         return bool(children)
 
-    def stop(self, sig=signal.SIGTERM, deadline=10):
+    def stop(self, sig=signal.SIGTERM, deadline=60):
         """Asks for a clean stop and returns the exit code."""
         self.process.send_signal(sig)
         code = self.process.wait(deadline)
         wait_for(lambda: not self.children(), "no process of the run is left", deadline)
         return code
 
-    def wait_exit(self, deadline=30):
+    def wait_exit(self, deadline=90):
         return self.process.wait(deadline)
 
     def clean_up(self):
         for process in self.started:
             kill_group(process, signal.SIGKILL)
-            process.wait(20)
+            process.wait(60)
 
     # ---- commands
 
-    def command(self, *args, timeout=60):
+    def command(self, *args, timeout=120):
         return run(*args, home=self.folder, timeout=timeout, program=self.command_prefix)
 
     def check(self):
@@ -201,7 +203,7 @@ class Job:
 
     # ---- waiting
 
-    def wait_state(self, task, state, deadline=60):
+    def wait_state(self, task, state, deadline=90):
         def reached():
             status = self.task(task)
             if status.get("state") == state:
@@ -220,7 +222,7 @@ class Job:
             (f"{self.name}/{task}",))
         return lsn_int(rows[0][0]) if rows else 0
 
-    def wait_synced(self, tasks=TASKS, deadline=60):
+    def wait_synced(self, tasks=TASKS, deadline=120):
         """Waits until all that is committed now has reached the other side.  Nobody may write."""
         marks = {task: self.pair.source(task).lsn() for task in tasks}
 

@@ -57,9 +57,10 @@ class Writer(threading.Thread):
 
     def finish(self):
         self._ended.set()
-        self.join(30)
+        self.join(90)
         if self.error:
             raise AssertionError(f"the writer of node {self.node.letter} met {self.error!r}")
+        assert not self.is_alive(), f"the writer of node {self.node.letter} does not come back"
         return self.acknowledged
 
 
