@@ -9,7 +9,7 @@ import pg
 import tw
 import writers
 from values import random_text
-from wait import wait_for
+from wait import Pulse, wait_for
 
 KEYED = "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0, v text)"
 # Each direction on each rung; or each direction and each rung once, where they hardly matter.
@@ -351,9 +351,15 @@ def test_everything_changes(pair, make_job, rng):
     for flavour, node in enumerate(pair.nodes):
         node.set_hostile(flavour)
     job = make_job(pair, SCHEMAS).start()
+    with pair.b.transaction() as cur:       # longer than both sides' statement_timeout and lock_timeout
+        cur.execute("LOCK TABLE ev.keyless IN EXCLUSIVE MODE")
+        pair.a.sql("INSERT INTO ev.keyless DEFAULT VALUES")
+        wait_for(lambda: pair.b.admin("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE %s AND wait_event_type = 'Lock' "
+                                      "AND clock_timestamp() - query_start > '2s'", (f"twsync:{job.name}:forward:apply%",)),
+                 "forward waits for two seconds")
     works = [writers.Writer(node, writers.Everything(node, rng), 300) for node in pair.nodes]
     with writers.writing(*works):
-        wait_for(lambda: all(w.acknowledged > 600 or w.error for w in works), "600 transactions on each side", 60)
+        wait_for(lambda: all(w.acknowledged > 600 or w.error for w in works), "600 transactions on each side", 300)
     job.wait_synced()
     compare.assert_contents(pair)
     compare.assert_schema(pair)
@@ -391,18 +397,26 @@ def test_a_blocked_target_is_waited_for(pair, make_job):
     pair.a.server.sql("SELECT pg_reload_conf()")
     try:
         job = run_both(pair, make_job, KEYED, rows=["INSERT INTO t VALUES (1)"])
-        sender = "SELECT pid FROM pg_stat_replication WHERE application_name LIKE %s"
-        before = pair.a.admin(sender, (f"twsync:{job.name}:forward%",))
-        with pair.b.transaction() as cur:
-            cur.execute("SELECT * FROM t WHERE id = 1 FOR UPDATE")
-            pair.a.sql("UPDATE t SET n = 1 WHERE id = 1")
-            pair.a.sql("INSERT INTO t SELECT g, g, repeat('x', 1000) FROM generate_series(2, 20000) g")
-            cur.execute("SET statement_timeout = 0")
-            cur.execute("SELECT pg_sleep(4)")       # four time-outs long: the thing tested
-        job.wait_synced()
-        compare.assert_same(pair)
-        assert pair.a.admin(sender, (f"twsync:{job.name}:forward%",)) == before, "the walsender was lost"
-        assert job.task("forward")["restarts"] == 0
+
+        def sender():
+            return (pair.a.admin("SELECT pid FROM pg_stat_replication WHERE application_name LIKE %s",
+                                 (f"twsync:{job.name}:forward%",)), job.task("forward")["restarts"])
+
+        for n in range(3):
+            before = sender()
+            with pair.b.transaction() as cur, Pulse() as pulse:
+                cur.execute("SELECT * FROM t WHERE id = 1 FOR UPDATE")
+                pair.a.sql("UPDATE t SET n = n + 1 WHERE id = 1")
+                pair.a.sql("INSERT INTO t SELECT g, g, repeat('x', 1000) FROM generate_series(%s, %s) g",
+                           (n * 20000 + 2, n * 20000 + 20000))
+                cur.execute("SELECT pg_sleep(4)")       # four time-outs long: the thing tested
+            job.wait_synced()
+            compare.assert_same(pair)
+            if sender() == before:
+                break
+            assert pulse.worst > 0.2, "the walsender was lost"
+        else:
+            pytest.skip("this machine lets processes stand too long to answer within a second")
     finally:
         pair.a.server.sql("ALTER SYSTEM RESET wal_sender_timeout")
         pair.a.server.sql("SELECT pg_reload_conf()")

@@ -14,7 +14,7 @@ import pg
 import proxy
 import tw
 from test_09_restart import workload
-from wait import wait_for
+from wait import Pulse, wait_for
 
 
 # ---- faults
@@ -28,7 +28,7 @@ def carried_or_failed(job, task):
         if not job.alive() or job.task(task).get("state") == "Failed":
             return "failed"
         return "carried" if job.applied(task) >= end else None
-    if wait_for(settled, f"{task} carries all or is Failed", 30) == "carried":
+    if wait_for(settled, f"{task} carries all or is Failed") == "carried":
         compare.assert_contents(job.pair)
 
 
@@ -67,7 +67,7 @@ def test_f2_progress_gone_while_running(pair, make_job, gone, existing):
     def settled():
         return (job.task("forward").get("state") == "Failed"
                 or job.task("forward").get("restarts") and job.task("forward").get("state") == "Running")
-    wait_for(settled, "forward ends or goes on", 30)
+    wait_for(settled, "forward ends or goes on")
     if job.task("forward")["state"] == "Running":
         job.wait_synced(["forward"])
         compare.assert_contents(pair)
@@ -80,14 +80,14 @@ def test_f3_table_made_during_initialising(pair, make_job, how):
     job = make_job(pair)
     if how == "killed":
         job.start(wait=(), TWSYNC_FAULT="task.slot.created:1:kill")
-        wait_for(lambda: pair.a.admin("SELECT 1 FROM pg_publication"), "the publication", 20)
+        wait_for(lambda: pair.a.admin("SELECT 1 FROM pg_publication"), "the publication")
         job.kill()
         pair.a.sql("CREATE TABLE late (id int PRIMARY KEY)")
     else:
         with pair.a.transaction() as cur:
             cur.execute("CREATE TABLE late (id int PRIMARY KEY)")
             job.start(wait=())
-            wait_for(lambda: "waiting for transactions" in job.log_text(), "the slot waits", 20)
+            wait_for(lambda: "waiting for transactions" in job.log_text(), "the slot waits")
     if not job.alive():
         job.start(wait=())
     for task in tw.TASKS:
@@ -98,20 +98,22 @@ def test_f3_table_made_during_initialising(pair, make_job, how):
         compare.assert_contents(pair)
 
 
-def test_f4_copy_resumed_with_foreign_key(pair, make_job):
+def test_f4_copy_resumed_with_foreign_key(pair, make_job, proxy_a):
     """Tables copied under two snapshots: the foreign key holds only once the stream has passed both."""
     pair.a.sql("CREATE TABLE parent (id int PRIMARY KEY, v text)")
     pair.a.sql("CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent (id))")
     pair.a.sql("INSERT INTO parent SELECT g, repeat('x', 500) FROM generate_series(1, 10000) g")  # the larger goes first
     pair.a.sql("INSERT INTO child SELECT g, g FROM generate_series(1, 100) g")
-    job = make_job(pair, forward={"workers": 1}).start(wait=())
-    wait_for(lambda: pair.b.one("SELECT to_regclass('public.child') IS NOT NULL"), "the tables are made", 20, 0.005)
+    proxy_a.hold_after = 2 << 20        # in the middle of the 5 MB of parent
+    job = make_job(pair, a=proxy_a.job_keys(), forward={"workers": 1}).start(wait=())
+    wait_for(proxy_a.held, "parent is being copied")
     with pair.b.transaction() as cur:
         cur.execute("LOCK TABLE child IN EXCLUSIVE MODE")
-        wait_for(lambda: pair.b.admin("SELECT 1 FROM twsync.copied WHERE table_name = 'parent'"), "parent is copied", 20)
+        proxy_a.release()
+        wait_for(lambda: pair.b.admin("SELECT 1 FROM twsync.copied WHERE table_name = 'parent'"), "parent is copied")
         job.kill()
     wait_for(lambda: not pair.b.admin("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE %s",
-                                      (f"twsync:{job.name}:%",)), "its sessions end", 20)
+                                      (f"twsync:{job.name}:%",)), "its sessions end")
     assert pair.b.admin("SELECT DISTINCT table_name FROM twsync.copied") == [("parent",)]
     pair.a.sql("INSERT INTO parent VALUES (20000, 'late')")
     pair.a.sql("INSERT INTO child VALUES (500, 20000)")
@@ -130,7 +132,7 @@ def test_f5_one_task_terminated(pair, make_job, task):
     os.kill(sorted(job.children())[task], signal.SIGTERM)
     pair.a.sql("INSERT INTO keyless VALUES ('a', 1)")
     pair.b.sql("INSERT INTO keyless VALUES ('b', 1)")
-    compare.wait_contents(pair, 20)
+    compare.wait_contents(pair)
     for name in tw.TASKS:
         job.wait_state(name, "Running")
 
@@ -143,12 +145,19 @@ def test_f6_short_sender_timeout(make_server, make_job):
     workload(pair)
     job = make_job(pair).start()
     job.wait_synced()
-    with pair.b.transaction() as cur:
-        cur.execute("LOCK TABLE keyless IN ACCESS EXCLUSIVE MODE")
-        pair.a.sql("INSERT INTO keyless VALUES ('a', 1)")
-        cur.execute("SELECT pg_sleep(6)")
-    job.wait_synced()
-    assert [t["restarts"] for t in job.status()["tasks"]] == [0, 0], job.log_tail(8)
+    restarts = [0, 0]
+    for _ in range(3):
+        with pair.b.transaction() as cur, Pulse() as pulse:
+            cur.execute("LOCK TABLE keyless IN ACCESS EXCLUSIVE MODE")
+            pair.a.sql("INSERT INTO keyless VALUES ('a', 1)")
+            cur.execute("SELECT pg_sleep(6)")
+        job.wait_synced()
+        before, restarts = restarts, [t["restarts"] for t in job.status()["tasks"]]
+        if restarts == before:
+            break
+        assert pulse.worst > 0.2, job.log_tail(8)
+    else:
+        pytest.skip("this machine lets processes stand too long to answer within a second")
     job.clean_up()
     for server in servers:
         server.stop("immediate")
@@ -160,12 +169,11 @@ def test_f7_silent_peer(pair, make_job, side):
     """A peer that says nothing any more, though its TCP lives, is given up within half a minute."""
     workload(pair)
     proxies = [proxy.Proxy(node.server.port) for node in pair.nodes]
-    keys = [{"host": "127.0.0.1", "port": p.port, "password": pg.PASSWORD, "sslmode": "disable"} for p in proxies]
-    job = make_job(pair, a=keys[0], b=keys[1]).start()
+    job = make_job(pair, a=proxies[0].job_keys(), b=proxies[1].job_keys()).start()
     try:
         job.wait_synced()
         proxies[side].hold()
-        wait_for(lambda: "Retrying" in [t["state"] for t in job.status()["tasks"]], "the silence is noticed", 45, 0.5)
+        wait_for(lambda: "Retrying" in [t["state"] for t in job.status()["tasks"]], "the silence is noticed", 60, 0.5)
         proxies[side].release()
         proxies[side].cut()
         for task in tw.TASKS:
@@ -200,7 +208,7 @@ def test_f8_source_restored(make_server, make_job):
     a.start()
     pair.a.sql("INSERT INTO keyed SELECT g, repeat('x', 500) FROM generate_series(1, 5000) g")
     job.start(wait=())
-    wait_for(lambda: not job.alive() or job.task("forward").get("state") in ("Failed", "Running"), "an answer", 30)
+    wait_for(lambda: not job.alive() or job.task("forward").get("state") in ("Failed", "Running"), "an answer")
     state = job.task("forward").get("state")
     job.clean_up()
     for server in servers:
@@ -219,10 +227,10 @@ def test_f9_source_stops_while_target_waits(own_pair, make_job):
         cur.execute("LOCK TABLE keyless IN ACCESS EXCLUSIVE MODE")
         pair.a.sql("INSERT INTO keyless VALUES ('a', 1)")
         wait_for(lambda: pair.b.admin("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'twsync:%%'"),
-                 "the apply waits", 10)
+                 "the apply waits")
         begun = time.monotonic()
         pair.a.server.stop("fast")
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 60     # it would wait for as long as the lock is held
     pair.a.server.start()
     for task in tw.TASKS:
         job.wait_state(task, "Running")

@@ -29,7 +29,7 @@ class Terminal:
                 return
 
     def wait(self, pattern):
-        wait_for(lambda: re.search(pattern, self.text), f"{pattern!r} on the terminal", 20)
+        wait_for(lambda: re.search(pattern, self.text), f"{pattern!r} on the terminal")
 
     def close(self):
         os.close(self.slave)
@@ -44,11 +44,13 @@ def terminal():
 
 
 @pytest.mark.rung("marker")
-def test_terminal(pair, make_job, terminal):
+def test_terminal(pair, make_job, proxy_a, terminal):
     pair.a.sql("CREATE TABLE big (id int PRIMARY KEY, v text)")
     pair.a.sql("INSERT INTO big SELECT g, repeat('x', 200) FROM generate_series(1, 150000) g; ANALYZE big")
-    job = make_job(pair).start(log=terminal.name)
-    terminal.wait(r"public\.big +[█░]{24} +\d+ rows")
+    proxy_a.hold_after = 8 << 20        # of 31 MB: a bar is there as long as the copy takes
+    job = make_job(pair, a=proxy_a.job_keys()).start(log=terminal.name, wait=())
+    terminal.wait(r"public\.big +█[█░]{23} +[1-9]\d* rows")
+    proxy_a.release()
     terminal.wait(r"total +█{24} +150000 rows .* 1/1 tables")
     terminal.wait(r"a→b Running +\d+ rows/s +delay +\d+ ms +0 conflicts")
     terminal.wait(r"b→a Running")
