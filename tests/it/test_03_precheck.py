@@ -284,7 +284,7 @@ def test_old_transaction(pair, job):
     with contextlib.closing(pair.a.connect(autocommit=False)) as conn, conn.cursor() as cur:
         cur.execute("INSERT INTO aside.x VALUES (1)")
         job.start(wait=())
-        wait_for(lambda: str(conn.info.backend_pid) in job.log_text(), "the log names the blocking process", 30)
+        wait_for(lambda: str(conn.info.backend_pid) in job.log_text(), "the log names the blocking process")
         conn.commit()
     for task in tw.TASKS:
         job.wait_state(task, "Running")
@@ -298,7 +298,7 @@ def test_locked_table(pair, job):
     with pair.a.transaction() as cur:
         cur.execute("INSERT INTO t VALUES (1, 'v')")
         job.start(wait=())
-        wait_for(lambda: "public" in job.log_text() and "locked" in job.log_text(), "the log tells of the lock", 30)
+        wait_for(lambda: "public" in job.log_text() and "locked" in job.log_text(), "the log tells of the lock")
     for task in tw.TASKS:
         job.wait_state(task, "Running")
     job.wait_synced()

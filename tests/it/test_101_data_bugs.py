@@ -14,8 +14,8 @@ def started(pair, make_job, *statements, **sections):
     return make_job(pair, **sections).start()
 
 
-def done(job, conflicts=(0, 0), deadline=20):
-    job.wait_synced(deadline=deadline)
+def done(job, conflicts=(0, 0)):
+    job.wait_synced()
     compare.assert_contents(job.pair)
     assert tuple(t["conflicts"] for t in job.status()["tasks"]) == conflicts
 
@@ -112,7 +112,7 @@ def test_08_replaced_rows_keep_other_columns(pair, make_job):
     job = make_job(pair, forward={"schema": "no"}, reverse={"enabled": "no"}).start(wait=("forward",))
     pair.b.sql("UPDATE t SET own = 'mine'")
     pair.a.sql("UPDATE t SET id = DEFAULT WHERE id = 1")
-    job.wait_synced(("forward",), 20)
+    job.wait_synced(("forward",))
     assert pair.b.sql("SELECT id, v, own FROM t ORDER BY id") == [(2, "b", "mine"), (3, "a", "mine")]
 
 
@@ -126,7 +126,7 @@ def test_09_other_constraints_are_decided_too(pair, make_job, table, theirs, our
     with job.unseen("b") as cur:
         cur.execute(f"INSERT INTO t VALUES (50, {theirs})")
     pair.a.sql(f"INSERT INTO t VALUES (51, {ours})")
-    job.wait_synced(deadline=10)
+    job.wait_synced()
     assert pair.b.sql("SELECT id FROM t") == [(51 if policy == "overwrite" else 50,)]
 
 
@@ -145,7 +145,7 @@ def test_11_old_values_that_break_a_domain(pair, make_job):
                   "INSERT INTO t VALUES (1, -5), (2, -6)", "ALTER DOMAIN d ADD CONSTRAINT p CHECK (VALUE > 0) NOT VALID")
     pair.a.sql("UPDATE t SET v = 3 WHERE id = 1")
     pair.a.sql("DELETE FROM t WHERE id = 2")
-    done(job, deadline=10)
+    done(job)
 
 
 def test_12_existing_rows_and_a_deferrable_key(pair, make_job):
@@ -154,7 +154,7 @@ def test_12_existing_rows_and_a_deferrable_key(pair, make_job):
         node.sql("INSERT INTO t VALUES (1, 'v')")
     pair.a.sql("INSERT INTO t VALUES (2, 'w')")
     job = make_job(pair, objects={"existing": "keep"}).start(wait=())
-    job.wait_state("reverse", "Running", 20)
+    job.wait_state("reverse", "Running")
     done(job)
 
 
@@ -179,7 +179,7 @@ def test_13_what_only_b_has(pair, make_job, on_b):
     pair.b.sql("INSERT INTO t VALUES (1, 'b')")
     if "TABLE own" in on_b:
         pair.b.sql("INSERT INTO own VALUES (1)")
-    job.wait_synced(deadline=10)
+    job.wait_synced()
     assert pair.a.sql("SELECT id, v FROM t") == [(1, "b")]
 
 
@@ -195,7 +195,7 @@ def test_14_what_the_schema_needs_is_named_by_check(pair, make_job, statements):
     code, _ = job.check()
     if code == 0:
         job.start(wait=())
-        wait_for(lambda: job.task("forward").get("state") in ("Running", "Retrying", "Failed"), "forward has tried", 20)
+        wait_for(lambda: job.task("forward").get("state") in ("Running", "Retrying", "Failed"), "forward has tried")
         assert job.task("forward")["state"] == "Running", "check passed, and the schema cannot be made"
 
 
@@ -207,5 +207,5 @@ def test_15_cascades_are_no_conflict(pair, make_job):
                   "INSERT INTO p SELECT generate_series(1, 4)", "INSERT INTO c SELECT g, g FROM generate_series(1, 4) g")
     pair.a.sql("UPDATE p SET id = 100 WHERE id = 1")
     pair.b.sql("DELETE FROM p WHERE id = 2")
-    job.wait_synced(deadline=10)
+    job.wait_synced()
     compare.assert_contents(pair)

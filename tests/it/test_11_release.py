@@ -8,6 +8,7 @@ import pytest
 import compare
 import pg
 import tw
+from wait import wait_for
 
 
 def running_job(pair, make_job, **sections):
@@ -52,14 +53,15 @@ def test_release_without_state(pair, make_job):
 def test_release_of_a_failed_job(pair, make_job):
     """A copy that cannot succeed leaves things behind; release takes them away."""
     pair.a.sql("CREATE TABLE t (id int PRIMARY KEY)")
-    pair.b.sql("CREATE TABLE t (id text PRIMARY KEY, other int NOT NULL)")
+    pair.b.sql("CREATE TABLE t (id int PRIMARY KEY CHECK (id > 1))")
     pair.a.sql("INSERT INTO t VALUES (1)")
     job = make_job(pair, objects={"existing": "keep"}, forward={"schema": False})
     job.start(wait=())
-    try:
-        job.wait_exit(5)
-    except tw.subprocess.TimeoutExpired:
+    wait_for(lambda: not job.alive() or job.task("forward").get("state") in ("Retrying", "Failed"), "the copy does not succeed")
+    assert "check constraint" in job.task("forward")["last_error"]
+    if job.alive():
         assert job.stop() in (tw.OK, tw.TASK_FAILED)
+    assert compare.left_behind(pair.a, job.name) != [] != compare.left_behind(pair.b, job.name)
     assert job.release()[0] == tw.OK
     compare.assert_untouched(pair, job.name)
 

@@ -49,7 +49,7 @@ def test_without_retention(pair, make_job, task):
         assert_invariant(pair, job)
     end = node.lsn()
     job.wait_synced()
-    wait_for(lambda: confirmed(pair, job, task) >= end, "the slot follows", 20)
+    wait_for(lambda: confirmed(pair, job, task) >= end, "the slot follows")
     assert_invariant(pair, job)
 
 
@@ -79,7 +79,7 @@ def test_retention_by_size(pair, make_job):
     pair.a.sql("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 10000) g")
     end = pair.a.lsn()
     job.wait_synced()
-    wait_for(lambda: confirmed(pair, job, "forward") >= end - (4 << 20), "the slot is at most 2 MB behind", 20)
+    wait_for(lambda: confirmed(pair, job, "forward") >= end - (4 << 20), "the slot is at most 2 MB behind")
     assert_invariant(pair, job)
 
 
@@ -92,7 +92,7 @@ def test_idle_slots_advance(pair, make_job, servers):
     try:
         ends = {task: pair.source(task).lsn() for task in tw.TASKS}
         for task in tw.TASKS:
-            wait_for(lambda: confirmed(pair, job, task) >= ends[task] - (1 << 20), f"the idle slot of {task} advances", 30)
+            wait_for(lambda: confirmed(pair, job, task) >= ends[task] - (1 << 20), f"the idle slot of {task} advances")
 
         def restart_behind(task):
             node = pair.source(task)
@@ -101,7 +101,7 @@ def test_idle_slots_advance(pair, make_job, servers):
                               "WHERE slot_name = %s", (f"twsync_{job.name}_{task}",))[0][0]
 
         for task in tw.TASKS:
-            wait_for(lambda: restart_behind(task), f"{task} lets go of old WAL", 30, 0.5)
+            wait_for(lambda: restart_behind(task), f"{task} lets go of old WAL", every=0.5)
         assert_invariant(pair, job)
         # A restart after idle acknowledgements is no false alarm.
         job.kill()
