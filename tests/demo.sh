@@ -20,7 +20,7 @@ DIR=                   # the temporary folder
 STARTED=()             # servers that were started: a, b
 declare -A PORT=()
 TWSYNC=                # process id of twsync
-STARTS=0               # how often it was started
+LOGGED=0               # lines of its log when it was last started
 WRITERS=()             # process ids of the applications
 STATUS=
 
@@ -191,9 +191,10 @@ END
 
 # In a session of its own: Ctrl-C is for this script, which then stops what it started.
 twsync_start() {
+    touch "$DIR/twsync.log"
+    LOGGED=$(wc -l <"$DIR/twsync.log")
     setsid ./twsync run "$JOB" >>"$DIR/twsync.log" 2>&1 </dev/null &
     TWSYNC=$!
-    STARTS=$((STARTS + 1))
 }
 
 twsync_is_alive() { [[ -n $TWSYNC ]] && kill -0 "$TWSYNC" 2>/dev/null; }
@@ -225,10 +226,12 @@ wait_until() {
     done
 }
 
-# The log counts the starts: right after a kill, the status is still the dead one's last word.
+# The log is asked too: right after a kill, the status is still the dead one's last word.
 both_run() {
-    [[ $(field forward state) = Running && $(field reverse state) = Running ]] &&
-        (($(grep -c 'streaming from' "$DIR/twsync.log") == 2 * STARTS))
+    local log
+    log=$(tail -n "+$((LOGGED + 1))" "$DIR/twsync.log")
+    [[ $(field forward state) = Running && $(field reverse state) = Running &&
+        $log = *'[forward] streaming from'* && $log = *'[reverse] streaming from'* ]]
 }
 
 both_busy() { (($(field forward rows) > $1 && $(field reverse rows) > $1)); }
@@ -241,7 +244,7 @@ in_step() {
 }
 
 wait_in_step() {
-    wait_until 60 "both sides to be in step" in_step \
+    wait_until 120 "both sides to be in step" in_step \
         "$(sql a -c 'SELECT pg_current_wal_lsn()')" "$(sql b -c 'SELECT pg_current_wal_lsn()')"
 }
 
@@ -436,7 +439,7 @@ story_copy() {
     local began=$EPOCHREALTIME
     title "twsync run $JOB"
     twsync_start
-    wait_until 60 "both tasks to run" both_run
+    wait_until 120 "both tasks to run" both_run
     say "both directions stream: $(seconds "$(ms_since "$began")") after the start"
     more "$(thousands "$(field forward copy_rows)") rows copied in $(field forward copy_tables)" \
         "tables; keys, indexes and foreign keys built on B"
@@ -450,7 +453,7 @@ story_kill() {
     share_numbers
     writers_start
     say "two applications write, one on A, one on B: $TPS transactions/s each, for $WRITE_S s"
-    wait_until 30 "changes to flow both ways" both_busy 500
+    wait_until 120 "changes to flow both ways" both_busy 500
     kill -9 "$TWSYNC"
     reap "$TWSYNC"
     TWSYNC=
@@ -464,7 +467,7 @@ story_kill() {
     at=$(field forward copy_rows)
     began=$EPOCHREALTIME
     twsync_start
-    wait_until 30 "both tasks to run again" both_run
+    wait_until 120 "both tasks to run again" both_run
     say "twsync run again: both stream after $(seconds "$(ms_since "$began")")"
     [[ $(field forward copy_rows) = "$at" ]] || die "rows were copied again"
 }
