@@ -135,6 +135,16 @@ need_postgres() {
     step "installing PostgreSQL" postgres_install
 }
 
+# For the benchmark, which goes on without it.  The subshell lets a failure end here, not the build.
+want_pglogical() {
+    local bin=(/usr/lib/postgresql/*/bin) newest
+    newest=$(printf '%s\n' "${bin[@]}" | sort -V | tail -n 1)
+    newest=${newest#/usr/lib/postgresql/}
+    set +e
+    (need "postgresql-${newest%/bin}-pglogical")
+    set -e
+}
+
 # ---- sources ----------------------------------------------------------------------------------
 # An apt of our own: its lists and sources live in the cache, so that the machine's are not
 # touched, and it checks every file against the archive's signed index as apt always does.
@@ -621,6 +631,16 @@ cmd_demo() {
     exec "$HERE/tests/demo.sh" "$@"
 }
 
+cmd_bench() {
+    {
+        need "${BUILD_PACKAGES[@]}" python3 python3-psycopg2
+        need_postgres
+        want_pglogical
+        cmd_release
+    } >&2 # the figures have standard output to themselves
+    exec /usr/bin/python3 -B "$HERE/tests/bench/bench.py" "$@"
+}
+
 cmd_clean() {
     rm -f "$HERE"/twsync "$HERE"/twsync-debug "$HERE"/twsync-hard "$HERE"/*.part
     [[ ${1:-} != all ]] || rm -rf "${CACHE:?}"/{apt,src,lib,build,log,stamp,lock}
@@ -631,6 +651,7 @@ cmd_help() {
 ./build.sh               the program: ./twsync, static, stripped, hardened
 ./build.sh demo          two throwaway servers, two-way sync, a conflict, a kill: the whole story
 ./build.sh test [NAME]   every test, or those named
+./build.sh bench [CASE]  twsync beside native replication and pglogical; tests/bench/bench.py
 ./build.sh debug         ./twsync-debug: sanitizers and test points
 ./build.sh hard          ./twsync-hard: as debug, with tiny buffers and batches
 ./build.sh lint          the rules of the house, checked

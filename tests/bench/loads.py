@@ -1,0 +1,69 @@
+"""What the source's databases hold at first, and the backlogs that are written on them."""
+
+import dataclasses
+import os
+import subprocess
+import typing
+
+import pg
+from systems import ROLE
+
+# Numbers of rows and transactions, before TWSYNC_BENCH_SCALE.
+ITEMS = 300_000
+
+ITEM = """
+    CREATE TABLE item (id bigserial PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, note text)"""
+FILL_ITEM = """
+    INSERT INTO item (n, at, note)
+    SELECT g, timestamptz '2024-01-01' + g * interval '1 second', 'note of item ' || g
+    FROM generate_series(1, {count}) g"""
+HOT = """
+    CREATE TABLE counter (id int PRIMARY KEY, n bigint NOT NULL, note text);
+    INSERT INTO counter SELECT g, 0, 'counter ' || g FROM generate_series(1, 1000) g"""
+
+INSERT_SCRIPT = "INSERT INTO item (n, at, note) VALUES (:client_id, now(), 'a note of some length');"
+HOT_SCRIPT = "UPDATE counter SET n = n + 1 WHERE id = 500;"
+
+
+def pgbench(node, *args, script=None, **popen):
+    """Runs pgbench by the Unix socket; `script` is the text of a transaction."""
+    read = ["-f", "/dev/stdin"] if script else []
+    argv = [os.path.join(pg.bin_dir(), "pgbench"), "-h", node.server.root, "-p", str(node.server.port),
+            "-U", ROLE, *map(str, args), *read, node.dbname]
+    done = subprocess.run(argv, input=script, capture_output=True, text=True, **popen)
+    if done.returncode:
+        raise RuntimeError(f"pgbench failed: {done.stderr[-2000:]}")
+
+
+def backlog(node, transactions, clients=4, script=None):
+    """Transactions as fast as they go: their commits do not wait for the disk."""
+    pgbench(node, "-n", "-M", "prepared", "-c", clients, "-j", 2, "-t", transactions // clients,
+            script=script, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"})
+    return transactions // clients * clients
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    setup: typing.Callable      # (node, scale): makes the tables; the same on both sides
+    write: typing.Callable      # (node, scale): writes the backlog, returns its number of rows
+    identity: str = "key"
+
+
+def tpcb_tables(node, scale):
+    pgbench(node, "-i", "-q", "-s", 10)
+
+
+def tpcb_tables_with_keys(node, scale):
+    """twsync asks for a key in every table if replica identities are to stay as they are."""
+    tpcb_tables(node, scale)
+    node.sql("ALTER TABLE pgbench_history ADD hid bigserial PRIMARY KEY")
+
+
+def tpcb(node, scale):
+    return 4 * backlog(node, int(200_000 * scale))
+
+
+LOADS = {
+    "tpcb": Load(tpcb_tables_with_keys, tpcb),
+    "tpcb-full": Load(tpcb_tables, tpcb, "full"),
+}
