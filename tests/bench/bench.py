@@ -153,9 +153,8 @@ def digests(node):
 class Backlog:
     """One source database, a target database per system and run, and what is to be carried."""
 
-    def __init__(self, bench, case):
-        self.bench, self.load = bench, LOADS[case]
-        self.kinds = [k for k in SYSTEMS if k != "pglogical" or has_pglogical()]
+    def __init__(self, bench, load, kinds):
+        self.bench, self.load, self.kinds = bench, load, kinds
         self.source = self.fill(bench.node("a", "source"))
         self.source.admin(f"CREATE PUBLICATION bench FOR TABLE {', '.join(tables(self.source))}")
         self.fill(bench.node("b", "base"))
@@ -250,8 +249,15 @@ def show(case, **figures):
     print(f"bench: {case}", *(f"{k}={text(v)}" for k, v in figures.items()), flush=True)
 
 
+def peers(case, load):
+    """The systems that can carry a load."""
+    if load.identity == "full":
+        say(f"{case}: pglogical carries no updates of tables with REPLICA IDENTITY FULL")
+    return [k for k in SYSTEMS if k != "pglogical" or has_pglogical() and load.identity != "full"]
+
+
 def backlog_case(bench, case):
-    backlog = Backlog(bench, case)
+    backlog = Backlog(bench, LOADS[case], peers(case, LOADS[case]))
     s = {kind: statistics.median(times) for kind, times in backlog.run().items()}
     pglogical = s.get("pglogical")
     show(case, twsync_s=s["twsync"], floor_s=s["floor"], native_s=s["native"], pglogical_s=pglogical,

@@ -8,16 +8,14 @@ import typing
 import pg
 from systems import ROLE
 
-# Numbers of rows and transactions, before TWSYNC_BENCH_SCALE.
 ITEMS = 300_000
 
-ITEM = """
-    CREATE TABLE item (id bigserial PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, note text)"""
+ITEM = "CREATE TABLE item (id bigserial PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, note text)"
 FILL_ITEM = """
     INSERT INTO item (n, at, note)
     SELECT g, timestamptz '2024-01-01' + g * interval '1 second', 'note of item ' || g
-    FROM generate_series(1, {count}) g"""
-HOT = """
+    FROM generate_series(1, %s) g"""
+COUNTER = """
     CREATE TABLE counter (id int PRIMARY KEY, n bigint NOT NULL, note text);
     INSERT INTO counter SELECT g, 0, 'counter ' || g FROM generate_series(1, 1000) g"""
 
@@ -37,7 +35,7 @@ def pgbench(node, *args, script=None, **popen):
 
 def backlog(node, transactions, clients=4, script=None):
     """Transactions as fast as they go: their commits do not wait for the disk."""
-    pgbench(node, "-n", "-M", "prepared", "-c", clients, "-j", 2, "-t", transactions // clients,
+    pgbench(node, "-n", "-M", "prepared", "-c", clients, "-j", min(clients, 2), "-t", transactions // clients,
             script=script, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"})
     return transactions // clients * clients
 
@@ -63,7 +61,18 @@ def tpcb(node, scale):
     return 4 * backlog(node, int(200_000 * scale))
 
 
+def items(node, scale):
+    node.sql(ITEM)
+    node.sql(FILL_ITEM, (int(ITEMS * scale),))
+
+
 LOADS = {
     "tpcb": Load(tpcb_tables_with_keys, tpcb),
     "tpcb-full": Load(tpcb_tables, tpcb, "full"),
+    "inserts": Load(lambda node, scale: node.sql(ITEM),
+                    lambda node, scale: backlog(node, int(ITEMS * scale), script=INSERT_SCRIPT)),
+    "bigtx": Load(items, lambda node, scale: node.sql("UPDATE item SET n = n + 1, note = note || '!'")),
+    "deletes": Load(items, lambda node, scale: node.sql("DELETE FROM item")),
+    "hot": Load(lambda node, scale: node.sql(COUNTER),
+                lambda node, scale: backlog(node, int(100_000 * scale), 1, HOT_SCRIPT)),
 }
