@@ -128,12 +128,16 @@ class Backlog:
         return seconds
 
 
+def installed():
+    return [kind for kind in SYSTEMS if kind != "pglogical" or has_pglogical()]
+
+
 def peers(case, load):
     """The systems that can carry a load, and the floor."""
     if load.identity == "full":
         say(f"{case}: pglogical carries no updates of tables with REPLICA IDENTITY FULL")
-    return [k for k in SYSTEMS if k != "pglogical" or has_pglogical() and load.identity != "full"
-            ] + ["floor"]
+        return ["twsync", "native", "floor"]
+    return installed() + ["floor"]
 
 
 def backlog_case(bench, case):

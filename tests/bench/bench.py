@@ -25,10 +25,12 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "it"))
 
 from backlog import backlog_case, far_case               # noqa: E402
+from live import latency_case                            # noqa: E402
 from loads import LOADS                                  # noqa: E402
 from servers import Bench, say, say_machine              # noqa: E402
 
-CASES = {**{case: backlog_case for case in LOADS}, "far": far_case}
+CASES = {**{case: backlog_case for case in LOADS}, "far": far_case,
+         "latency-100": latency_case, "latency-1000": latency_case}
 
 
 def main(names):

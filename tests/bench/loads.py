@@ -23,14 +23,26 @@ INSERT_SCRIPT = "INSERT INTO item (n, at, note) VALUES (:client_id, now(), 'a no
 HOT_SCRIPT = "UPDATE counter SET n = n + 1 WHERE id = 500;"
 
 
-def pgbench(node, *args, script=None, **popen):
-    """Runs pgbench by the Unix socket; `script` is the text of a transaction."""
+def pgbench_start(node, script, *args, **popen):
+    """Starts pgbench by the Unix socket; `script` is the text of a transaction, or None."""
     read = ["-f", "/dev/stdin"] if script else []
     argv = [os.path.join(pg.bin_dir(), "pgbench"), "-h", node.server.root, "-p", str(node.server.port),
             "-U", ROLE, *map(str, args), *read, node.dbname]
-    done = subprocess.run(argv, input=script, capture_output=True, text=True, **popen)
-    if done.returncode:
-        raise RuntimeError(f"pgbench failed: {done.stderr[-2000:]}")
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, **popen)
+    process.stdin.write(script or "")
+    process.stdin.close()
+    return process
+
+
+def pgbench_end(process):
+    said = process.stderr.read()
+    if process.wait():
+        raise RuntimeError(f"pgbench failed: {said[-2000:]}")
+
+
+def pgbench(node, *args, script=None, **popen):
+    pgbench_end(pgbench_start(node, script, *args, **popen))
 
 
 def backlog(node, transactions, clients=4, script=None):
