@@ -12,6 +12,18 @@ is taken until the sentinel is seen on the target, asked for every 10 ms.  The o
 run to run; the medians are shown.  Before each start both servers make a checkpoint.
 The floor is the same backlog read by twsync's reader and thrown away (drain.c).
 
+tpcb           200,000 transactions of pgbench, 4 clients, keys as replica identity
+tpcb-full      the same with REPLICA IDENTITY FULL
+inserts        300,000 transactions of one row
+bigtx deletes  one transaction that updates, deletes 300,000 rows
+hot            one row updated 100,000 times
+far            tpcb with the target behind a proxy that delays 10 ms each way (delay.c)
+latency-RATE   from a commit to its being seen, at RATE tx/s for 10 s, from a system that had caught up
+twoway         a backlog of both sides, then how far behind it is after 10 s of 1,000 tx/s on each
+
+ratio_PEER is peer / twsync, of seconds or milliseconds; ratio_floor is twsync / floor.
+The settings of the servers, the same for all, are in servers.py.
+
 TWSYNC_BENCH_SCALE   size of the cases (default 1.0)
 TWSYNC_BENCH_RUNS    runs of each system (default 3)
 TWSYNC_BENCH_KEEP    keep the servers' folders and logs
@@ -28,9 +40,11 @@ from backlog import backlog_case, far_case               # noqa: E402
 from live import latency_case                            # noqa: E402
 from loads import LOADS                                  # noqa: E402
 from servers import Bench, say, say_machine              # noqa: E402
+from twoway import twoway_case                            # noqa: E402
 
 CASES = {**{case: backlog_case for case in LOADS}, "far": far_case,
-         "latency-100": latency_case, "latency-1000": latency_case}
+         "latency-100": latency_case, "latency-1000": latency_case,
+         "twoway": twoway_case}
 
 
 def main(names):

@@ -50,9 +50,9 @@ class Twsync(System):
 
     SLOT, KEPT = "twsync_bench_forward", "kept_forward"
 
-    def __init__(self, pair, folder, label, identity, **sections):
+    def __init__(self, pair, folder, label, identity, name="bench", **sections):
         super().__init__(pair, folder, label, identity)
-        self.job = tw.Job(pair, os.path.join(folder, label), "bench", **{
+        self.job = tw.Job(pair, os.path.join(folder, label), name, **{
             "objects": {"existing": "keep"},
             "forward": {"schema": False, "copy": False, "identity": identity},
             "reverse": {"enabled": False},
@@ -78,8 +78,8 @@ class Twsync(System):
     def stop(self):
         self.job.stop()
         wait_for(lambda: not self.pair.a.admin(
-            "SELECT FROM pg_replication_slots WHERE active AND slot_name = %s", (self.SLOT,)),
-            "twsync's slot rests")
+            "SELECT FROM pg_replication_slots WHERE active AND slot_name ~ '^twsync_'"),
+            "twsync's slots rest")
 
     def rewind(self):
         self.pair.a.admin("SELECT pg_drop_replication_slot(%s)", (self.SLOT,))
@@ -87,11 +87,11 @@ class Twsync(System):
 
 
 class Native(System):
-    def __init__(self, pair, folder, label, identity):
+    def __init__(self, pair, folder, label, identity, more=""):
         super().__init__(pair, folder, label, identity)
         pair.a.admin("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (label,))
         pair.b.admin(f"CREATE SUBSCRIPTION {label} CONNECTION '{dsn(pair.a)}' PUBLICATION bench WITH "
-                     "(copy_data = false, create_slot = false, enabled = false)")
+                     f"(copy_data = false, create_slot = false, enabled = false{more})")
 
     def start(self):
         self.pair.b.admin(f"ALTER SUBSCRIPTION {self.label} ENABLE")
