@@ -94,7 +94,7 @@ class Backlog:
         return SYSTEMS.get(kind, Twsync)(pair, self.bench.case_folder, label, self.load.identity)
 
     def make_floor(self):
-        """A slot that is never confirmed, so that it serves every run; twsync's job names the node."""
+        """A slot that is never confirmed, so that it serves every run."""
         self.source.admin(f"CREATE PUBLICATION floor FOR TABLE {', '.join(tables(self.source))}")
         self.source.admin("SELECT pg_create_logical_replication_slot('floor', 'pgoutput')")
 
@@ -104,15 +104,18 @@ class Backlog:
         for run in range(RUNS):
             for kind in rotated(self.kinds, run):
                 self.bench.settle()
-                seconds = self.drain(run) if kind == "floor" else self.carry(self.systems[run][kind])
+                system = self.systems[run].get(kind)
+                seconds = self.carry(system) if system else self.drain(run)
                 say(f"run {run + 1}: {kind} {seconds:.2f} s")
                 times[kind].append(seconds)
         return {kind: statistics.median(seconds) for kind, seconds in times.items()}
 
     def drain(self, run):
+        """Seconds that reading alone takes; the job tells where."""
         job = self.systems[run]["twsync"].job
-        return float(subprocess.run([self.bench.drain, job.path, "floor", self.until], check=True,
-                                    stdout=subprocess.PIPE, text=True, env=tw.environment("/")).stdout)
+        return float(subprocess.run(
+            [self.bench.drain, job.path, "floor", self.until], check=True, stdout=subprocess.PIPE,
+            text=True, env=tw.environment("/")).stdout)
 
     def carry(self, system):
         """Times one system and holds its target against the source.
@@ -144,8 +147,8 @@ def backlog_case(bench, case):
     backlog = Backlog(bench, LOADS[case], peers(case, LOADS[case]))
     s = backlog.run()
     pglogical = s.get("pglogical")
-    show(case, twsync_s=s["twsync"], floor_s=s["floor"], native_s=s["native"], pglogical_s=pglogical,
-         ratio_native=s["native"] / s["twsync"],
+    show(case, twsync_s=s["twsync"], floor_s=s["floor"], native_s=s["native"],
+         pglogical_s=pglogical, ratio_native=s["native"] / s["twsync"],
          ratio_pglogical=pglogical and pglogical / s["twsync"],
          ratio_floor=s["twsync"] / s["floor"], rows=backlog.rows)
 

@@ -18,7 +18,7 @@ inserts        300,000 transactions of one row
 bigtx deletes  one transaction that updates, deletes 300,000 rows
 hot            one row updated 100,000 times
 far            tpcb with the target behind a proxy that delays 10 ms each way (delay.c)
-latency-RATE   from a commit to its being seen, at RATE tx/s for 10 s, from a system that had caught up
+latency-RATE   from a commit to its being seen, at RATE tx/s for 10 s, with no backlog before
 twoway         a backlog of both sides, then how far behind it is after 10 s of 1,000 tx/s on each
 
 ratio_PEER is peer / twsync, of seconds or milliseconds; ratio_floor is twsync / floor.
@@ -51,7 +51,7 @@ def main(names):
     unknown = [name for name in names if name not in CASES]
     if unknown:
         sys.exit(f"bench.py: no case \"{unknown[0]}\"; there are: {', '.join(CASES)}")
-    for sig in (signal.SIGTERM, signal.SIGHUP):
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, lambda number, frame: sys.exit(128 + number))
     with Bench() as bench:
         say_machine()

@@ -77,8 +77,9 @@ def measure(backlog, system, run, rate):
     backlog.bench.settle()
     system.start()
     wait_sentinel(source, target, source.one("SELECT count(*) + 1 FROM bench_done"))
-    process = pgbench_start(source, BEAT_SCRIPT, "-n", "-M", "prepared", "-c", CLIENTS, "-T", SECONDS,
-                            "-R", rate, "-D", f"n={first}", "-l", f"--log-prefix={prefix}")
+    process = pgbench_start(
+        source, BEAT_SCRIPT, "-n", "-M", "prepared", "-c", CLIENTS, "-T", SECONDS, "-R", rate,
+        "-D", f"n={first}", "-l", f"--log-prefix={prefix}")
     seen = watch(target, process)
     pgbench_end(process)
     found = delays(prefix, seen, first)

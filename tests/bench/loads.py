@@ -10,7 +10,9 @@ from systems import ROLE
 
 ITEMS = 300_000
 
-ITEM = "CREATE TABLE item (id bigserial PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, note text)"
+ITEM = """
+    CREATE TABLE item (
+        id bigserial PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, note text)"""
 FILL_ITEM = """
     INSERT INTO item (n, at, note)
     SELECT g, timestamptz '2024-01-01' + g * interval '1 second', 'note of item ' || g
@@ -19,15 +21,16 @@ COUNTER = """
     CREATE TABLE counter (id int PRIMARY KEY, n bigint NOT NULL, note text);
     INSERT INTO counter SELECT g, 0, 'counter ' || g FROM generate_series(1, 1000) g"""
 
-INSERT_SCRIPT = "INSERT INTO item (n, at, note) VALUES (:client_id, now(), 'a note of some length');"
+INSERT_SCRIPT = "INSERT INTO item (n, at, note) VALUES (:client_id, now(), 'a note of no use');"
+UPDATE_ALL = "UPDATE item SET n = n + 1, note = note || '!'"
 HOT_SCRIPT = "UPDATE counter SET n = n + 1 WHERE id = 500;"
 
 
 def pgbench_start(node, script, *args, **popen):
     """Starts pgbench by the Unix socket; `script` is the text of a transaction, or None."""
     read = ["-f", "/dev/stdin"] if script else []
-    argv = [os.path.join(pg.bin_dir(), "pgbench"), "-h", node.server.root, "-p", str(node.server.port),
-            "-U", ROLE, *map(str, args), *read, node.dbname]
+    argv = [os.path.join(pg.bin_dir(), "pgbench"), "-h", node.server.root,
+            "-p", str(node.server.port), "-U", ROLE, *map(str, args), *read, node.dbname]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True, **popen)
     process.stdin.write(script or "")
@@ -45,10 +48,14 @@ def pgbench(node, *args, script=None, **popen):
     pgbench_end(pgbench_start(node, script, *args, **popen))
 
 
+# For what is written while nothing is timed: commits do not wait for the disk.
+HASTE = {**os.environ, "PGOPTIONS": "-c synchronous_commit=off"}
+
+
 def backlog(node, transactions, clients=4, script=None):
-    """Transactions as fast as they go: their commits do not wait for the disk."""
-    pgbench(node, "-n", "-M", "prepared", "-c", clients, "-j", min(clients, 2), "-t", transactions // clients,
-            script=script, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"})
+    """Transactions as fast as they go; returns their number."""
+    pgbench(node, "-n", "-M", "prepared", "-c", clients, "-j", min(clients, 2),
+            "-t", transactions // clients, script=script, env=HASTE)
     return transactions // clients * clients
 
 
@@ -83,7 +90,7 @@ LOADS = {
     "tpcb-full": Load(tpcb_tables, tpcb, "full"),
     "inserts": Load(lambda node, scale: node.sql(ITEM),
                     lambda node, scale: backlog(node, int(ITEMS * scale), script=INSERT_SCRIPT)),
-    "bigtx": Load(items, lambda node, scale: node.sql("UPDATE item SET n = n + 1, note = note || '!'")),
+    "bigtx": Load(items, lambda node, scale: node.sql(UPDATE_ALL)),
     "deletes": Load(items, lambda node, scale: node.sql("DELETE FROM item")),
     "hot": Load(lambda node, scale: node.sql(COUNTER),
                 lambda node, scale: backlog(node, int(100_000 * scale), 1, HOT_SCRIPT)),

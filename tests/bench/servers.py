@@ -76,7 +76,7 @@ class Bench:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin_case(self, name):
-        """Servers of its own for each case, because pglogical's workers let no database be dropped."""
+        """New servers, for under pglogical's workers no database can be dropped."""
         self.case_folder = os.path.join(self.folder, name)
         os.makedirs(self.case_folder, 0o755)
         self.a, self.b = (self.server(*pair) for pair in zip("ab", self.templates))
@@ -95,8 +95,9 @@ class Bench:
     def compile(self, name, *flags):
         program = os.path.join(self.folder, name)
         source = os.path.join(tw.ROOT, "tests", "bench", name + ".c")
-        subprocess.run([os.path.join(tw.ROOT, "build.sh"), "cc", "release", source, program, *flags],
-                       check=True, stdout=sys.stderr)
+        build = os.path.join(tw.ROOT, "build.sh")
+        subprocess.run([build, "cc", "release", source, program, *flags], check=True,
+                       stdout=sys.stderr)
         return program
 
     def delay(self, port, ms):

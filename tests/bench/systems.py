@@ -90,8 +90,8 @@ class Native(System):
     def __init__(self, pair, folder, label, identity, more=""):
         super().__init__(pair, folder, label, identity)
         pair.a.admin("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (label,))
-        pair.b.admin(f"CREATE SUBSCRIPTION {label} CONNECTION '{dsn(pair.a)}' PUBLICATION bench WITH "
-                     f"(copy_data = false, create_slot = false, enabled = false{more})")
+        pair.b.admin(f"CREATE SUBSCRIPTION {label} CONNECTION '{dsn(pair.a)}' PUBLICATION bench "
+                     f"WITH (copy_data = false, create_slot = false, enabled = false{more})")
 
     def start(self):
         self.pair.b.admin(f"ALTER SUBSCRIPTION {self.label} ENABLE")
@@ -99,8 +99,8 @@ class Native(System):
     def stop(self):
         self.pair.b.admin(f"ALTER SUBSCRIPTION {self.label} DISABLE")
         wait_for(lambda: not self.pair.b.admin(
-            "SELECT FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL", (self.label,)),
-            f"{self.label} rests")
+            "SELECT FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL",
+            (self.label,)), f"{self.label} rests")
 
 
 class Pglogical(System):

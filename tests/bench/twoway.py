@@ -5,13 +5,12 @@ even ones.  Native subscriptions can share tables in both directions with origin
 and newer); before, the pair carries one table each way and has no loops to avoid, nor conflicts.
 """
 
-import os
 import statistics
 import time
 
 import pg
 from backlog import DEADLINE_S, POLL_S, compare, digests
-from loads import pgbench_end, pgbench_start
+from loads import HASTE, pgbench_end, pgbench_start
 from servers import RUNS, SCALE, rotated, say, show
 from systems import Native, System, Twsync
 
@@ -110,7 +109,7 @@ def wait_sentinels(system, n, began):
 
 def catch_up(bench, system, transactions):
     """Seconds for a backlog of both sides; then how far it is behind after a paced load."""
-    write(system, "-t", transactions // 2, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"})
+    write(system, "-t", transactions // 2, env=HASTE)
     sentinels(system, 1)
     bench.settle()
     began = time.monotonic()
@@ -128,7 +127,7 @@ def catch_up(bench, system, transactions):
 
 def twoway_case(bench, case):
     if not has_origin_none(bench.a):
-        say(f"{case}: this server's subscriptions have no origin = none; native carries a table each way")
+        say(f"{case}: subscriptions here have no origin = none; native has a table each way")
     found = {"twsync": [], "native": []}
     classes = {"twsync": TwsyncPair, "native": NativePair}
     transactions = int(TRANSACTIONS * SCALE)
@@ -136,10 +135,11 @@ def twoway_case(bench, case):
         for kind in rotated(list(found), run):
             system = place(bench, classes[kind], f"{kind}_{run}")
             found[kind].append(catch_up(bench, system, transactions))
-            say("run {}: {} {:.2f} s, then {:.3f} s behind after {} s of {} tx/s on each side".format(
-                run + 1, kind, *found[kind][-1], LIVE_S, LIVE_TPS))
-    s, behind = ({kind: statistics.median(run[i] for run in runs) for kind, runs in found.items()}
+            seconds, behind = found[kind][-1]
+            say(f"run {run + 1}: {kind} {seconds:.2f} s, then {behind:.3f} s behind after "
+                f"{LIVE_S} s of {LIVE_TPS} tx/s on each side")
+    s, late = ({kind: statistics.median(run[i] for run in runs) for kind, runs in found.items()}
                  for i in (0, 1))
     show(case, twsync_s=s["twsync"], native_s=s["native"], ratio_native=s["native"] / s["twsync"],
          rows=transactions // 2 * 2 * 2, live_tps=LIVE_TPS,
-         twsync_behind_s=behind["twsync"], native_behind_s=behind["native"])
+         twsync_behind_s=late["twsync"], native_behind_s=late["native"])
