@@ -28,15 +28,16 @@
  *     msg_decode           its pgoutput message as struct msg, bounds checked
  *     task_message         Begin, origin, relation, change, commit; a marked transaction is dropped
  *     task_change          the relation's place on the target (rel_resolve); copied already?
- *     apply_add            into the window, with others
- *     apply_window         as one pipeline: each statement must meet exactly one row
+ *     window_add           into the window, with others, and folded into its key's net change
+ *     apply_bulk           as COPY and one statement per table and kind: counts must be right
+ *     apply_rows           else as one pipeline: each statement must meet exactly one row
  *     apply_careful        if one did not: one by one, looked at first; conf_decide; recorded
  *     apply_commit         progress, origin, COMMIT
  *     retention_limit      how far the source may forget: what was applied a while ago
  *     repl_confirm         and now the slot on A moves
  *
  * Contents.  A chapter uses only what stands above it.  Numbers left out are kept for chapters to
- * come: batches folded for speed, throttling, verification, the status endpoint.
+ * come: throttling, verification, the status endpoint.
  *
  *  I. Ground
  *   2  status     what can go wrong and what to do about it; fail(), TRY
@@ -58,11 +59,13 @@
  *  16  repl       START_REPLICATION, keepalives, feedback
  *  V. Deciding and writing
  *  18  rel        source relation to target table; statements
+ *  19  window     changes that wait, folded to one net change per key
  *  20  conf       what a conflict means: pure
  *  21  shape      schema synchronization, sequences
- *  22  apply      batches, windows, the careful path, conflict records
+ *  22  apply      bulk path, row path, careful path; conflict records
  *  23  check      rights and the precheck
  *  24  copy       the full copy
+ *  25  settle     after a conflict: the same row on both sides
  *  VI. Running
  *  26  task       one direction: initialise, stream, retry
  *  28  sup        the supervisor
@@ -737,7 +740,7 @@ static uint64_t sum_bytes(uint64_t seed, const void *data, size_t len)
 
 #define STAT_COUNTERS(X)                                                                           \
     X(transactions) X(rows) X(inserts) X(updates) X(deletes) X(truncates) X(conflicts)             \
-    X(skipped_transactions) X(bytes) X(restarts) X(copy_tables) X(copy_tables_done)                \
+    X(settled) X(skipped_transactions) X(bytes) X(restarts) X(copy_tables) X(copy_tables_done)     \
     X(copy_chunks) X(copy_chunks_done) X(copy_rows) X(copy_bytes)
 
 #define TASK_STATES(X)                                                                             \
@@ -762,7 +765,20 @@ static const char *task_state_name(int64_t state)
     return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
 }
 
-enum { STAT_MAGIC = 0x74775335 };  /* "twS5": changes with the layout */
+enum { STAT_MAGIC = 0x74775336 };  /* "twS6": changes with the layout */
+
+enum { MEMORY_DELETES = 8192, MEMORY_KEYS = 4096 };
+
+/* What the two tasks tell each other about keys.  Keys are hashes: a false match costs a look. */
+struct memory {
+    /* By the task that carries them: rows deleted on its source, and when.  A later one takes the
+     * place of an earlier one with the same remainder. */
+    struct { _Atomic uint64_t key; _Atomic int64_t us; } deleted[2][MEMORY_DELETES];
+    /* While keys are being settled: how often each was written to. */
+    _Atomic int64_t npending;
+    _Atomic uint32_t touches[MEMORY_KEYS];
+};
+
 
 /* Written by the task's process; `restarts` and, after a death, `state` by the supervisor. */
 struct stat_task {
@@ -773,6 +789,7 @@ struct stat_task {
     _Atomic int64_t delay_us;   /* by the source's clock: newest message minus applied commit */
     _Atomic int64_t beat_us;    /* wall clock of the last loop turn */
     _Atomic uint64_t received_lsn, applied_lsn, confirmed_lsn, source_lsn;
+    _Atomic uint64_t passed_lsn;  /* all the source committed before is applied or not ours */
 #define X(n) _Atomic int64_t n;
     STAT_COUNTERS(X)
 #undef X
@@ -785,6 +802,7 @@ struct stat_page {
     _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
     struct stat_task task[2];  /* by enum tw_direction */
+    struct memory memory;
 };
 
 static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_error *e)
@@ -865,6 +883,7 @@ struct task_conf {
     bool enabled, schema, copy;  /* schema and copy: forward only */
     int workers;
     enum policy on_conflict;
+    struct qname_list policy_tables[4];  /* by enum policy: tables that differ from on_conflict */
     enum merge_unit merge;
     enum identity identity;
     bool bulk;
@@ -877,6 +896,7 @@ struct job {
     const char *name;
     const char *state_dir;
     enum job_tag tag;
+    usec clock_skew_us;
     enum winner winner;  /* of a conflict, where the two tasks' policies name none */
     bool log_json;
     struct str_list accept;  /* codes of failed precheck items the user takes on himself */
@@ -891,6 +911,29 @@ struct job {
     const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
     int nkeys;
 };
+
+/* How a task decides conflicts in a table. */
+static enum policy job_policy(const struct job *job, enum tw_direction dir, const char *schema,
+                              const char *table)
+{
+    const struct task_conf *conf = &job->task[dir];
+    for (int p = 0; p < 4; p++)
+        for (int i = 0; i < conf->policy_tables[p].n; i++)
+            if (str_is(conf->policy_tables[p].items[i].schema, schema) &&
+                str_is(conf->policy_tables[p].items[i].table, table))
+                return (enum policy) p;
+    return conf->on_conflict;
+}
+
+/* Does any table of either task follow this policy? */
+static bool job_uses_policy(const struct job *job, enum policy policy)
+{
+    for (int dir = 0; dir < 2; dir++)
+        if (job->task[dir].enabled && (job->task[dir].on_conflict == policy ||
+                                       job->task[dir].policy_tables[policy].n))
+            return true;
+    return false;
+}
 
 static char job_winner(const struct job *job)
 {
@@ -1777,6 +1820,8 @@ static const struct job_key job_own_keys[] = {
     {"job", "winner", &job_enum, AT(winner), "none", winner_names, 0, 0,
      "whose row both sides keep after a conflict, where the policies do not say: a, b or none",
      false},
+    {"job", "max_clock_skew", &job_time, AT(clock_skew_us), "1s", NULL, 1000, JOB_HOUR,
+     "policy latest: clocks further apart are refused", false},
     {"job", "accept", &job_words, AT(accept), NULL, NULL, 0, 0,
      "codes of failed precheck items taken on", false},
     {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0, NULL, false},
@@ -1798,6 +1843,14 @@ static const struct job_key job_own_keys[] = {
      "processes that copy", false},
     {"forward", "on_conflict", &job_enum, FORWARD(on_conflict), "fail", policy_names, 0, 0,
      "fail, ignore, overwrite or latest", false},
+    {"forward", "on_conflict_fail", &job_tables, FORWARD(policy_tables[POLICY_FAIL]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"forward", "on_conflict_ignore", &job_tables, FORWARD(policy_tables[POLICY_IGNORE]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"forward", "on_conflict_overwrite", &job_tables, FORWARD(policy_tables[POLICY_OVERWRITE]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"forward", "on_conflict_latest", &job_tables, FORWARD(policy_tables[POLICY_LATEST]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
     {"forward", "merge", &job_enum, FORWARD(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"forward", "identity", &job_enum, FORWARD(identity), "full", identity_names, 0, 0,
@@ -1809,6 +1862,14 @@ static const struct job_key job_own_keys[] = {
     {"reverse", "enabled", &job_bool, REVERSE(enabled), "yes", NULL, 0, 0, "yes or no", false},
     {"reverse", "on_conflict", &job_enum, REVERSE(on_conflict), "fail", policy_names, 0, 0,
      "fail, ignore, overwrite or latest", false},
+    {"reverse", "on_conflict_fail", &job_tables, REVERSE(policy_tables[POLICY_FAIL]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"reverse", "on_conflict_ignore", &job_tables, REVERSE(policy_tables[POLICY_IGNORE]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"reverse", "on_conflict_overwrite", &job_tables, REVERSE(policy_tables[POLICY_OVERWRITE]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
+    {"reverse", "on_conflict_latest", &job_tables, REVERSE(policy_tables[POLICY_LATEST]),
+     NULL, NULL, 0, 0, "tables with this policy", false},
     {"reverse", "merge", &job_enum, REVERSE(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"reverse", "identity", &job_enum, REVERSE(identity), "full", identity_names, 0, 0,
@@ -2303,7 +2364,7 @@ static int job_string_order(const void *a, const void *b)
 }
 
 /* Sorted names of a list of tables, and a mistake for each that is there twice. */
-static const char **job_sorted_tables(struct job_file *f, const char *key,
+static const char **job_sorted_tables(struct job_file *f, const char *section, const char *key,
                                       const struct qname_list *list)
 {
     const char **names = arena_array(&f->job->arena, const char *, list->n);
@@ -2312,7 +2373,7 @@ static const char **job_sorted_tables(struct job_file *f, const char *key,
     qsort(names, (size_t) list->n, sizeof *names, job_string_order);
     for (int i = 1; i < list->n; i++)
         if (str_is(names[i - 1], names[i]))
-            job_mistake(f, job_blame(f, "objects", key), "%s: %s is listed twice", key, names[i]);
+            job_mistake(f, job_blame(f, section, key), "%s: %s is listed twice", key, names[i]);
     return names;
 }
 
@@ -2341,8 +2402,8 @@ static void job_check_objects(struct job_file *f)
     if (line && !job_given(f, "objects", "schemas") && !job_given(f, "objects", "tables"))
         job_mistake(f, line, "[objects] selects nothing: give schemas or tables");
     const char **schemas = job_sorted_schemas(f);
-    const char **tables = job_sorted_tables(f, "tables", &job->tables);
-    job_sorted_tables(f, "exclude", &job->exclude);
+    const char **tables = job_sorted_tables(f, "objects", "tables", &job->tables);
+    job_sorted_tables(f, "objects", "exclude", &job->exclude);
     for (int i = 0; i < job->exclude.n; i++) {
         const struct qname *q = &job->exclude.items[i];
         const char *name = sql_quoted_table(&job->arena, q->schema, q->table);
@@ -2354,8 +2415,28 @@ static void job_check_objects(struct job_file *f)
     }
 }
 
+/* A table has one policy. */
+static void job_check_policies(struct job_file *f, enum tw_direction dir)
+{
+    const struct qname_list *lists = f->job->task[dir].policy_tables;
+    const char *section = direction_names[dir], **names[4];
+    char key[32];
+    for (int p = 0; p < 4; p++) {
+        snprintf(key, sizeof key, "on_conflict_%s", policy_names[p]);
+        names[p] = job_sorted_tables(f, section, key, &lists[p]);
+        for (int q = 0; q < p; q++)
+            for (int i = 0; i < lists[p].n; i++)
+                if (job_has(names[q], lists[q].n, names[p][i]))
+                    job_mistake(f, job_blame(f, section, key),
+                                "%s: %s is also listed under on_conflict_%s", key, names[p][i],
+                                policy_names[q]);
+    }
+}
+
 static void job_check_tasks(struct job_file *f)
 {
+    job_check_policies(f, TW_FORWARD);
+    job_check_policies(f, TW_REVERSE);
     const struct task_conf *forward = &f->job->task[TW_FORWARD];
     const struct task_conf *reverse = &f->job->task[TW_REVERSE];
     if (job_is_wrong(f, "forward", "enabled") || job_is_wrong(f, "reverse", "enabled")) return;
@@ -3422,7 +3503,9 @@ static const char slot_node_sql[] =
     " schema_name text NOT NULL, table_name text NOT NULL,"
     " key jsonb, existing jsonb, old jsonb, incoming jsonb,"
     " commit_lsn pg_lsn NOT NULL, change bigint NOT NULL, committed_at timestamptz,"
+    " wanted text, settled text, settled_at timestamptz,"
     " UNIQUE (task, commit_lsn, change, kind));"
+    "CREATE INDEX IF NOT EXISTS conflict_unsettled ON twsync.conflict (id) WHERE settled IS NULL;"
     "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict FROM PUBLIC;"
     "COMMIT";
 
@@ -4184,6 +4267,8 @@ struct rel {
     int nident;           /* 0: by the whole row */
     int *ident;           /* source columns rows are found by */
     const char **ident_ops;
+    enum policy policy;
+    enum merge_unit merge;
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
     struct stmt *stmts;
     int nstmts;
@@ -4498,8 +4583,13 @@ struct stmt_text {
     struct rel *rel;
     struct stmt *st;
     bool staged;
-    bool whole;  /* every old value must hold, not only the changed columns' */
 };
+
+/* Must every old value hold, not only the changed columns'? */
+static bool rel_whole(const struct rel *rel)
+{
+    return rel->merge == MERGE_ROWS || (rel->identity && rel->identity->deferrable);
+}
 
 static void stmt_param(struct stmt_text *t, enum param_from from, int column)
 {
@@ -4627,7 +4717,7 @@ static void stmt_update(struct stmt_text *t)
         }
         if (t->staged) buf_fmt(&t->sql, " FROM %s s", t->st->stage);
     }
-    stmt_where(t, t->whole ? NULL : set);
+    stmt_where(t, rel_whole(rel) ? NULL : set);
 }
 
 static void stmt_delete(struct stmt_text *t)
@@ -4637,10 +4727,9 @@ static void stmt_delete(struct stmt_text *t)
     stmt_where(t, NULL);
 }
 
-static const char *stmt_build(struct rel *rel, struct stmt *st, bool whole, bool staged,
-                              struct arena *a)
+static const char *stmt_build(struct rel *rel, struct stmt *st, bool staged, struct arena *a)
 {
-    struct stmt_text t = {.rel = rel, .st = st, .staged = staged, .whole = whole};
+    struct stmt_text t = {.rel = rel, .st = st, .staged = staged};
     if (!staged || st->op != 'I') st->nparams = 0;
     switch (st->op) {
     case 'I': stmt_insert(&t); break;
@@ -4679,6 +4768,28 @@ static bool rel_changed(const struct rel *rel, const struct dml *m, bool *set)
 static const struct value *rel_key_value(const struct dml *m, int column)
 {
     return m->old_kind ? &m->old.values[column] : &m->new.values[column];
+}
+
+/* One part of a key, to be added up over its columns, in whatever order. */
+static uint64_t rel_hash_part(const char *name, const void *value, size_t len)
+{
+    return sum_bytes(sum_bytes(0, name, strlen(name)), value, len);
+}
+
+static uint64_t rel_hash_table(const char *schema, const char *table)
+{
+    return rel_hash_part(schema, table, strlen(table));
+}
+
+/* What a key is called between the two tasks: by names and texts, which are the same for both. */
+static uint64_t rel_hash_key(const struct rel *rel, const struct value *row)
+{
+    uint64_t h = rel_hash_table(rel->schema, rel->name);
+    for (int i = 0; i < rel->nident; i++) {
+        const struct value *v = &row[rel->ident[i]];
+        h += rel_hash_part(rel->columns[rel->ident[i]].name, v->data, v->len);
+    }
+    return h;
 }
 
 static const struct value *rel_param_value(const struct dml *m, const struct param *p)
@@ -4739,7 +4850,7 @@ static const struct colset *rel_union(struct rel *rel, const struct colset *a,
  * updated in ever new column sets keeps only so many; the rest, made in `scratch`, is unnamed and
  * planned each time. */
 static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const struct colset *cols,
-                             bool whole, int *serial, struct arena *scratch)
+                             int *serial, struct arena *scratch)
 {
     for (struct stmt *st = rel->stmts; st; st = st->next)
         if (st->op == op && st->old_kind == old_kind && st->cols == cols) return st;
@@ -4753,7 +4864,7 @@ static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const stru
     st->params = arena_array(a, struct param, most);
     st->types = arena_array(a, Oid, most);
     if (keep) snprintf(st->name, sizeof st->name, "tw%d", ++*serial);
-    st->sql = stmt_build(rel, st, whole, false, a);
+    st->sql = stmt_build(rel, st, false, a);
     if (keep) {
         rel->nstmts++;
         st->next = rel->stmts;
@@ -4776,7 +4887,7 @@ static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const stru
  *     another row: the window ends before it
  *   - deletes are written first, so that keys are free for what comes; without old images nothing
  *     would show that a deleted row was in the way of an earlier change: the window ends
- *   - a row that came and went ('A'): it is not enough to do nothing, it must not have been there */
+ *   - a row that came and went ('A'): doing nothing is not enough, it must not have been there */
 
 struct change {
     struct rel *rel;
@@ -4977,8 +5088,9 @@ static bool fold_insert(struct net *n, const struct change *c)
     return true;
 }
 
-static bool fold_update(struct window *w, struct net *n, const struct change *c, bool whole)
+static bool fold_update(struct window *w, struct net *n, const struct change *c)
 {
+    bool whole = rel_whole(n->rel);
     if (!n->insert && n->m.kind != 'U') return false;
     if (n->insert) {
         if (!fold_continues(n, c, whole ? NULL : c->cols->set)) return false;
@@ -5013,7 +5125,7 @@ static bool fold_delete(struct window *w, struct net *n, const struct change *c)
 }
 
 /* Fold a change into the window's net changes.  false: the window must end before it. */
-static bool window_fold(struct window *w, const struct change *c, bool whole)
+static bool window_fold(struct window *w, const struct change *c)
 {
     struct rel *rel = c->rel;
     const struct value *row = c->m.kind == 'I' || !c->m.old_kind ? c->m.new.values
@@ -5028,7 +5140,7 @@ static bool window_fold(struct window *w, const struct change *c, bool whole)
     if (rel->has_secondary && fold_hides(n, c)) return false;
     switch (c->m.kind) {
     case 'I': return fold_insert(n, c);
-    case 'U': return fold_update(w, n, c, whole);
+    case 'U': return fold_update(w, n, c);
     default: return fold_delete(w, n, c);
     }
 }
@@ -5074,8 +5186,8 @@ static void window_append(struct window *w, const struct change *c)
     if (!w->first_lsn) w->first_lsn = c->commit_lsn;
 }
 
-/* Take a change whose bytes live in the window's arena.  `whole`: old rows are compared whole. */
-static enum take window_add(struct window *w, struct change *c, bool whole)
+/* Take a change whose bytes live in the window's arena. */
+static enum take window_add(struct window *w, struct change *c)
 {
     struct rel *rel = c->rel;
     if (c->m.kind == 'U') {
@@ -5083,7 +5195,7 @@ static enum take window_add(struct window *w, struct change *c, bool whole)
         c->cols = rel_colset(rel, rel->changes, &w->arena);
     }
     bool rows = window_needs_rows(c);
-    if (!w->by_row && (rows || window_disorders(w, c) || !window_fold(w, c, whole))) {
+    if (!w->by_row && (rows || window_disorders(w, c) || !window_fold(w, c))) {
         if (w->n > (rows ? 0 : WINDOW_FEW)) return TAKE_LATER;
         w->by_row = true;
     }
@@ -5158,6 +5270,15 @@ static char conf_winner(enum policy forward, enum policy reverse, char named,
     if (forward != POLICY_LATEST || reverse != POLICY_LATEST) return named;
     if (a->there != b->there && (!a->at_us || !b->at_us)) return a->there ? 'a' : 'b';
     return conf_newer(a->at_us, b->at_us, 'a') ? 'a' : 'b';
+}
+
+/* Does an update that met other values fight over them?  Not where the row holds what it brings: by
+ * columns, the differing ones; by rows, nothing short of the whole new row. */
+static bool conf_disputed(enum merge_unit unit, int n, const bool *differs, const bool *brought)
+{
+    for (int i = 0; i < n; i++)
+        if (!brought[i] && (differs[i] || unit == MERGE_ROWS)) return true;
+    return false;
 }
 
 /* Which columns an update that met different values writes, given those it changes and those of
@@ -6023,7 +6144,7 @@ struct conflict_left {
  * All in SQL text: descriptions of relations may be gone by then. */
 struct deferred {
     struct deferred *next;
-    enum conflict_kind kind;
+    enum conf_action act;
     const char *quoted;
     char *record[13];      /* the conflict's row, but for the outcome */
     const char *mine_sql;  /* is our row still as we wrote it? */
@@ -6058,8 +6179,9 @@ struct apply {
     const char *task;       /* "JOB/forward" */
     int64_t epoch;
     bool origin;            /* rung 2: a replication origin is set up on the session */
-    enum policy policy;
-    enum merge_unit merge;
+    struct stat_task *other;  /* the opposite task, NULL if there is none */
+    struct memory *memory;
+    enum tw_direction dir;
     int serial;             /* names of prepared statements */
     struct rel *rels;       /* cache by source relid, of this session */
     /* The open batch. */
@@ -6153,6 +6275,7 @@ static status MUST_CHECK sqlb_run(struct sqlb *q, struct db *d, const char *what
 /* A row of the target as it stands, locked. */
 struct found {
     const char *ctid, *tableoid;
+    usec at_us;           /* when it was written last; asked under policy latest only, else 0 */
     const char **values;  /* by source column; NULL for SQL NULL and for columns not carried */
     bool *same;           /* by source column: holds the change's old value */
 };
@@ -6179,7 +6302,9 @@ static void careful_select(struct sqlb *q, const struct change *c, bool compare)
         careful_image(q, rel_target(rel, i), &c->m.old.values[i]);
         sep = ", ";
     }
-    buf_str(&q->sql, "]::bool[]");
+    buf_str(&q->sql, "]::bool[], ");
+    buf_str(&q->sql, rel->policy == POLICY_LATEST ? "round(extract(epoch FROM"
+            " pg_xact_commit_timestamp(t.xmin)) * 1000000)::bigint" : "0");
     for (int i = 0; i < rel->ncolumns; i++)
         if (rel_carries(rel, i)) buf_fmt(&q->sql, ", t.%s", rel_target(rel, i)->quoted);
     buf_fmt(&q->sql, " FROM %s%s t", rel->only, rel->quoted);
@@ -6206,8 +6331,9 @@ static struct found *careful_rows(struct arena *a, const struct change *c, const
         f->tableoid = PQgetvalue(r, row, 1);
         f->values = arena_array(a, const char *, rel->ncolumns + 1);
         f->same = arena_array(a, bool, rel->ncolumns + 1);
+        f->at_us = db_cell_int(r, row, 3);
         const char *same = PQgetvalue(r, row, 2) + 1;  /* "{t,f,t}" */
-        for (int i = 0, col = 3; i < rel->ncolumns; i++) {
+        for (int i = 0, col = 4; i < rel->ncolumns; i++) {
             f->same[i] = true;
             if (!rel_carries(rel, i)) continue;
             f->values[i] = db_cell(r, row, col++);
@@ -6480,7 +6606,8 @@ static const char conflict_sql[] =
     " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10::jsonb, $11::pg_lsn,"
     " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval)"
     " ON CONFLICT (task, commit_lsn, change, kind) DO UPDATE SET recorded_at = clock_timestamp(),"
-    " policy = EXCLUDED.policy, outcome = EXCLUDED.outcome, existing = EXCLUDED.existing";
+    " policy = EXCLUDED.policy, outcome = EXCLUDED.outcome, existing = EXCLUDED.existing,"
+    " settled = NULL, settled_at = NULL";
 enum { CONFLICT_VALUES = 13 };
 
 static void conflict_values(struct apply *ap, struct arena *a, const struct change *c,
@@ -6488,7 +6615,7 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
 {
     v[0] = arena_str(a, ap->task);
     v[1] = arena_str(a, conflict_names[k->kind]);
-    v[2] = arena_str(a, policy_names[ap->policy]);
+    v[2] = arena_str(a, policy_names[c->rel->policy]);
     v[3] = arena_str(a, k->outcome);
     v[4] = arena_str(a, c->rel->schema);
     v[5] = arena_str(a, c->rel->name);
@@ -6514,14 +6641,54 @@ static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, cons
                           (const char *const *) v);
 }
 
+/* A person may have decided a conflict that stopped the task: the side whose row is wanted. */
+static status MUST_CHECK conflict_wanted(struct apply *ap, const struct change *c,
+                                         enum conflict_kind kind, char *side)
+{
+    struct arena a = {0};
+    const char *values[] = {ap->task, lsn_text(&a, c->commit_lsn),
+                            arena_fmt(&a, "%" PRId64, c->seq), conflict_names[kind]}, *wanted;
+    status s = db_value(ap->to, &a, "read a decision",
+                        "SELECT wanted FROM twsync.conflict WHERE task = $1"
+                        " AND commit_lsn = $2::pg_lsn AND change = $3::bigint AND kind = $4", 4,
+                        values, &wanted);
+    *side = wanted ? wanted[0] : 0;
+    arena_free(&a);
+    return s;
+}
+
+/* What is to be done about a conflict; ours_us: when the row in question was written last. */
+static status MUST_CHECK conflict_decide(struct apply *ap, const struct change *c,
+                                         enum conflict_kind kind, usec ours_us,
+                                         enum conf_action *act)
+{
+    char from = ap->from->node->letter, wanted;
+    *act = conf_decide(kind, c->rel->policy, conf_newer(c->commit_us, ours_us, from));
+    if (*act != ACT_STOP) return TW_OK;
+    TRY(conflict_wanted(ap, c, kind, &wanted));
+    if (wanted)
+        *act = conf_decide(kind, wanted == from ? POLICY_OVERWRITE : POLICY_IGNORE, false);
+    return TW_OK;
+}
+
+/* When the youngest of the rows in the way was written. */
+static usec collisions_us(const struct collisions *all)
+{
+    usec last = 0;
+    for (int i = 0; i < all->n; i++)
+        if (all->items[i].row.at_us > last) last = all->items[i].row.at_us;
+    return last;
+}
+
 /* Policy fail: the record (in left_arena) outlives the rollback, and the task is Failed. */
 static status MUST_CHECK conflict_stop_record(struct apply *ap, const char *quoted, char **record)
 {
     memcpy(ap->left.sql_values, record, sizeof ap->left.sql_values);
     ap->left.set = true;
     fail_detail(ap->e, "transaction committed at %s", record[10]);
-    fail_hint(ap->e, "See twsync.conflict on %c; change the row there, or set on_conflict = "
-                     "ignore or overwrite, and run again.", ap->to->node->letter);
+    fail_hint(ap->e, "`twsync conflicts JOB` shows it, and with --resolve and --take decides it; "
+                     "or change the row on %c, or the policy, and run again.",
+              ap->to->node->letter);
     return fail(ap->e, TW_ECONFLICT, "conflict %s in table %s, key %s, under policy fail",
                 record[1], quoted, record[6]);
 }
@@ -6750,7 +6917,7 @@ static status MUST_CHECK careful_defer(struct apply *ap, struct arena *a, const 
                          .outcome = "", .existing = json_existing(a, rel, before, &all)};
     if (all.n > 1) k.kind = CONF_multiple_unique_conflicts;
     conflict_values(ap, keep, c, &k, d->record);
-    d->kind = k.kind;
+    TRY(conflict_decide(ap, c, k.kind, collisions_us(&all), &d->act));
     d->quoted = arena_str(keep, rel->quoted);
     d->mine_sql = deferred_at(keep, "SELECT 1 FROM", rel, w->ctid, w->tableoid, " FOR UPDATE");
     d->undo_sql = deferred_undo(keep, rel, w, before, write);
@@ -6771,20 +6938,19 @@ static status MUST_CHECK careful_defer(struct apply *ap, struct arena *a, const 
 static status MUST_CHECK deferred_settle(struct apply *ap, struct arena *a, struct deferred *d)
 {
     const char *mine, *there = NULL;
-    enum conf_action act = conf_decide(d->kind, ap->policy, false);
     TRY(db_value(ap->to, a, "look for the row", d->mine_sql, 0, NULL, &mine));
     for (int i = 0; mine && i < d->n && !there; i++)
         TRY(db_value(ap->to, a, "look for the row in the way", d->there_sql[i], 0, NULL, &there));
     if (!there) return TW_OK;
-    if (act == ACT_STOP) {
+    if (d->act == ACT_STOP) {
         d->record[3] = arena_str(&ap->left_arena, "stopped");
         return conflict_stop_record(ap, d->quoted, d->record);
     }
-    d->record[3] = arena_str(a, act == ACT_SKIP ? "kept" : "overwritten");
+    d->record[3] = arena_str(a, d->act == ACT_SKIP ? "kept" : "overwritten");
     ap->conflicts++;
     TRY(db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
                        (const char *const *) d->record));
-    if (act == ACT_SKIP) return db_exec(ap->to, "undo a change", d->undo_sql);
+    if (d->act == ACT_SKIP) return db_exec(ap->to, "undo a change", d->undo_sql);
     for (int i = 0; i < d->n; i++) TRY(db_exec(ap->to, "delete a row", d->delete_sql[i]));
     return TW_OK;
 }
@@ -6886,7 +7052,8 @@ static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena 
 {
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_insert_exists,
                          .existing = json_existing(a, c->rel, NULL, all)};
-    enum conf_action act = conf_decide(k.kind, ap->policy, false);
+    enum conf_action act;
+    TRY(conflict_decide(ap, c, k.kind, collisions_us(all), &act));
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
@@ -6931,13 +7098,50 @@ static status MUST_CHECK careful_insert(struct apply *ap, struct arena *a, const
     return careful_refused(ap, c->rel);
 }
 
+enum { DELETED_WAIT_S = 3 };
+
+/* Did the target's own side delete the row, and when?  The opposite task knows, once it has decoded
+ * all that was committed there by now.  0: it did not, or it cannot be told: then the sides may
+ * part here, and are settled. */
+static status MUST_CHECK careful_deleted(struct apply *ap, struct arena *a, const struct change *c,
+                                         usec *when)
+{
+    struct stat_task *other = ap->other;
+    const char *text;
+    lsn_t lsn;
+    *when = 0;
+    if (!other || !other->enabled || !c->rel->nident) return TW_OK;
+    TRY(db_value(ap->to, a, "read the WAL position", "SELECT pg_current_wal_flush_lsn()", 0, NULL,
+                 &text));
+    if (!text || !lsn_parse(text, &lsn)) return TW_OK;
+    usec deadline = os_now() + DELETED_WAIT_S * USEC_SEC;
+    while (other->received_lsn < lsn && other->state == TASK_Running && os_now() < deadline) {
+        os_sleep_ms(2);
+        TRY(db_tick(ap->to));
+    }
+    uint64_t key = rel_hash_key(c->rel, c->m.old_kind ? c->m.old.values : c->m.new.values);
+    enum tw_direction dir = ap->dir == TW_FORWARD ? TW_REVERSE : TW_FORWARD;
+    size_t i = key % MEMORY_DELETES;
+    if (ap->memory->deleted[dir][i].key == key) *when = ap->memory->deleted[dir][i].us;
+    return TW_OK;
+}
+
 static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *a,
                                                 const struct change *c)
 {
     struct value *row;
+    usec gone_us;
+    TRY(careful_deleted(ap, a, c, &gone_us));
+    struct conflict k = {.kind = gone_us ? CONF_update_deleted : CONF_update_missing};
+    enum conf_action act;
+    TRY(conflict_decide(ap, c, k.kind, gone_us, &act));
+    if (act == ACT_STOP) return conflict_stop(ap, c, k);
+    if (act == ACT_SKIP) {
+        k.outcome = "kept";
+        return conflict_record(ap, a, c, k);
+    }
     TRY(careful_complete(ap, a, c, &row));
-    struct conflict k = {.kind = CONF_update_missing, .outcome = row ? "inserted" : "skipped"};
-    assert(conf_decide(k.kind, ap->policy, false) == ACT_INSERT);
+    k.outcome = row ? "inserted" : "skipped";
     TRY(conflict_record(ap, a, c, k));
     return row ? careful_insert(ap, a, c, row) : TW_OK;
 }
@@ -6950,7 +7154,8 @@ static status MUST_CHECK careful_update_exists(struct apply *ap, struct arena *a
 {
     struct conflict k = {.kind = all->n > 1 ? CONF_multiple_unique_conflicts : CONF_update_exists,
                          .existing = json_existing(a, c->rel, f, all)};
-    enum conf_action act = conf_decide(k.kind, ap->policy, false);
+    enum conf_action act;
+    TRY(conflict_decide(ap, c, k.kind, collisions_us(all), &act));
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
     TRY(conflict_record(ap, a, c, k));
@@ -7009,15 +7214,17 @@ static void careful_changed(const struct change *c, bool *changed)
 }
 
 /* Columns that differ but hold what the update brings are in no dispute: a cascade of the target's
- * own foreign key was faster, or both sides wrote the same.  Returns how many are. */
-static int careful_disputed(const struct change *c, const struct found *f, const bool *differs)
+ * own foreign key was faster, or both sides wrote the same. */
+static bool careful_disputed(struct arena *a, const struct change *c, const struct found *f,
+                             const bool *differs)
 {
-    int n = 0;
+    bool *brought = arena_array(a, bool, c->rel->ncolumns + 1);
     for (int i = 0; i < c->rel->ncolumns; i++) {
         const struct value *now = &c->m.new.values[i];
-        if (differs[i]) n += now->kind == 'u' || !careful_same(f->values[i], now, false);
+        brought[i] = !rel_carries(c->rel, i) ||
+                     (now->kind == 'u' ? !differs[i] : careful_same(f->values[i], now, false));
     }
-    return n;
+    return conf_disputed(c->rel->merge, c->rel->ncolumns, differs, brought);
 }
 
 /* The row is there and holds other values: decide.  *any: something is left to write. */
@@ -7028,11 +7235,13 @@ static status MUST_CHECK careful_update_differs(struct apply *ap, struct arena *
 {
     struct conflict k = {.kind = CONF_update_differs,
                          .existing = json_existing(a, c->rel, f, NULL)};
-    bool disputed = careful_disputed(c, f, differs) > 0;
-    enum conf_action act = disputed ? conf_decide(k.kind, ap->policy, false) : ACT_WRITE;
+    bool disputed = careful_disputed(a, c, f, differs);
+    enum conf_action act = ACT_WRITE;
+    if (disputed) TRY(conflict_decide(ap, c, k.kind, f->at_us, &act));
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
     *any = true;
-    if (disputed) *any = conf_columns(ap->merge, act, c->rel->ncolumns, changed, differs, write);
+    if (disputed)
+        *any = conf_columns(c->rel->merge, act, c->rel->ncolumns, changed, differs, write);
     k.outcome = !disputed ? "equal" : act == ACT_WRITE ? "overwritten" : *any ? "merged" : "kept";
     return conflict_record(ap, a, c, k);
 }
@@ -7049,7 +7258,7 @@ static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const
     struct value *row = c->m.new.values;
     careful_changed(c, changed);
     memcpy(write, changed, sizeof(bool) * (size_t) rel->ncolumns);
-    const bool *compare = ap->merge == MERGE_ROWS ? NULL : changed;
+    const bool *compare = rel->merge == MERGE_ROWS ? NULL : changed;
     if (c->m.old_kind == 'O' && careful_differs(c, f, compare, differs)) {
         bool any;
         TRY(careful_update_differs(ap, a, c, f, changed, differs, write, &any));
@@ -7072,7 +7281,8 @@ static status MUST_CHECK careful_remove(struct apply *ap, struct arena *a, const
     if (c->m.old_kind == 'O' && careful_differs(c, f, NULL, differs)) {
         struct conflict k = {.kind = CONF_delete_differs,
                              .existing = json_existing(a, c->rel, f, NULL)};
-        enum conf_action act = conf_decide(k.kind, ap->policy, false);
+        enum conf_action act;
+        TRY(conflict_decide(ap, c, k.kind, f->at_us, &act));
         if (act == ACT_STOP) return conflict_stop(ap, c, k);
         k.outcome = act == ACT_SKIP ? "kept" : "overwritten";
         TRY(conflict_record(ap, a, c, k));
@@ -7151,23 +7361,18 @@ static status MUST_CHECK pipe_send_stmt(struct apply *ap, struct pipeline *p, st
         if (st->name[0]) st->ready = true;  /* taken back if its reply is not good */
     }
     const char **values = arena_array(&ap->scratch, const char *, st->nparams + 1);
-    for (int i = 0; i < st->nparams; i++) values[i] = value_text(rel_param_value(m, &st->params[i]));
+    for (int i = 0; i < st->nparams; i++)
+        values[i] = value_text(rel_param_value(m, &st->params[i]));
     pipe_add(p, st->op == 'A' ? SENT_ABSENT : SENT_CHANGE, st, "apply a change");
     if (!PQsendQueryPrepared(ap->to->pg, st->name, st->nparams, values, NULL, NULL, 0))
         return db_fail_conn(ap->to, "apply a change");
     return TW_OK;
 }
 
-static bool apply_whole(const struct apply *ap, const struct rel *rel)
-{
-    return ap->merge == MERGE_ROWS || (rel->identity && rel->identity->deferrable);
-}
-
 static struct stmt *apply_stmt(struct apply *ap, struct rel *rel, char op, char old_kind,
                                const struct colset *cols)
 {
-    return rel_stmt(rel, op, old_kind, op == 'U' ? cols : NULL, apply_whole(ap, rel), &ap->serial,
-                    &ap->scratch);
+    return rel_stmt(rel, op, old_kind, op == 'U' ? cols : NULL, &ap->serial, &ap->scratch);
 }
 
 /* Does the change touch a deferrable key? */
@@ -7394,7 +7599,7 @@ static void bulk_text(struct apply *ap, struct buf *b, struct stmt *st)
     struct rel *rel = st->rel;
     if (!st->bulk_sql) {
         snprintf(st->stage, sizeof st->stage, "pg_temp.%s", st->name);
-        st->bulk_sql = stmt_build(rel, st, apply_whole(ap, rel), true, &rel->arena);
+        st->bulk_sql = stmt_build(rel, st, true, &rel->arena);
     }
     if (st->op != 'I') {
         if (!st->staged) {
@@ -7607,14 +7812,17 @@ static status MUST_CHECK apply_truncate(struct apply *ap, struct rel *const *rel
     return s;
 }
 
+static const char apply_origin_sql[] =
+    "SELECT pg_replication_origin_xact_setup($1::pg_lsn,"
+    " 'epoch'::timestamptz + $2::bigint * '1 microsecond'::interval)";
+
 /* Before COMMIT and not earlier: an aborted transaction must not move the origin (failures A14). */
 static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
 {
     struct arena a = {0};
     const char *values[] = {lsn_text(&a, ap->end_lsn), arena_fmt(&a, "%" PRId64, ap->commit_us)};
-    status s = pipe_sql(p, SENT_CONTROL, "set the origin of the transaction",
-                        "SELECT pg_replication_origin_xact_setup($1::pg_lsn, 'epoch'::timestamptz"
-                        " + $2::bigint * '1 microsecond'::interval)", 2, values);
+    status s = pipe_sql(p, SENT_CONTROL, "set the origin of the transaction", apply_origin_sql, 2,
+                        values);
     arena_free(&a);
     return s;
 }
@@ -8458,6 +8666,24 @@ static status check_schema_twsync(struct check *c, struct check_node *n)
                       "a schema twsync that only our role can write");
 }
 
+/* Policy latest compares when rows were committed, on the side where that was done first. */
+static status check_latest(struct check *c, struct check_node *n)
+{
+    if (!job_uses_policy(c->job, POLICY_LATEST))
+        check_ok(c, "policy latest is not used");
+    else if (!n->rights.commit_ts)
+        check_add(c, CHECK_FAILED, "track_commit_timestamp is off",
+                  "on, since the job says latest",
+                  "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart the server");
+    else if (!n->rights.origin)
+        check_add(c, CHECK_FAILED, "applied transactions cannot carry their commit time",
+                  "the right to replication origins, since the job says latest",
+                  check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+    else
+        check_ok(c, "track_commit_timestamp is on, and applied transactions keep their time");
+    return TW_OK;
+}
+
 static status check_rung(struct check *c, struct check_node *n)
 {
     const char *grants = NULL;
@@ -8593,12 +8819,11 @@ static status check_collation(struct check *c, struct check_node *unused)
 }
 
 /* Each server's clock against ours, halfway through the question. */
-static status MUST_CHECK check_offset(struct check *c, struct check_node *n, usec *offset,
-                                      usec *doubt)
+static status MUST_CHECK check_offset(struct db *d, struct arena *a, usec *offset, usec *doubt)
 {
     const char *text;
     usec before = os_wall();
-    TRY(db_value(&n->db, c->arena, "read the clock",
+    TRY(db_value(d, a, "read the clock",
                  "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", 0, NULL,
                  &text));
     usec after = os_wall();
@@ -8611,11 +8836,17 @@ static status check_clock(struct check *c, struct check_node *unused)
 {
     usec at[2], doubt[2];
     (void) unused;
-    for (int i = 0; i < 2; i++) TRY(check_offset(c, &c->n[i], &at[i], &doubt[i]));
+    for (int i = 0; i < 2; i++) TRY(check_offset(&c->n[i].db, c->arena, &at[i], &doubt[i]));
     usec apart = at[0] > at[1] ? at[0] - at[1] : at[1] - at[0];
     const char *measured = check_text(c, "clocks %" PRId64 " ms apart, measured to %" PRId64 " ms",
                                       apart / 1000, (doubt[0] + doubt[1]) / 1000);
-    if (apart - doubt[0] - doubt[1] <= CHECK_CLOCK_MS * 1000)
+    usec sure = apart - doubt[0] - doubt[1];
+    if (job_uses_policy(c->job, POLICY_LATEST) && sure > c->job->clock_skew_us)
+        check_add(c, CHECK_FAILED, measured,
+                  check_text(c, "at most %d ms, since the job says latest (max_clock_skew)",
+                             (int) (c->job->clock_skew_us / 1000)),
+                  "set both servers' clocks by NTP");
+    else if (sure <= CHECK_CLOCK_MS * 1000)
         check_ok(c, "%s", measured);
     else
         check_add(c, CHECK_WARNING, measured,
@@ -9177,6 +9408,7 @@ static const struct check_row check_table[] = {
     {"CREATE_RIGHT", EACH, STAGE_SERVER, false, check_create_right},
     {"SCHEMA_TWSYNC", EACH, STAGE_SERVER, false, check_schema_twsync},
     {"RUNG", TARGETS, STAGE_SERVER, false, check_rung},
+    {"LATEST", EACH, STAGE_SERVER, false, check_latest},
     {"EVENT_TRIGGER", ONLY_A, STAGE_SERVER, false, check_event_trigger},
     {"LONG_TRANSACTIONS", SOURCES, STAGE_SERVER, false, check_long_transactions},
     {"WAL_KEEP", SOURCES, STAGE_SERVER, false, check_wal_keep},
@@ -9974,6 +10206,526 @@ static status MUST_CHECK copy_run(struct copy *c, struct arena *a, struct db *fr
     return s;
 }
 
+/* ==== 25. settle ===========================================================
+ * After a conflict: both sides shall hold the same row, the winner's.
+ *
+ * Conflicts alone do not see to that: old values can coincide (one side counts 5, 6, the other 5,
+ * 6, 7), so a change may fit by accident.  But of two changes that part the sides at least one is a
+ * conflict somewhere, whatever its outcome, so every key with a recorded conflict is looked at by
+ * the forward task, which has sessions on both sides:
+ *   1. wait until both streams have passed all that was committed when the conflict was found
+ *   2. look: with the row locked on both sides, copy the winner's if they differ (marked)
+ *   3. wait until both streams have passed all that was committed by then; if neither task wrote to
+ *      the key since the look, the sides were truly in step there, and it is done; else look again
+ * Changes in flight meet a settled row as they would any other.  tests/unit/conf.c checks all this
+ * against every interleaving of up to four changes.
+ *
+ * Both sides' rows of twsync.progress are taken first, as marks; so no batch of either task is half
+ * done at a look, and one that writes to the key later says so before it commits (settle_touch). */
+
+enum settle_state { SETTLE_NEW, SETTLE_LOOK, SETTLE_CHECK };
+
+struct pending {
+    struct pending *next;
+    const char *schema, *table, *key;  /* the key as JSON */
+    int nparts;
+    const char **names, **values;      /* of the key */
+    size_t slot;                       /* in struct memory */
+    uint32_t touches;                  /* of it, at the last look */
+    enum settle_state state;
+    lsn_t until_lsn[2];                /* on A, B: what the streams must have passed */
+    int64_t last_id[2];                /* of its conflicts on A, B */
+    char wanted;                       /* a person has said whose row: 'a' or 'b' */
+    const char *result;
+};
+
+struct settle {
+    const struct job *job;
+    struct stat_page *page;
+    struct apply *ahead;      /* writes on B, as the forward task */
+    struct apply back;        /* writes on A, as the reverse task */
+    struct db db;             /* its session */
+    const char *origin;       /* NULL: settled rows are not given the winner's time */
+    struct tw_error *e;
+    struct arena arena;       /* of the list */
+    struct pending *list;
+    int n;
+    int64_t serial;
+    int64_t seen_conflicts;   /* of both tasks, when the list was last read */
+    usec load_due_us, step_due_us;
+    bool locked;              /* this step: somebody holds a lock we need */
+};
+
+enum { SETTLE_KEYS = 500, SETTLE_LOOKS = 50 };
+
+/* Before a batch that wrote these changes commits: the keys being settled hear of it. */
+static void settle_touch(struct memory *m, const struct window *w)
+{
+    if (!m->npending) return;
+    for (int i = 0; i < w->n; i++) {
+        const struct change *c = &w->changes[i];
+        if (!c->rel->nident) continue;
+        size_t slot = rel_hash_key(c->rel, c->m.old_kind ? c->m.old.values : c->m.new.values) %
+                      MEMORY_KEYS;
+        m->touches[slot]++;
+        if (c->m.kind != 'U' || !c->m.old_kind) continue;
+        m->touches[rel_hash_key(c->rel, c->m.new.values) % MEMORY_KEYS]++;
+    }
+}
+
+/* TRUNCATE writes to every key. */
+static void settle_touch_all(struct memory *m)
+{
+    for (int i = 0; m->npending && i < MEMORY_KEYS; i++) m->touches[i]++;
+}
+
+/* Side 0 is A, 1 is B. */
+static struct apply *settle_side(struct settle *s, int side)
+{
+    return side ? s->ahead : &s->back;
+}
+
+static status MUST_CHECK settle_open(struct settle *s)
+{
+    struct rights r;
+    if (s->db.pg) return TW_OK;
+    TRY(db_open(&s->db, false));
+    TRY(check_rights(&s->db, &r));
+    if (r.replica_role)
+        TRY(db_exec(&s->db, "set session_replication_role",
+                    "SET session_replication_role = replica"));
+    if (s->origin) TRY(slot_origin_setup(&s->db, s->origin));
+    return TW_OK;
+}
+
+static void settle_close(struct settle *s)
+{
+    s->page->memory.npending = 0;
+    db_abandon(&s->db);
+    arena_free(&s->back.scratch);
+    arena_free(&s->back.txn_arena);
+    arena_free(&s->back.left_arena);
+    arena_free(&s->arena);
+    s->list = NULL;
+    s->n = 0;
+}
+
+/* ---- the list ---- */
+
+static struct pending *settle_find(struct settle *s, const char *schema, const char *table,
+                                   const char *key)
+{
+    for (struct pending *p = s->list; p; p = p->next)
+        if (str_is(p->schema, schema) && str_is(p->table, table) && str_is(p->key, key)) return p;
+    return NULL;
+}
+
+static status MUST_CHECK settle_key_parts(struct settle *s, struct pending *p)
+{
+    struct arena a = {0};
+    PGresult *r;
+    uint64_t h = rel_hash_table(p->schema, p->table);
+    status st = db_query(&s->db, &a, "read a key",
+                         "SELECT key, value FROM jsonb_each_text($1::jsonb)", 1, &p->key, &r);
+    if (st == TW_OK) {
+        p->nparts = PQntuples(r);
+        p->names = arena_array(&s->arena, const char *, p->nparts + 1);
+        p->values = arena_array(&s->arena, const char *, p->nparts + 1);
+        for (int i = 0; i < p->nparts; i++) {
+            const char *value = db_cell(r, i, 1);
+            p->names[i] = arena_str(&s->arena, PQgetvalue(r, i, 0));
+            p->values[i] = value ? arena_str(&s->arena, value) : NULL;
+            h += rel_hash_part(p->names[i], value ? value : "", value ? strlen(value) : 0);
+        }
+        p->slot = h % MEMORY_KEYS;
+    }
+    arena_free(&a);
+    return st;
+}
+
+static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *r, int row)
+{
+    const char *wanted = db_cell(r, row, 4);
+    struct pending *p = settle_find(s, PQgetvalue(r, row, 0), PQgetvalue(r, row, 1),
+                                    PQgetvalue(r, row, 2));
+    if (!p) {
+        p = arena_new(&s->arena, struct pending);
+        p->schema = arena_str(&s->arena, PQgetvalue(r, row, 0));
+        p->table = arena_str(&s->arena, PQgetvalue(r, row, 1));
+        p->key = arena_str(&s->arena, PQgetvalue(r, row, 2));
+        TRY(settle_key_parts(s, p));
+        p->next = s->list;
+        s->list = p;
+        s->n++;
+    }
+    p->last_id[side] = db_cell_int(r, row, 3);
+    if (wanted) p->wanted = wanted[0];
+    return TW_OK;
+}
+
+/* Keys with conflicts that nobody has settled; $2: only those a person has decided. */
+static const char settle_load_sql[] =
+    "SELECT schema_name, table_name, key::text, max(id), max(wanted) FROM twsync.conflict"
+    " WHERE task = $1 AND settled IS NULL AND outcome <> 'stopped'"
+    " AND (wanted IS NOT NULL OR NOT $2::bool) GROUP BY 1, 2, 3 ORDER BY max(id) LIMIT 500";
+
+/* Is there a winner at all, for any table? */
+static bool settle_has_winner(const struct job *job)
+{
+    static const struct conf_side there = {.there = true, .at_us = 1};
+    char named = job_winner(job);
+    const struct task_conf *f = &job->task[TW_FORWARD], *r = &job->task[TW_REVERSE];
+    if (named || conf_winner(f->on_conflict, r->on_conflict, 0, &there, &there)) return true;
+    for (int p = 0; p < 4; p++)
+        if (f->policy_tables[p].n || r->policy_tables[p].n) return true;
+    return false;
+}
+
+static status MUST_CHECK settle_load(struct settle *s)
+{
+    struct arena a = {0};
+    const char *only = settle_has_winner(s->job) ? "f" : "t";
+    status st = TW_OK;
+    for (int side = 0; side < 2 && st == TW_OK && s->n < SETTLE_KEYS; side++) {
+        struct apply *ap = settle_side(s, side);
+        const char *values[] = {ap->task, only};
+        PGresult *r;
+        st = db_query(ap->to, &a, "read conflicts", settle_load_sql, 2, values, &r);
+        for (int i = 0; st == TW_OK && i < PQntuples(r); i++) st = settle_add(s, side, r, i);
+    }
+    arena_free(&a);
+    s->page->memory.npending = s->n;
+    return st;
+}
+
+/* It is done: its conflicts say so, but for those recorded since it was read. */
+static status MUST_CHECK settle_done(struct settle *s, struct pending *p)
+{
+    struct arena a = {0};
+    status st = TW_OK;
+    for (int side = 0; side < 2 && st == TW_OK; side++) {
+        struct apply *ap = settle_side(s, side);
+        const char *values[] = {ap->task, p->schema, p->table, p->key, p->result,
+                                arena_fmt(&a, "%" PRId64, p->last_id[side])};
+        if (p->last_id[side])
+            st = db_exec_params(ap->to, "settle a conflict",
+                                "UPDATE twsync.conflict SET settled = $5,"
+                                " settled_at = clock_timestamp() WHERE task = $1"
+                                " AND schema_name = $2 AND table_name = $3 AND key = $4::jsonb"
+                                " AND settled IS NULL AND outcome <> 'stopped'"
+                                " AND id <= $6::bigint", 6, values);
+    }
+    arena_free(&a);
+    return st;
+}
+
+/* ---- both sides at once ---- */
+
+static status MUST_CHECK settle_begin(struct settle *s)
+{
+    for (int side = 0; side < 2; side++) {
+        struct apply *ap = settle_side(s, side);
+        PGresult *r;
+        TRY(db_exec(ap->to, "begin",
+                    "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '200ms'"));
+        TRY(db_query(ap->to, &ap->scratch, "write the progress",
+                     "UPDATE twsync.progress SET updated_at = clock_timestamp() WHERE task = $1"
+                     " RETURNING 1", 1, &ap->task, &r));
+        if (PQntuples(r) != 1)
+            return fail(s->e, TW_ETXN, "task %s has no progress yet", ap->task);
+    }
+    return TW_OK;
+}
+
+/* Commit on both, then read how far the streams must come to have passed it all. */
+static status MUST_CHECK settle_commit(struct settle *s, lsn_t until[2])
+{
+    for (int side = 0; side < 2; side++) {
+        struct apply *ap = settle_side(s, side);
+        const char *lsn;
+        TRY(db_exec(ap->to, "commit", "COMMIT"));
+        TRY(db_value(ap->to, &ap->scratch, "read the WAL position",
+                     "SELECT pg_current_wal_flush_lsn()", 0, NULL, &lsn));
+        if (!lsn || !lsn_parse(lsn, &until[side]))
+            return fail(s->e, TW_EPROTO, "no WAL position on %c", ap->to->node->letter);
+        arena_reset(&ap->scratch);
+    }
+    return TW_OK;
+}
+
+/* After a failure that is nobody's end: true, both sides are as before. */
+static bool settle_undo(struct settle *s)
+{
+    for (int side = 0; side < 2; side++) {
+        struct apply *ap = settle_side(s, side);
+        struct tw_error keep = *s->e;
+        if (PQstatus(ap->to->pg) != CONNECTION_OK) return false;
+        error_clear(s->e);
+        status st = db_exec(ap->to, "roll back", "ROLLBACK");
+        *s->e = keep;
+        ap->deferred = NULL;
+        arena_reset(&ap->scratch);
+        arena_reset(&ap->txn_arena);
+        if (st != TW_OK) return false;
+    }
+    return true;
+}
+
+/* The table as seen from one side, to be written on the other. */
+static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, int from,
+                                    struct arena *a, struct rel **out)
+{
+    struct db *d = settle_side(s, from)->to, *to = settle_side(s, !from)->to;
+    const char *values[] = {p->schema, p->table};
+    PGresult *r;
+    TRY(db_query(d, a, "read columns",
+                 d->version >= 120000
+                     ? "SELECT a.attname, a.atttypid FROM pg_attribute a"
+                       " WHERE a.attrelid = to_regclass(quote_ident($1) || '.' || quote_ident($2))"
+                       " AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
+                       " ORDER BY a.attnum"
+                     : "SELECT a.attname, a.atttypid FROM pg_attribute a"
+                       " WHERE a.attrelid = to_regclass(quote_ident($1) || '.' || quote_ident($2))"
+                       " AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum", 2, values,
+                 &r));
+    struct msg m = {.schema = p->schema, .name = p->table, .replident = 'f',
+                    .ncolumns = PQntuples(r)};
+    m.columns = arena_array(a, struct msg_column, m.ncolumns + 1);
+    for (int i = 0; i < m.ncolumns; i++)
+        m.columns[i] = (struct msg_column){true, PQgetvalue(r, i, 0),
+                                           (uint32_t) db_cell_int(r, i, 1)};
+    *out = rel_learn(&m);
+    enum tw_direction dir = from ? TW_REVERSE : TW_FORWARD;
+    (*out)->policy = job_policy(s->job, dir, p->schema, p->table);
+    return rel_resolve(*out, to, "");
+}
+
+/* One side's row, locked, and what it takes to write it there. */
+struct settle_row {
+    struct rel *rel;       /* from the other side to this one */
+    struct change c;
+    struct found *found;   /* NULL: there is none */
+};
+
+static status MUST_CHECK settle_read(struct settle *s, const struct pending *p, int side,
+                                     struct arena *a, struct settle_row *row)
+{
+    TRY(settle_rel(s, p, !side, a, &row->rel));
+    struct rel *rel = row->rel;
+    struct value *key = arena_array(a, struct value, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        key[i].kind = 'n';
+        for (int k = 0; k < p->nparts; k++)
+            if (str_is(rel->columns[i].name, p->names[k])) key[i] = value_of(p->values[k]);
+    }
+    for (int i = 0; i < rel->nident; i++)
+        if (key[rel->ident[i]].kind == 'n')
+            return fail(s->e, TW_ESCHEMA, "the conflict's key is not that of %s", rel->quoted);
+    if (!rel->nident) return fail(s->e, TW_ESCHEMA, "%s has no key", rel->quoted);
+    row->c = (struct change){.rel = rel, .m = {.kind = 'D', .old_kind = 'K'}, .seq = ++s->serial,
+                             .commit_lsn = s->ahead->applied_lsn, .commit_us = os_wall()};
+    row->c.m.old = (struct tuple){rel->ncolumns, key};
+    return careful_find(settle_side(s, side), a, &row->c, &row->found);
+}
+
+/* The value that the other side's row has for a column of `row`. */
+static const char *settle_value(const struct settle_row *row, const struct settle_row *other,
+                                int column)
+{
+    const struct rel *rel = other->rel;
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i) && str_is(rel->columns[i].name, row->rel->columns[column].name))
+            return other->found->values[i];
+    return NULL;
+}
+
+static bool settle_same_text(const char *x, const char *y)
+{
+    return x && y ? str_is(x, y) : x == y;
+}
+
+static bool settle_differ(const struct settle_row *row, const struct settle_row *other)
+{
+    if (!row->found || !other->found) return row->found != other->found;
+    for (int i = 0; i < row->rel->ncolumns; i++)
+        if (rel_carries(row->rel, i) &&
+            !settle_same_text(row->found->values[i], settle_value(row, other, i)))
+            return true;
+    return false;
+}
+
+/* Make this side's row the other's. */
+static status MUST_CHECK settle_write(struct settle *s, int side, struct arena *a,
+                                      struct settle_row *row, const struct settle_row *winner)
+{
+    struct apply *ap = settle_side(s, side);
+    struct rel *rel = row->rel;
+    rel->policy = POLICY_OVERWRITE;  /* whoever else is in its way */
+    if (!winner->found) return careful_delete(ap, a, rel, row->found);
+    struct value *values = arena_array(a, struct value, rel->ncolumns + 1);
+    bool *write = arena_array(a, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        values[i] = value_of(settle_value(row, winner, i));
+        write[i] = !row->found || !settle_same_text(row->found->values[i], values[i].data);
+    }
+    row->c.m = (struct dml){.kind = 'I', .new = {rel->ncolumns, values}};
+    if (!row->found) TRY(careful_insert(ap, a, &row->c, values));
+    else TRY(careful_update_write(ap, a, &row->c, row->found, write, values));
+    return apply_settle_deferred(ap);
+}
+
+/* When the row was written, or the newest deletion of it that either task knows of. */
+static struct conf_side settle_when(const struct settle *s, const struct settle_row *row)
+{
+    if (row->found) return (struct conf_side){true, row->found->at_us};
+    uint64_t key = rel_hash_key(row->rel, row->c.m.old.values);
+    size_t i = key % MEMORY_DELETES;
+    usec last = 0;
+    for (int dir = 0; dir < 2; dir++)
+        if (s->page->memory.deleted[dir][i].key == key && s->page->memory.deleted[dir][i].us > last)
+            last = s->page->memory.deleted[dir][i].us;
+    return (struct conf_side){false, last};
+}
+
+/* Under latest the settled row is as old as the winner's. */
+static status MUST_CHECK settle_time(struct settle *s, int side, usec at_us)
+{
+    struct apply *ap = settle_side(s, side);
+    if (!s->origin || !ap->origin || !at_us) return TW_OK;
+    lsn_t at = side ? ap->applied_lsn : 1;
+    const char *values[] = {lsn_text(&ap->scratch, at),
+                            arena_fmt(&ap->scratch, "%" PRId64, at_us)};
+    return db_exec_params(ap->to, "set the origin of the transaction", apply_origin_sql, 2, values);
+}
+
+/* Compare the two locked rows, and make them the same. */
+static status MUST_CHECK settle_rows(struct settle *s, struct pending *p, struct arena *a,
+                                     struct settle_row row[2])
+{
+    for (int side = 0; side < 2; side++) TRY(settle_read(s, p, side, a, &row[side]));
+    if (!settle_differ(&row[0], &row[1])) {
+        if (!p->result) p->result = "equal";
+        return TW_OK;
+    }
+    struct conf_side at[2] = {settle_when(s, &row[0]), settle_when(s, &row[1])};
+    char winner = p->wanted;
+    if (!winner)
+        winner = conf_winner(job_policy(s->job, TW_FORWARD, p->schema, p->table),
+                             job_policy(s->job, TW_REVERSE, p->schema, p->table),
+                             job_winner(s->job), &at[0], &at[1]);
+    if (!winner) {
+        p->result = "open";
+        return TW_OK;
+    }
+    int loser = winner == 'a';
+    p->result = loser ? "a" : "b";
+    TRY(settle_write(s, loser, a, &row[loser], &row[!loser]));
+    s->page->task[loser ? TW_FORWARD : TW_REVERSE].settled++;
+    return settle_time(s, loser, at[!loser].at_us);
+}
+
+static status MUST_CHECK settle_look(struct settle *s, struct pending *p)
+{
+    struct arena a = {0};
+    struct settle_row row[2] = {{0}, {0}};
+    status st = settle_begin(s);
+    p->touches = s->page->memory.touches[p->slot];
+    if (st == TW_OK) st = settle_rows(s, p, &a, row);
+    for (int i = 0; i < 2; i++)
+        if (row[i].rel) rel_free(row[i].rel);
+    arena_free(&a);
+    return st == TW_OK ? settle_commit(s, p->until_lsn) : st;
+}
+
+/* ---- steps ---- */
+
+static bool settle_passed(const struct settle *s, const struct pending *p)
+{
+    return s->page->task[TW_FORWARD].passed_lsn >= p->until_lsn[0] &&
+           s->page->task[TW_REVERSE].passed_lsn >= p->until_lsn[1];
+}
+
+/* Something refuses: a constraint of one side, another table.  It is left to a person. */
+static status MUST_CHECK settle_give_up(struct settle *s, struct pending *p)
+{
+    log_warning("could not settle %s.%s %s: %s", p->schema, p->table, p->key, s->e->msg);
+    error_clear(s->e);
+    p->result = "failed";
+    return settle_done(s, p);
+}
+
+/* One key's next step; *gone: it is settled.  A lock that is not to be had is waited for. */
+static status MUST_CHECK settle_one(struct settle *s, struct pending *p, bool *gone)
+{
+    status st = TW_OK;
+    *gone = false;
+    if (p->state == SETTLE_NEW) {
+        st = settle_begin(s);
+        if (st == TW_OK) st = settle_commit(s, p->until_lsn);
+        if (st == TW_OK) p->state = SETTLE_LOOK;
+    } else if (p->state == SETTLE_CHECK && s->page->memory.touches[p->slot] == p->touches) {
+        *gone = true;
+        return settle_done(s, p);
+    } else {
+        st = settle_look(s, p);
+        if (st == TW_OK) p->state = SETTLE_CHECK;
+        if (st == TW_OK && str_is(p->result, "open")) {
+            *gone = true;
+            return settle_done(s, p);
+        }
+    }
+    if (st == TW_OK || !settle_undo(s)) return st;
+    if (st == TW_ETXN) {
+        s->step_due_us = os_now() + USEC_SEC / 5;
+        s->locked = true;
+        error_clear(s->e);
+        return TW_OK;
+    }
+    if (st != TW_ESERVER && st != TW_ESCHEMA) return st;
+    *gone = true;
+    return settle_give_up(s, p);
+}
+
+static status MUST_CHECK settle_steps(struct settle *s)
+{
+    int looks = 0;
+    s->locked = false;
+    for (struct pending **pp = &s->list; *pp && looks < SETTLE_LOOKS;) {
+        struct pending *p = *pp;
+        bool gone = false;
+        if (p->state == SETTLE_NEW || settle_passed(s, p)) {
+            TRY(settle_one(s, p, &gone));
+            looks += s->locked ? SETTLE_LOOKS : 1;
+        }
+        if (gone) {
+            *pp = p->next;
+            s->n--;
+        } else {
+            pp = &p->next;
+        }
+    }
+    s->page->memory.npending = s->n;
+    if (!s->list) arena_reset(&s->arena);
+    return TW_OK;
+}
+
+/* Called between batches; does nothing until a conflict was counted or some seconds have passed. */
+static status MUST_CHECK settle_step(struct settle *s)
+{
+    usec now = os_now();
+    int64_t conflicts = s->page->task[0].conflicts + s->page->task[1].conflicts;
+    if (now < s->step_due_us) return TW_OK;
+    s->step_due_us = now + USEC_SEC / 20;
+    if (conflicts != s->seen_conflicts || now >= s->load_due_us) {
+        TRY(settle_open(s));
+        s->seen_conflicts = conflicts;
+        s->load_due_us = now + 5 * USEC_SEC;
+        TRY(settle_load(s));
+    }
+    return s->list ? settle_steps(s) : TW_OK;
+}
+
 /* ==== 26. task =============================================================
  * One direction: from nothing to streaming, and back to streaming after anything.
  *
@@ -10012,7 +10764,8 @@ struct task {
     const char *opposite;    /* the other task's name: its marker */
     const char *opposite_origin;
     struct arena arena;      /* of the process */
-    struct stat_task *stat;
+    struct stat_page *page;
+    struct stat_task *stat;  /* this task's part of it */
     char instance[40];       /* of the state directory: tells our dead sessions from others' */
     struct tw_error e;
     /* Of the session. */
@@ -10020,6 +10773,7 @@ struct task {
     struct db from, to;      /* ordinary sessions on source and target */
     struct repl repl;
     struct apply apply;
+    struct settle settle;    /* forward only */
     struct progress progress;
     struct source_id source_id;
     struct retention retention;
@@ -10037,7 +10791,7 @@ struct task {
     lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
     usec stream_us;          /* when it was started */
     lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
-    usec beat_due_us, stat_due_us, ckpt_due_us, ask_due_us;
+    usec beat_due_us, stat_due_us, ckpt_due_us, ask_due_us, clock_due_us;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
     usec failing_since_us, reported_us;
@@ -10779,6 +11533,21 @@ static void task_up(struct task *t)
     task_go(t, t->catchup_lsn ? TASK_Initializing : TASK_Running);
 }
 
+/* The forward task settles what the two have in dispute. */
+static void task_settle_setup(struct task *t)
+{
+    struct settle *s = &t->settle;
+    if (t->dir != TW_FORWARD || !t->job->task[TW_REVERSE].enabled || t->catchup_lsn) return;
+    *s = (struct settle){.job = t->job, .page = t->page, .ahead = &t->apply, .e = &t->e,
+                         .serial = os_wall()};
+    task_db(t, &s->db, t->source, "settle");
+    if (job_uses_policy(t->job, POLICY_LATEST))
+        s->origin = arena_fmt(&t->session, "twsync_%s_settle", t->job->name);
+    s->back = (struct apply){.to = &s->db, .from = &t->to, .e = &t->e, .stat = t->stat,
+                             .task = t->opposite, .dir = TW_REVERSE, .memory = &t->page->memory,
+                             .origin = s->origin != NULL};
+}
+
 static status MUST_CHECK task_start_stream(struct task *t)
 {
     struct slot_info slot;
@@ -10813,6 +11582,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->stream_us = os_now();
     if (!task_is_failing(t)) task_up(t);
     log_info("streaming from " LSN_FMT " (%s rung)", LSN_ARG(from), t->stat->rung);
+    task_settle_setup(t);
     return TW_OK;
 }
 
@@ -10893,10 +11663,23 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
         *take = TAKE_LATER;
         return TW_OK;
     }
-    if (!rel->resolved) TRY(rel_resolve(rel, &t->to, t->name));
+    if (!rel->resolved) {
+        rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
+        rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
+        TRY(rel_resolve(rel, &t->to, t->name));
+    }
     if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
     *out = rel;
     return TW_OK;
+}
+
+/* For the opposite task, which may find the row missing. */
+static void task_remember_delete(struct task *t, const struct rel *rel, const struct msg *m)
+{
+    uint64_t key = rel_hash_key(rel, m->row.old.values);
+    size_t i = key % MEMORY_DELETES;
+    t->page->memory.deleted[t->dir][i].us = t->begin.commit_us;
+    t->page->memory.deleted[t->dir][i].key = key;
 }
 
 static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum take *take)
@@ -10916,10 +11699,11 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
     struct change c = {.rel = rel, .m = m->row, .commit_lsn = t->begin.final_lsn,
                        .commit_us = t->begin.commit_us, .seq = t->seq};
     if (!t->conf->bulk && !t->w->n) t->w->by_row = true;
-    *take = window_add(t->w, &c, apply_whole(&t->apply, rel));
+    *take = window_add(t->w, &c);
     if (*take == TAKE_LATER) return TW_OK;
     t->seq++;
     if (rel->has_deferrable) t->care = true;
+    if (m->kind == 'D' && rel->nident) task_remember_delete(t, rel, m);
     return TW_OK;
 }
 
@@ -10938,6 +11722,7 @@ static status MUST_CHECK task_truncate(struct task *t, const struct msg *m, enum
     }
     if (!n) return TW_OK;
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
+    settle_touch_all(&t->page->memory);
     return apply_truncate(&t->apply, rels, n, m->options);
 }
 
@@ -11067,6 +11852,7 @@ static status task_tick_writing(void *arg)
     if (!PQconsumeInput(t->repl.db.pg))
         return db_fail_conn(&t->repl.db, "read the replication stream");
     if (!t->held) TRY(task_gather(t, &why));
+    t->stat->received_lsn = t->seen_lsn;
     if (t->held || t->w->closed) TRY(repl_pull(&t->repl));
     t->to.also_fd = repl_has_room(&t->repl) ? PQsocket(t->repl.db.pg) : -1;
     return repl_keepalive(&t->repl);
@@ -11083,6 +11869,7 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
     ap->transactions += w->transactions;
     TRY(apply_window(ap, w, marked ? ap->end_lsn : 0));
     if (w->settle) TRY(apply_settle_deferred(ap));
+    settle_touch(&t->page->memory, w);
     return commit ? apply_commit(ap, marked) : TW_OK;
 }
 
@@ -11119,6 +11906,27 @@ static status MUST_CHECK task_write(struct task *t)
     return TW_OK;
 }
 
+/* Policy latest is only as good as the clocks. */
+static status MUST_CHECK task_check_clocks(struct task *t)
+{
+    usec now = os_now();
+    if (t->dir != TW_FORWARD || now < t->clock_due_us || t->apply.open) return TW_OK;
+    if (!job_uses_policy(t->job, POLICY_LATEST)) return TW_OK;
+    struct arena a = {0};
+    struct db *d[] = {&t->from, &t->to};
+    usec at[2] = {0, 0}, doubt[2] = {0, 0};
+    status s = TW_OK;
+    t->clock_due_us = now + 3600 * USEC_SEC;
+    for (int i = 0; i < 2 && s == TW_OK; i++) s = check_offset(d[i], &a, &at[i], &doubt[i]);
+    arena_free(&a);
+    TRY(s);
+    usec apart = llabs(at[0] - at[1]) - doubt[0] - doubt[1];
+    if (apart <= t->job->clock_skew_us) return TW_OK;
+    fail_hint(&t->e, "Set both servers' clocks by NTP, or raise max_clock_skew in [job].");
+    return fail(&t->e, TW_ESERVER, "the clocks of a and b are %" PRId64 " ms apart: too much for "
+                "policy latest", (int64_t) apart / 1000);
+}
+
 /* Remember and confirm positions.  Idle progress is written once per heartbeat only: each write is
  * WAL on the target, which the other direction sees. */
 static status MUST_CHECK task_confirm(struct task *t)
@@ -11134,12 +11942,15 @@ static status MUST_CHECK task_confirm(struct task *t)
     if (t->catchup_lsn && idle && ap->applied_lsn >= t->catchup_lsn) {
         TRY(task_finish_init(t));
         task_up(t);
+        task_settle_setup(t);
     }
     if (ap->durable_lsn < ap->applied_lsn && !ap->open && now >= t->ask_due_us) {
         t->ask_due_us = now + USEC_SEC / 5;
         TRY(apply_ask_durable(ap));
     }
+    TRY(task_check_clocks(t));
     t->repl.received_lsn = t->seen_lsn;
+    t->stat->passed_lsn = task_batch_empty(t) && !t->in_txn ? t->seen_lsn : ap->applied_lsn;
     lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now, t->job->retention_us);
     TRY(repl_confirm(&t->repl, may < ap->durable_lsn ? may : ap->durable_lsn));
     return repl_keepalive(&t->repl);
@@ -11190,6 +12001,7 @@ static status MUST_CHECK task_stream(struct task *t)
         bool more = false;
         assert_task(t);
         TRY(task_gather(t, &why));
+        t->stat->received_lsn = t->seen_lsn;
         if (why == GATHER_EMPTY) {
             TRY(repl_fill(&t->repl, t->behind ? TASK_PATIENCE_MS : 0, &more));
             t->behind = t->behind && more;
@@ -11198,6 +12010,7 @@ static status MUST_CHECK task_stream(struct task *t)
         write = write && (t->w->n || t->apply.open);
         if (write) TRY(task_write(t));
         TRY(more ? repl_keepalive(&t->repl) : task_confirm(t));
+        if (t->settle.page && !t->apply.open) TRY(settle_step(&t->settle));
         task_timers(t);
         if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
         if (why == GATHER_EMPTY && !more && !write) TRY(task_wait(t));
@@ -11245,6 +12058,7 @@ static bool task_go_solo(struct task *t, status s)
 static void task_close(struct task *t, status s)
 {
     if (s == TW_ECONFLICT) apply_record_left(&t->apply);
+    if (t->settle.page) settle_close(&t->settle);
     apply_end(&t->apply);
     if (t->held) PQfreemem(t->held);
     t->held = NULL;
@@ -11259,10 +12073,12 @@ static void task_session_init(struct task *t)
 {
     t->repl = (struct repl){0};
     t->apply = (struct apply){.to = &t->to, .from = &t->from, .e = &t->e, .stat = t->stat,
-                              .task = t->name, .policy = t->conf->on_conflict,
-                              .merge = t->conf->merge};
+                              .task = t->name, .dir = t->dir, .memory = &t->page->memory};
+    if (t->job->task[TW_REVERSE].enabled && t->job->task[TW_FORWARD].enabled)
+        t->apply.other = &t->page->task[t->dir == TW_FORWARD ? TW_REVERSE : TW_FORWARD];
     t->to = t->from = (struct db){0};
     t->progress = (struct progress){0};
+    t->settle = (struct settle){0};
     for (int i = 0; i < 2; i++) t->windows[i].number = i + 1;
     t->w = t->windows;
     t->in_txn = t->dropping = t->writing = t->behind = t->care = false;
@@ -11366,9 +12182,10 @@ static void task_restore(struct task *t)
 }
 
 static void task_open(struct task *t, const struct job *job, enum tw_direction dir,
-                      struct stat_task *stat, const char *instance)
+                      struct stat_page *page, const char *instance)
 {
-    *t = (struct task){.job = job, .dir = dir, .conf = &job->task[dir], .stat = stat,
+    *t = (struct task){.job = job, .dir = dir, .conf = &job->task[dir], .page = page,
+                       .stat = &page->task[dir],
                        .source = &job->node[dir == TW_FORWARD ? 0 : 1],
                        .target = &job->node[dir == TW_FORWARD ? 1 : 0]};
     enum tw_direction other = dir == TW_FORWARD ? TW_REVERSE : TW_FORWARD;
@@ -11525,7 +12342,7 @@ static _Noreturn void sup_child(struct sup *s, enum tw_direction dir, pid_t pare
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(0);
     log_sink.task = direction_names[dir];
-    task_open(&t, s->job, dir, &s->page->task[dir], s->instance);
+    task_open(&t, s->job, dir, s->page, s->instance);
     status st = task_run(&t);
     _exit(sup_exit_code(st));
 }
@@ -11769,6 +12586,10 @@ static int release_statements(struct release *r, int node, const char **out)
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
                             " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
                             " END IF; END $$", origin, origin);
+    const char *settle = arena_fmt(a, "twsync_%s_settle", r->job->name);
+    out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
+                            " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
+                            " END IF; END $$", settle, settle);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
                             " DELETE FROM twsync.progress WHERE job = '%s';"
                             " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%s';"
@@ -11866,6 +12687,104 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
     buf_free(&b);
     arena_free(&a);
     return s;
+}
+
+/* ---- conflicts ---- */
+
+/* `twsync conflicts`: what was decided, and deciding it again. */
+struct conflicts_query {
+    const char *task, *kind, *table;  /* NULL: all */
+    const char *id;                   /* a/12: number 12 of those recorded on A */
+    const char *take;                 /* "a" or "b": that side's row is wanted on both */
+    bool open, json;
+    int limit;
+};
+
+/* $1 task, $2 kind, $3 table, $4 id, $5 only open ones */
+#define CONFLICTS_WHERE                                                                            \
+    " WHERE task = $1 AND ($2::text IS NULL OR kind = $2)"                                         \
+    " AND ($3::text IS NULL OR $3 IN (schema_name || '.' || table_name, table_name))"              \
+    " AND ($4::bigint IS NULL OR id = $4::bigint)"                                                 \
+    " AND (NOT $5::bool OR settled IS NULL OR settled IN ('open', 'failed'))"
+
+static const char conflicts_list_sql[] =
+    "SELECT * FROM (SELECT to_char(recorded_at, 'YYYY-MM-DD HH24:MI:SS.MS') AS at, id,"
+    " split_part(task, '/', 2), kind, policy, outcome,"
+    " coalesce(settled, CASE WHEN wanted IS NOT NULL THEN wanted || ' wanted' ELSE '-' END),"
+    " schema_name || '.' || table_name, key::text,"
+    " row_to_json(c)::text FROM twsync.conflict c" CONFLICTS_WHERE
+    " ORDER BY c.id DESC LIMIT $6::int) x ORDER BY id";
+
+static const char conflicts_take_sql[] =
+    "UPDATE twsync.conflict SET wanted = $6, settled = NULL, settled_at = NULL" CONFLICTS_WHERE
+    " RETURNING to_char(recorded_at, 'YYYY-MM-DD HH24:MI:SS.MS'), id, split_part(task, '/', 2),"
+    " kind, policy, outcome, wanted || ' wanted', schema_name || '.' || table_name, key::text,"
+    " row_to_json(conflict)::text";
+
+#undef CONFLICTS_WHERE
+
+static void conflicts_print(const struct conflicts_query *q, char node, const PGresult *r,
+                            FILE *out)
+{
+    for (int i = 0; i < PQntuples(r); i++) {
+        if (q->json) {
+            fprintf(out, "{\"node\":\"%c\",%s\n", node, PQgetvalue(r, i, 9) + 1);
+            continue;
+        }
+        fprintf(out, "%s  %c/%-6s %-8s %-24s %-9s %-11s %-9s %s %s\n", PQgetvalue(r, i, 0), node,
+                PQgetvalue(r, i, 1), PQgetvalue(r, i, 2), PQgetvalue(r, i, 3), PQgetvalue(r, i, 4),
+                PQgetvalue(r, i, 5), PQgetvalue(r, i, 6), PQgetvalue(r, i, 7),
+                PQgetvalue(r, i, 8));
+    }
+}
+
+/* The conflicts of one task, which its target holds. */
+static status MUST_CHECK conflicts_of(const struct job *job, enum tw_direction dir,
+                                      const struct conflicts_query *q, FILE *out, int *found,
+                                      struct tw_error *e)
+{
+    struct arena a = {0};
+    struct db d = {.node = &job->node[dir == TW_FORWARD ? 1 : 0], .e = e};
+    PGresult *r = NULL;
+    const char *there = NULL;
+    const char *values[] = {task_name(&a, job, dir), q->kind, q->table, q->id ? q->id + 2 : NULL,
+                            q->open ? "t" : "f",
+                            q->take ? q->take : arena_fmt(&a, "%d", q->limit)};
+    if (q->id && q->id[0] != d.node->letter) return TW_OK;
+    str_copy(d.purpose, sizeof d.purpose, "conflicts");
+    status s = db_open(&d, false);
+    if (s == TW_OK)
+        s = db_value(&d, &a, "look for schema twsync", "SELECT to_regclass('twsync.conflict')", 0,
+                     NULL, &there);
+    if (s == TW_OK && there)
+        s = db_query(&d, &a, "read conflicts", q->take ? conflicts_take_sql : conflicts_list_sql, 6,
+                     values, &r);
+    if (s == TW_OK && r) {
+        conflicts_print(q, d.node->letter, r, out);
+        *found += PQntuples(r);
+    }
+    db_close(&d);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK conflicts_run(const struct job *job, const struct conflicts_query *q,
+                                       FILE *out, struct tw_error *e)
+{
+    int found = 0;
+    bool headed = !q->json;
+    if (headed)
+        fprintf(out, "%-25s%-9s%-9s%-25s%-10s%-12s%-10s%s\n", "recorded", "id", "task", "kind",
+                "policy", "outcome", "settled", "row");
+    for (int dir = 0; dir < 2; dir++) {
+        if (q->task && !str_is(q->task, direction_names[dir])) continue;
+        TRY(conflicts_of(job, (enum tw_direction) dir, q, out, &found, e));
+    }
+    if (q->id && !found) return fail(e, TW_EJOB, "there is no conflict %s", q->id);
+    if (headed && q->take)
+        fprintf(out, "%d taken up: both sides get %s's row from the running job within seconds, "
+                "from a stopped one when it runs again\n", found, str_is(q->take, "a") ? "A" : "B");
+    return TW_OK;
 }
 
 /* ---- status ---- */
@@ -12049,7 +12968,7 @@ tw_status tw_task_run(const tw_job *job, enum tw_direction dir, struct tw_error 
     status st = sup_instance(job, s.instance, sizeof s.instance, e);
     if (st == TW_OK) st = sup_page(&s, e);
     if (st == TW_OK) {
-        task_open(&t, job, dir, &s.page->task[dir], s.instance);
+        task_open(&t, job, dir, s.page, s.instance);
         st = task_run(&t);
         *e = t.e;
     }
@@ -12069,7 +12988,8 @@ void tw_stop(void)
 struct cli {
     const char *command, *job_path;
     bool json, connect, apply, quiet;
-    const char *log, *to;
+    const char *log, *to, *limit;
+    struct conflicts_query conflicts;
     struct job *job;
     struct tw_error e;
 };
@@ -12118,6 +13038,42 @@ static int cli_sequences(struct cli *c)
     return cli_give_up(c, sequences_run(c->job, node, c->apply, stdout, &c->e));
 }
 
+static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fputs("twsync: ", stderr);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputs("\nTry \"twsync --help\".\n", stderr);
+    return EXIT_JOB;
+}
+
+/* What the options of `conflicts` say; 0 or the exit code. */
+static int cli_conflicts_options(struct cli *c)
+{
+    struct conflicts_query *q = &c->conflicts;
+    bool known = !q->kind;
+    for (int k = 0; k < CONF_NKINDS && !known; k++) known = str_is(q->kind, conflict_names[k]);
+    if (!known) return cli_wrong("there is no conflict kind \"%s\"", q->kind);
+    if (q->id && (!strchr("ab", q->id[0]) || q->id[1] != '/' || !q->id[2] ||
+                  q->id[2 + strspn(q->id + 2, "0123456789")] || strlen(q->id) > 20))
+        return cli_wrong("option --resolve takes an id as the list shows it, like b/12");
+    if (q->id && !q->take) return cli_wrong("--resolve %s needs --take a or --take b", q->id);
+    if (q->take && !q->id && !q->table && !q->open)
+        return cli_wrong("--take needs --resolve ID, --table NAME or --open");
+    q->limit = c->limit ? atoi(c->limit) : 50;
+    if (q->limit < 1) return cli_wrong("option --limit takes a number from 1 on");
+    q->json = c->json;
+    return 0;
+}
+
+static int cli_conflicts(struct cli *c)
+{
+    int rc = cli_conflicts_options(c);
+    return rc ? rc : cli_give_up(c, conflicts_run(c->job, &c->conflicts, stdout, &c->e));
+}
+
 static int cli_release(struct cli *c)
 {
     int left = 0;
@@ -12138,6 +13094,10 @@ static const struct command {
     {"status", cli_status, "[--json]", "what the tasks of a job are doing"},
     {"sequences", cli_sequences, "[--to a|b] [--apply]",
      "print, or set, the next values of sequences for the other side"},
+    {"conflicts", cli_conflicts, "[--take a|b]",
+     "list recorded conflicts (--task forward|reverse, --kind K, --table T, --open, --limit N,\n"
+     "                                             --json), or have one decided again "
+     "(--resolve ID --take a|b)"},
     {"release", cli_release, "", "remove everything the job made on both servers"},
 };
 
@@ -12170,28 +13130,24 @@ static int cli_help(const struct command *cmd)
     return 0;
 }
 
-static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    fputs("twsync: ", stderr);
-    vfprintf(stderr, fmt, args);
-    va_end(args);
-    fputs("\nTry \"twsync --help\".\n", stderr);
-    return EXIT_JOB;
-}
-
 /* A flag, or an option with a value from the next argument.  0: known and taken. */
 static int cli_option(struct cli *c, int argc, char **argv, int *i)
 {
     const struct { const char *name; bool *flag; const char **value, *allowed[3], *command; }
     options[] = {
-        {"--json", &c->json, NULL, {NULL}, "check status"},
+        {"--json", &c->json, NULL, {NULL}, "check status conflicts"},
         {"--connect", &c->connect, NULL, {NULL}, "check"},
         {"--apply", &c->apply, NULL, {NULL}, "sequences"},
         {"--quiet", &c->quiet, NULL, {NULL}, NULL},
         {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
         {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
+        {"--task", NULL, &c->conflicts.task, {"forward", "reverse", NULL}, "conflicts"},
+        {"--kind", NULL, &c->conflicts.kind, {NULL}, "conflicts"},
+        {"--table", NULL, &c->conflicts.table, {NULL}, "conflicts"},
+        {"--open", &c->conflicts.open, NULL, {NULL}, "conflicts"},
+        {"--limit", NULL, &c->limit, {NULL}, "conflicts"},
+        {"--resolve", NULL, &c->conflicts.id, {NULL}, "conflicts"},
+        {"--take", NULL, &c->conflicts.take, {"a", "b", NULL}, "conflicts"},
     };
     const char *arg = argv[*i];
     for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
@@ -12203,7 +13159,9 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
             return 0;
         }
         const char *v = ++*i < argc ? argv[*i] : "";
-        if (!str_is(v, options[k].allowed[0]) && !str_is(v, options[k].allowed[1]))
+        if (!options[k].allowed[0] && !*v) return cli_wrong("option %s takes a value", arg);
+        if (options[k].allowed[0] && !str_is(v, options[k].allowed[0]) &&
+            !str_is(v, options[k].allowed[1]))
             return cli_wrong("option %s takes %s or %s", arg, options[k].allowed[0],
                              options[k].allowed[1]);
         *options[k].value = v;

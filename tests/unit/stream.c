@@ -365,14 +365,15 @@ static void check_stmt_by(struct rel *rel, char kind, char old_kind, const bool 
     int serial = 0;
     struct buf b = {0};
     const struct colset *cols = set ? rel_colset(rel, set, &a) : NULL;
-    struct stmt *st = rel_stmt(rel, kind, old_kind, cols, whole, &serial, &a);
+    rel->merge = whole ? MERGE_ROWS : MERGE_COLUMNS;
+    struct stmt *st = rel_stmt(rel, kind, old_kind, cols, &serial, &a);
     buf_fmt(&b, "%s |", st->sql);
     for (int i = 0; i < st->nparams; i++)
         buf_fmt(&b, " %c%d", "nok"[st->params[i].from], st->params[i].column);
     CHECK_STR(b.data, want);
     for (int i = 0; i < st->nparams; i++)
         CHECK(st->types[i] == rel->targets[rel->target_of[st->params[i].column]].type);
-    CHECK(rel_stmt(rel, kind, old_kind, cols, whole, &serial, &a) == st && serial == 1);
+    CHECK(rel_stmt(rel, kind, old_kind, cols, &serial, &a) == st && serial == 1);
     CHECK_STR(st->name, "tw1");
     rel->stmts = NULL;
     rel->nstmts = 0;
@@ -484,10 +485,10 @@ static void test_stmt_kept(void)
         bool set[8];
         for (int i = 0; i < 8; i++) set[i] = bits >> i & 1;
         const struct colset *cols = rel_colset(rel, set, &a);
-        struct stmt *st = rel_stmt(rel, 'U', 0, cols, false, &serial, &a);
+        struct stmt *st = rel_stmt(rel, 'U', 0, cols, &serial, &a);
         unnamed += st->name[0] == '\0';
         CHECK(cols->kept == (st->name[0] != '\0'));
-        if (cols->kept) CHECK(rel_stmt(rel, 'U', 0, cols, false, &serial, &a) == st);
+        if (cols->kept) CHECK(rel_stmt(rel, 'U', 0, cols, &serial, &a) == st);
         CHECK(!memcmp(st->cols->set, set, sizeof set));
     }
     CHECK(serial == REL_MAX_COLSETS && rel->nstmts == REL_MAX_COLSETS);
@@ -585,11 +586,11 @@ static void test_careful_disputed(void)
     struct change c = {.rel = rel, .m = {.kind = 'U', .old_kind = 'O'}};
     c.m.new = make_row(&a, 3, (const char *const[]){"1", "new", "n"});
     const char *same[] = {"1", "new", NULL}, *other[] = {"1", "theirs", ""};
-    CHECK(careful_disputed(&c, &(struct found){.values = same}, (const bool[]){0, 1, 1}) == 0);
-    CHECK(careful_disputed(&c, &(struct found){.values = other}, (const bool[]){0, 1, 1}) == 2);
-    CHECK(careful_disputed(&c, &(struct found){.values = other}, (const bool[]){0, 0, 0}) == 0);
+    CHECK(!careful_disputed(&a, &c, &(struct found){.values = same}, (const bool[]){0, 1, 1}));
+    CHECK(careful_disputed(&a, &c, &(struct found){.values = other}, (const bool[]){0, 1, 1}));
+    CHECK(!careful_disputed(&a, &c, &(struct found){.values = other}, (const bool[]){0, 0, 0}));
     c.m.new.values[1].kind = 'u'; /* it brings no value to agree with */
-    CHECK(careful_disputed(&c, &(struct found){.values = same}, (const bool[]){0, 1, 0}) == 1);
+    CHECK(careful_disputed(&a, &c, &(struct found){.values = same}, (const bool[]){0, 1, 0}));
     rel_free(rel);
     arena_free(&a);
 }
@@ -796,6 +797,7 @@ static void test_states(void)
 
 static struct stat_task counters;
 static struct job test_job;
+static struct stat_page page;
 static const struct task_conf test_conf = {.bulk = true, .batch = 1000};
 
 static void stream_open(struct task *t, lsn_t applied)
@@ -812,6 +814,7 @@ static void stream_open(struct task *t, lsn_t applied)
     t->apply.stat = &counters;
     t->apply.applied_lsn = t->seen_lsn = applied;
     t->conf = &test_conf;
+    t->page = &page;
     t->w = t->windows;
 }
 
