@@ -10417,11 +10417,16 @@ static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *
     return TW_OK;
 }
 
-/* Keys with conflicts that nobody has settled; $2: only those a person has decided. */
+/* Keys with conflicts that nobody has settled, and those of rows that were in their way; $2: only
+ * those a person has decided. */
 static const char settle_load_sql[] =
-    "SELECT schema_name, table_name, key::text, max(id), max(wanted) FROM twsync.conflict"
-    " WHERE task = $1 AND settled IS NULL AND outcome <> 'stopped'"
-    " AND (wanted IS NOT NULL OR NOT $2::bool) GROUP BY 1, 2, 3 ORDER BY max(id) LIMIT 500";
+    "WITH c AS (SELECT * FROM twsync.conflict WHERE task = $1 AND settled IS NULL"
+    "  AND outcome <> 'stopped' AND (wanted IS NOT NULL OR NOT $2::bool) ORDER BY id LIMIT 500)"
+    " SELECT schema_name, table_name, k::text, max(id), max(wanted) FROM"
+    "  (SELECT c.*, key AS k FROM c UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, e->name)"
+    "   FROM jsonb_object_keys(key) name) FROM c, jsonb_array_elements(existing) e"
+    "   WHERE kind IN ('insert_exists', 'update_exists', 'multiple_unique_conflicts')) x"
+    " GROUP BY 1, 2, 3 ORDER BY max(id)";
 
 /* Is there a winner at all, for any table? */
 static bool settle_has_winner(const struct job *job)
