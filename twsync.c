@@ -4187,7 +4187,9 @@ struct target_column {
 /* A unique index or exclusion constraint of the target: rows whose parts all compare true by `ops`
  * are in each other's way.  Parts are SQL expressions over bare column names. */
 struct unique_key {
+    uint32_t oid;
     const char *name, *predicate;  /* predicate NULL: whole table */
+    bool *uses;  /* by source column: its parts and predicate look at it */
     int n;
     int *columns;  /* target column index, -1 for an expression */
     const char **parts, **ops;
@@ -4217,6 +4219,7 @@ struct colset {
  * prepared, for one change, and for all of a window, their parameters staged in a table. */
 struct stmt {
     struct stmt *next;
+    struct rel *rel;
     char op;          /* 'I' 'U' 'D', 'A': the row must be absent */
     char old_kind;
     const struct colset *cols;  /* 'U' */
@@ -4225,13 +4228,15 @@ struct stmt {
     int nparams;
     struct param *params;
     Oid *types;
-    bool ready;       /* the server has prepared it; set when its reply is read */
+    bool ready;       /* the server has prepared it; taken back if its reply is not good */
+    char guard_name[34];    /* the same, but fails where it does not meet one row */
+    const char *guard_sql;  /* made when first needed; 'U' and 'D' only */
+    bool guard_ready;
     const char *bulk_sql;   /* made when first needed */
     char stage[48];         /* the staging table; 'I' goes straight into its own */
     bool staged;            /* it exists in the session */
     int64_t staged_in;      /* the batch that used it last: it is emptied at the batch's end */
-    struct rel *rel;        /* of the window at work, with the net changes it is for: */
-    struct net *first, **last;
+    struct net *first, **last;  /* of the window at work: the net changes it is for */
     int64_t n;
 };
 
@@ -4257,6 +4262,7 @@ struct rel {
     struct unique_key *keys;
     bool has_deferrable;  /* one of them is */
     bool has_secondary;   /* there is one besides the identity */
+    bool same_keys;       /* the source has them all: only a conflict can violate one */
     bool bulk;            /* no trigger or rule fires on our writes: they may be folded */
     bool *changes;        /* room for one set of columns */
     struct colset *colsets;
@@ -4407,7 +4413,9 @@ static void rel_add_key(struct rel *rel, const PGresult *r, int row)
 {
     struct unique_key *k = &rel->keys[rel->nkeys++];
     int parts = PQntuples(r);
-    *k = (struct unique_key){.name = arena_str(&rel->arena, PQgetvalue(r, row, 1)),
+    *k = (struct unique_key){.oid = (uint32_t) db_cell_int(r, row, 0),
+                             .uses = arena_array(&rel->arena, bool, rel->ncolumns + 1),
+                             .name = arena_str(&rel->arena, PQgetvalue(r, row, 1)),
                              .primary = db_cell_true(r, row, 2),
                              .deferrable = !db_cell_true(r, row, 3),
                              .nulls_equal = db_cell_true(r, row, 9),
@@ -4419,6 +4427,58 @@ static void rel_add_key(struct rel *rel, const PGresult *r, int row)
     if (!PQgetisnull(r, row, 4)) k->predicate = arena_str(&rel->arena, PQgetvalue(r, row, 4));
     k->plain = !k->predicate && !k->exclusion;
     if (k->deferrable) rel->has_deferrable = true;
+}
+
+/* Which columns an index looks at: its own, and those of its expressions and predicate; of a
+ * generated column those it is made of. */
+static const char rel_key_uses_sql[] =
+    "SELECT i.indexrelid, u.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_attribute a ON a.attrelid = c.oid AND (a.attnum = ANY (i.indkey::int2[])"
+    "  OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+    "   AND d.objid = i.indexrelid AND d.refobjid = c.oid AND d.refobjsubid = a.attnum))"
+    " LEFT JOIN pg_attrdef g ON g.adrelid = c.oid AND g.adnum = a.attnum"
+    " JOIN pg_attribute u ON u.attrelid = c.oid AND (u.attnum = a.attnum"
+    "  OR EXISTS (SELECT FROM pg_depend d WHERE d.refobjid = c.oid AND d.refobjsubid = u.attnum"
+    "   AND (d.classid = 'pg_attrdef'::regclass AND d.objid = g.oid"
+    "    OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = a.attnum)))"
+    " WHERE n.nspname = $1 AND c.relname = $2 AND (i.indisunique OR i.indisexclusion)";
+
+static status MUST_CHECK rel_read_key_uses(struct rel *rel, struct db *to, struct arena *scratch)
+{
+    const char *values[] = {rel->schema, rel->name};
+    PGresult *r;
+    TRY(db_query(to, scratch, "read the target's keys", rel_key_uses_sql, 2, values, &r));
+    for (int i = 0; i < PQntuples(r); i++)
+        for (int k = 0; k < rel->nkeys; k++)
+            for (int c = 0; c < rel->ncolumns; c++)
+                if (rel->keys[k].oid == (uint32_t) db_cell_int(r, i, 0) &&
+                    str_is(rel->columns[c].name, PQgetvalue(r, i, 1)))
+                    rel->keys[k].uses[c] = true;
+    return TW_OK;
+}
+
+/* Has the source the same unique keys, checked at the same time?  $3: those of the target; NULL
+ * asks for them. */
+static const char rel_same_keys_sql[] =
+    "WITH k AS (SELECT regexp_replace(pg_get_indexdef(i.indexrelid), '^.* USING ', '')"
+    "  || i.indimmediate || i.indisexclusion AS def FROM pg_index i"
+    "  JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "  WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid"
+    "  AND (i.indisunique OR i.indisexclusion))"
+    " SELECT CASE WHEN $3::text[] IS NULL THEN (SELECT array_agg(def)::text FROM k)"
+    " ELSE (NOT EXISTS (SELECT unnest($3::text[]) EXCEPT SELECT def FROM k))::text END";
+
+static status MUST_CHECK rel_compare_keys(struct rel *rel, struct db *from, struct db *to,
+                                          struct arena *scratch)
+{
+    const char *values[] = {rel->schema, rel->name, NULL}, *same = NULL;
+    if (!rel->has_secondary) return TW_OK;
+    TRY(db_value(to, scratch, "read the target's keys", rel_same_keys_sql, 3, values, &values[2]));
+    if (values[2])
+        TRY(db_value(from, scratch, "read the source's keys", rel_same_keys_sql, 3, values, &same));
+    rel->same_keys = same && *same == 't';
+    return TW_OK;
 }
 
 static status MUST_CHECK rel_read_keys(struct rel *rel, struct db *to, struct arena *scratch)
@@ -4554,15 +4614,18 @@ static struct rel *rel_learn(const struct msg *m)
 }
 
 /* Find its place: reads the target's catalog. */
-static status MUST_CHECK rel_resolve(struct rel *rel, struct db *to, const char *task)
+static status MUST_CHECK rel_resolve(struct rel *rel, struct db *from, struct db *to,
+                                     const char *task)
 {
     struct arena scratch = {0};
     assert(!rel->is_marker && !rel->resolved);
     status s = rel_read_columns(rel, to, &scratch);
     if (s == TW_OK && rel->exists) s = rel_read_keys(rel, to, &scratch);
+    if (s == TW_OK && rel->nkeys) s = rel_read_key_uses(rel, to, &scratch);
     if (s == TW_OK && rel->exists) rel_choose_identity(rel);
     if (s == TW_OK) s = rel_check_columns(rel, to);
     if (s == TW_OK) s = rel_read_firing(rel, to, &scratch);
+    if (s == TW_OK) s = rel_compare_keys(rel, from, to, &scratch);
     if (s == TW_OK) s = rel_read_skip(rel, to, task, &scratch);
     arena_free(&scratch);
     rel->resolved = s == TW_OK;
@@ -4798,15 +4861,11 @@ static const struct value *rel_param_value(const struct dml *m, const struct par
     return p->from == FROM_OLD ? &m->old.values[p->column] : &m->new.values[p->column];
 }
 
-/* Does a unique key other than the identity, or a deferrable one, have a part in these columns?
- * What cannot be told by columns (expressions, predicates) may have. */
+/* Does a unique key look at one of these columns? */
 static bool rel_key_touched(const struct rel *rel, const struct unique_key *k, const bool *set)
 {
-    if (k->predicate) return true;
-    for (int i = 0; i < k->n; i++) {
-        int source = k->columns[i] < 0 ? -1 : rel->targets[k->columns[i]].source;
-        if (source < 0 || !rel_carries(rel, source) || set[source]) return true;
-    }
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (set[i] && k->uses[i]) return true;
     return false;
 }
 
@@ -4858,6 +4917,7 @@ static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const stru
     struct arena *a = keep ? &rel->arena : scratch;
     struct stmt *st = arena_new(a, struct stmt);
     size_t most = 3 * (size_t) rel->ncolumns + (size_t) rel->nident + 1;
+    st->rel = rel;
     st->op = op;
     st->old_kind = old_kind;
     st->cols = cols;
@@ -4885,8 +4945,8 @@ static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const stru
  *     in between by transactions that are not in this stream; the window ends before it
  *   - a value of a secondary unique key that comes and goes within the window, and would have met
  *     another row: the window ends before it
- *   - deletes are written first, so that keys are free for what comes; without old images nothing
- *     would show that a deleted row was in the way of an earlier change: the window ends
+ *   - deletes are written first, so that keys are free for what comes; where no old image would show
+ *     that a deleted row was in the way of an earlier change, the window ends
  *   - a row that came and went ('A'): doing nothing is not enough, it must not have been there */
 
 struct change {
@@ -5182,11 +5242,12 @@ static bool window_needs_rows(const struct change *c)
     return false;
 }
 
-/* Without old images: does it take values away from secondary keys after others came in? */
+/* Does it take values away from secondary keys after others came in?  With old images, and the same
+ * keys on the source, that cannot hide anything. */
 static bool window_disorders(const struct window *w, const struct change *c)
 {
     struct rel *rel = c->rel;
-    if (!rel->has_secondary || c->m.old_kind == 'O') return false;
+    if (!rel->has_secondary || (c->m.old_kind == 'O' && rel->same_keys)) return false;
     bool touches = c->m.kind != 'U' || c->cols->secondary;
     if (touches && c->m.kind != 'I' && rel->brought_in == w->number) return true;
     if (touches && c->m.kind != 'D') rel->brought_in = w->number;
@@ -6171,11 +6232,13 @@ struct deferred {
 };
 
 /* What was sent in a pipeline, in order, so that its results can be told apart. */
-enum sent_kind { SENT_CONTROL, SENT_MARK, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT, SENT_WAL };
+enum sent_kind {
+    SENT_CONTROL, SENT_MARK, SENT_GUARD, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT, SENT_WAL
+};
 
 struct sent {
     enum sent_kind kind;
-    struct stmt *st;
+    bool *ready;      /* SENT_PREPARE: of the statement */
     const char *what;
 };
 
@@ -6186,6 +6249,7 @@ struct pipeline {
     struct sent sent[PIPE_ROOM];
     int n;
     bool doubt;       /* a change met another number of rows, or failed */
+    bool fenced;      /* a guarded mark met no row */
 };
 
 struct apply {
@@ -7325,12 +7389,10 @@ static status MUST_CHECK apply_careful(struct apply *ap, struct change *c)
 
 /* ---- the optimistic pipeline ---- */
 
-static struct sent *pipe_add(struct pipeline *p, enum sent_kind kind, struct stmt *st,
-                             const char *what)
+static void pipe_add(struct pipeline *p, enum sent_kind kind, bool *ready, const char *what)
 {
     assert(p->n < PIPE_ROOM);
-    p->sent[p->n] = (struct sent){kind, st, what};
-    return &p->sent[p->n++];
+    p->sent[p->n++] = (struct sent){kind, ready, what};
 }
 
 static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const char *what,
@@ -7342,46 +7404,63 @@ static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const
     return TW_OK;
 }
 
-/* One marker or progress update; it must meet our row of our epoch, or we were replaced. */
+/* One marker or progress update; it must meet our row of our epoch, or we were replaced.  Guarded,
+ * it fails where it does not, and with it all that was sent after it. */
 static status MUST_CHECK apply_send_mark(struct apply *ap, struct pipeline *p, lsn_t lsn,
-                                         usec commit_us)
+                                         usec commit_us, bool guard)
 {
     struct arena a = {0};
+    struct buf b = {0};
     const char *values[4] = {ap->task, arena_fmt(&a, "%" PRId64, ap->epoch)};
-    const char *sql = "UPDATE twsync.progress SET updated_at = clock_timestamp()"
-                      " WHERE task = $1 AND epoch = $2::bigint";
     int n = 2;
+    if (guard) buf_str(&b, "WITH tw AS (");
+    buf_str(&b, "UPDATE twsync.progress SET updated_at = clock_timestamp()");
     if (lsn) {
         values[n++] = lsn_text(&a, lsn);
-        sql = "UPDATE twsync.progress SET updated_at = clock_timestamp(), applied_lsn = $3::pg_lsn"
-              " WHERE task = $1 AND epoch = $2::bigint";
-        if (commit_us) {
-            values[n++] = arena_fmt(&a, "%" PRId64, commit_us);
-            sql = "UPDATE twsync.progress SET updated_at = clock_timestamp(),"
-                  " applied_lsn = $3::pg_lsn, applied_at = 'epoch'::timestamptz"
-                  " + $4::bigint * '1 microsecond'::interval"
-                  " WHERE task = $1 AND epoch = $2::bigint";
-        }
+        buf_str(&b, ", applied_lsn = $3::pg_lsn");
     }
-    status s = pipe_sql(p, SENT_MARK, "write the progress", sql, n, values);
+    if (lsn && commit_us) {
+        values[n++] = arena_fmt(&a, "%" PRId64, commit_us);
+        buf_str(&b, ", applied_at = 'epoch'::timestamptz"
+                    " + $4::bigint * '1 microsecond'::interval");
+    }
+    buf_str(&b, " WHERE task = $1 AND epoch = $2::bigint");
+    if (guard) buf_str(&b, " RETURNING 1) SELECT 1 / count(*) FROM tw");
+    status s = pipe_sql(p, guard ? SENT_GUARD : SENT_MARK, "write the progress", b.data, n, values);
+    buf_free(&b);
     arena_free(&a);
     return s;
 }
 
-static status MUST_CHECK pipe_send_stmt(struct apply *ap, struct pipeline *p, struct stmt *st,
-                                        const struct dml *m)
+static void stmt_guard(struct stmt *st, struct arena *a)
 {
-    if (!st->ready) {
-        pipe_add(p, SENT_PREPARE, st, "prepare a statement");
-        if (!PQsendPrepare(ap->to->pg, st->name, st->sql, st->nparams, st->types))
+    if (st->guard_sql) return;
+    bool writes = st->sql[0] != 'S';
+    snprintf(st->guard_name, sizeof st->guard_name, "%sg", st->name);
+    st->guard_sql = arena_fmt(a, "WITH tw AS (%s%s) SELECT 1 / (count(*) = 1)::int FROM tw", st->sql,
+                              writes ? " RETURNING 1" : "");
+}
+
+/* Send a statement for one change.  Guarded, it fails where it does not meet one row. */
+static status MUST_CHECK pipe_send_stmt(struct apply *ap, struct pipeline *p, struct stmt *st,
+                                        const struct dml *m, bool guard)
+{
+    guard = guard && st->op != 'I';
+    if (guard) stmt_guard(st, &st->rel->arena);
+    const char *name = guard ? st->guard_name : st->name;
+    bool *ready = guard ? &st->guard_ready : &st->ready;
+    if (!*ready) {
+        pipe_add(p, SENT_PREPARE, ready, "prepare a statement");
+        if (!PQsendPrepare(ap->to->pg, name, guard ? st->guard_sql : st->sql, st->nparams,
+                           st->types))
             return db_fail_conn(ap->to, "prepare a statement");
-        if (st->name[0]) st->ready = true;  /* taken back if its reply is not good */
+        *ready = name[0] != 0;  /* taken back if its reply is not good */
     }
     const char **values = arena_array(&ap->scratch, const char *, st->nparams + 1);
     for (int i = 0; i < st->nparams; i++)
         values[i] = value_text(rel_param_value(m, &st->params[i]));
-    pipe_add(p, st->op == 'A' ? SENT_ABSENT : SENT_CHANGE, st, "apply a change");
-    if (!PQsendQueryPrepared(ap->to->pg, st->name, st->nparams, values, NULL, NULL, 0))
+    pipe_add(p, st->op == 'A' ? SENT_ABSENT : SENT_CHANGE, NULL, "apply a change");
+    if (!PQsendQueryPrepared(ap->to->pg, name, st->nparams, values, NULL, NULL, 0))
         return db_fail_conn(ap->to, "apply a change");
     return TW_OK;
 }
@@ -7405,7 +7484,8 @@ static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
 {
     if (c->cannot || apply_touches_deferrable(c)) p->doubt = true;
     if (p->doubt) return TW_OK;
-    return pipe_send_stmt(ap, p, apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols), &c->m);
+    struct stmt *st = apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols);
+    return pipe_send_stmt(ap, p, st, &c->m, false);
 }
 
 /* Did a statement meet as many rows as it should? */
@@ -7426,12 +7506,18 @@ static void apply_note_wal(struct apply *ap, const PGresult *r)
     ap->flushed_lsn = flushed;
 }
 
+static status apply_fenced(struct apply *ap)
+{
+    return fail(ap->e, TW_EFENCED, "progress of task %s on %c was taken over by another twsync",
+                ap->task, ap->to->node->letter);
+}
+
 /* Judge one result of the pipeline. */
 static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const struct sent *s,
                                     PGresult *r)
 {
     bool ok = db_result_ok(r);
-    if (s->kind == SENT_PREPARE && !ok) s->st->ready = false;
+    if (s->kind == SENT_PREPARE && !ok) *s->ready = false;
     if (PQresultStatus(r) == PGRES_PIPELINE_ABORTED) return TW_OK;
     if (s->kind == SENT_CHANGE || s->kind == SENT_PREPARE || s->kind == SENT_ABSENT) {
         if (!ok && PQstatus(ap->to->pg) == CONNECTION_BAD)
@@ -7441,11 +7527,12 @@ static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const 
             p->doubt = true;
         return TW_OK;
     }
+    const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    if (s->kind == SENT_GUARD && !ok && state && str_is(state, "22012")) p->fenced = true;
+    if (p->fenced) return apply_fenced(ap);
     if (!ok) return db_fail_result(ap->to, r, s->what);
     if (s->kind == SENT_WAL) apply_note_wal(ap, r);
-    if (s->kind == SENT_MARK && !pipe_met(r, 1))
-        return fail(ap->e, TW_EFENCED, "progress of task %s on %c was taken over by another twsync",
-                    ap->task, ap->to->node->letter);
+    if (s->kind == SENT_MARK && !pipe_met(r, 1)) return apply_fenced(ap);
     return TW_OK;
 }
 
@@ -7479,7 +7566,7 @@ static status MUST_CHECK pipe_open(struct apply *ap, struct pipeline *p)
 {
     p->d = ap->to;
     p->n = 0;
-    p->doubt = false;
+    p->doubt = p->fenced = false;
     if (!PQenterPipelineMode(ap->to->pg)) return db_fail_conn(ap->to, "start a pipeline");
     return TW_OK;
 }
@@ -7490,7 +7577,7 @@ static status MUST_CHECK apply_send_head(struct apply *ap, struct pipeline *p, l
 {
     if (!ap->open) {
         TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
-        TRY(apply_send_mark(ap, p, final_lsn, ap->commit_us));
+        TRY(apply_send_mark(ap, p, final_lsn, ap->commit_us, false));
         TRY(pipe_sql(p, SENT_CONTROL, "defer constraints", "SET CONSTRAINTS ALL DEFERRED", 0,
                      NULL));
     }
@@ -7559,7 +7646,6 @@ static void bulk_put(struct apply *ap, struct bulk *bulk, struct net *n, char op
             bulk->items = mem_resize(bulk->items, sizeof *bulk->items * (size_t) bulk->cap);
         }
         bulk->items[bulk->n++] = st;
-        st->rel = rel;
         st->first = NULL;
         st->last = &st->first;
     }
@@ -7639,7 +7725,7 @@ static status MUST_CHECK bulk_few(struct apply *ap, const struct bulk *bulk, lsn
                 if (p->doubt) return TW_OK;
                 TRY(pipe_open(ap, p));
             }
-            TRY(pipe_send_stmt(ap, p, st, &n->m));
+            TRY(pipe_send_stmt(ap, p, st, &n->m, false));
         }
     }
     TRY(pipe_finish(ap, p));
@@ -7928,31 +8014,77 @@ static status MUST_CHECK apply_ask_durable(struct apply *ap)
     return TW_OK;
 }
 
-static void apply_committed(struct apply *ap, lsn_t lsn)
+/* The only function that moves applied_lsn, but for the idle mark below and a session's start. */
+static void apply_committed(struct apply *ap)
 {
-    ap->applied_lsn = lsn;
+    assert(ap->end_lsn > ap->applied_lsn);
+    ap->open = ap->savepoint = false;
+    ap->applied_lsn = ap->end_lsn;
+    ap->end_lsn = ap->first_lsn = 0;
     ap->batch++;
+    apply_counted(ap);
     apply_durable(ap);
 }
 
-/* Commit the batch with its progress.  The only function that moves applied_lsn, but for the idle
- * mark below and the start of a session.  `marked`: the batch's head wrote the progress. */
+enum { QUICK_MOST = 64 };
+
+/* Can the window go with its commit in one round trip? */
+static bool apply_is_quick(const struct apply *ap, const struct window *w)
+{
+    if (ap->open || w->settle || !w->n || w->n > QUICK_MOST) return false;
+    for (int i = 0; i < w->n; i++) {
+        const struct change *c = &w->changes[i];
+        if (!c->rel->bulk || c->cannot || apply_touches_deferrable(c)) return false;
+        if (c->m.kind != 'I' && !c->rel->nident) return false;
+        if (c->cols && !c->cols->kept) return false;
+    }
+    return true;
+}
+
+/* A few changes and their commit in one round trip: what a change of a quiet time costs.  Each is
+ * guarded, so that one that does not meet its row keeps the commit from happening.
+ * *done: committed; otherwise nothing has happened, and the window goes the longer way. */
+static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *done)
+{
+    struct pipeline *p = &ap->pipe;
+    *done = false;
+    if (!apply_is_quick(ap, w)) return TW_OK;
+    TESTPOINT(ap->e, "apply.window");
+    TRY(pipe_open(ap, p));
+    TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
+    TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us, true));
+    for (int i = 0; i < w->n; i++) {
+        const struct change *c = &w->changes[i];
+        struct stmt *st = apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols);
+        TRY(pipe_send_stmt(ap, p, st, &c->m, true));
+    }
+    if (ap->origin) TRY(apply_send_origin(ap, p));
+    TRY(pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
+    TRY(apply_send_wal(p));
+    TESTPOINT(ap->e, "apply.commit.before");
+    TRY(pipe_finish(ap, p));
+    if (p->doubt) return db_exec(ap->to, "roll back", "ROLLBACK");
+    TESTPOINT(ap->e, "apply.commit.after");
+    for (int i = 0; i < w->n; i++) apply_count(ap, &w->changes[i]);
+    apply_committed(ap);
+    *done = true;
+    return TW_OK;
+}
+
+/* Commit the batch with its progress.  `marked`: the batch's head wrote it. */
 static status MUST_CHECK apply_commit(struct apply *ap, bool marked)
 {
     struct pipeline *p = &ap->pipe;
-    assert(ap->open && ap->end_lsn > ap->applied_lsn);
+    assert(ap->open);
     TRY(pipe_open(ap, p));
-    if (!marked) TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us));
+    if (!marked) TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us, false));
     if (ap->origin) TRY(apply_send_origin(ap, p));
     TRY(pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
     TRY(apply_send_wal(p));
     TESTPOINT(ap->e, "apply.commit.before");
     TRY(pipe_finish(ap, p));
     TESTPOINT(ap->e, "apply.commit.after");
-    ap->open = ap->savepoint = false;
-    apply_committed(ap, ap->end_lsn);
-    ap->end_lsn = ap->first_lsn = 0;
-    apply_counted(ap);
+    apply_committed(ap);
     return TW_OK;
 }
 
@@ -7963,12 +8095,13 @@ static status MUST_CHECK apply_idle(struct apply *ap, lsn_t lsn)
     struct pipeline *p = &ap->pipe;
     assert(!ap->open && lsn > ap->applied_lsn);
     TRY(pipe_open(ap, p));
-    TRY(apply_send_mark(ap, p, lsn, 0));
+    TRY(apply_send_mark(ap, p, lsn, 0, false));
     TRY(pipe_finish(ap, p));
     TRY(pipe_open(ap, p));
     TRY(apply_send_wal(p));
     TRY(pipe_finish(ap, p));
-    apply_committed(ap, lsn);
+    ap->applied_lsn = lsn;
+    apply_durable(ap);
     return TW_OK;
 }
 
@@ -9091,10 +9224,17 @@ static status check_replica_identity(struct check *c, struct check_node *n)
         " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL;', t.oid::regclass)"
         " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relreplident <> 'f' ORDER BY 1";
     enum tw_direction dir = check_direction_from(check_index(c, n));
-    if (c->job->task[dir].identity == IDENTITY_KEY) {
-        check_ok(c, "not asked for: identity = key");
-        return TW_OK;
-    }
+    /* Without one the server refuses the application's updates once they are published. */
+    static const char key_sql[] =
+        "SELECT t.oid::regclass::text,"
+        " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL;', t.oid::regclass)"
+        " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r' AND (t.relreplident = 'n'"
+        "  OR t.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid"
+        "   AND i.indisprimary AND i.indimmediate AND i.indisvalid)) ORDER BY 1";
+    if (c->job->task[dir].identity == IDENTITY_KEY)
+        return check_rows(c, n, CHECK_FAILED, key_sql, 1, &n->oids,
+                          "a replica identity: a primary key that is not deferrable, or FULL",
+                          "a replica identity on every table, since the job says identity = key");
     return check_rows(c, n, CHECK_WARNING, sql, 1, &n->oids, "FULL on every table",
                       "REPLICA IDENTITY FULL: twsync sets it when it initialises the task");
 }
@@ -10556,7 +10696,7 @@ static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, i
     *out = rel_learn(&m);
     enum tw_direction dir = from ? TW_REVERSE : TW_FORWARD;
     (*out)->policy = job_policy(s->job, dir, p->schema, p->table);
-    return rel_resolve(*out, to, "");
+    return rel_resolve(*out, d, to, "");
 }
 
 /* One side's row, locked, and what it takes to write it there. */
@@ -11725,7 +11865,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
     if (!rel->resolved) {
         rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
-        TRY(rel_resolve(rel, &t->to, t->name));
+        TRY(rel_resolve(rel, &t->from, &t->to, t->name));
     }
     if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
     *out = rel;
@@ -11926,6 +12066,12 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
     if (w->end_lsn) ap->end_lsn = w->end_lsn;
     if (w->commit_us) ap->commit_us = w->commit_us;
     ap->transactions += w->transactions;
+    if (commit) {
+        bool done;
+        settle_touch(&t->page->memory, w);
+        TRY(apply_quick(ap, w, &done));
+        if (done) return TW_OK;
+    }
     TRY(apply_window(ap, w, marked ? ap->end_lsn : 0));
     if (w->settle) TRY(apply_settle_deferred(ap));
     settle_touch(&t->page->memory, w);
