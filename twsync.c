@@ -6233,7 +6233,7 @@ struct deferred {
 
 /* What was sent in a pipeline, in order, so that its results can be told apart. */
 enum sent_kind {
-    SENT_CONTROL, SENT_MARK, SENT_GUARD, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT, SENT_WAL
+    SENT_CONTROL, SENT_MARK, SENT_GUARD, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT
 };
 
 struct sent {
@@ -6243,6 +6243,8 @@ struct sent {
 };
 
 enum { PIPE_ROOM = 2 * WINDOW_ROWS + 8 };
+
+enum fixed { FIXED_MARK, FIXED_MARK_LSN, FIXED_MARK_FULL, FIXED_GUARD, FIXED_ORIGIN, NFIXED };
 
 struct pipeline {
     struct db *d;
@@ -6275,10 +6277,10 @@ struct apply {
     int64_t batch;          /* its number */
     struct arena scratch;   /* of one pipeline */
     struct pipeline pipe;
+    bool fixed_ready[NFIXED];  /* prepared: see apply_fixed */
     struct buf rows_text;   /* of a COPY */
     int pause, last_pause;  /* windows for which folding is not tried, after it met a doubt */
-    lsn_t wal_lsn, flushed_lsn;  /* of the target's WAL, after the last commit */
-    lsn_t durable_lsn;      /* apply_durable() only: the progress that is on the target's disk */
+    lsn_t durable_lsn;      /* apply_ask_durable() only: the progress on the target's disk */
     struct { lsn_t applied_lsn, wal_lsn; } awaited;
     char violated[64];      /* name of the key that refused the last careful write */
     struct conflict_left left;
@@ -7404,32 +7406,58 @@ static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const
     return TW_OK;
 }
 
-/* One marker or progress update; it must meet our row of our epoch, or we were replaced.  Guarded,
- * it fails where it does not, and with it all that was sent after it. */
+/* Statements of every batch, prepared once in a session.  A mark must meet our row of our epoch, or
+ * we were replaced; guarded, it fails where it does not, and with it all that was sent after it. */
+#define APPLY_MARK_SET "UPDATE twsync.progress SET updated_at = clock_timestamp()"
+#define APPLY_MARK_LSN APPLY_MARK_SET ", applied_lsn = $3::pg_lsn"
+#define APPLY_MARK_FULL APPLY_MARK_LSN ", applied_at = 'epoch'::timestamptz"                       \
+                        " + $4::bigint * '1 microsecond'::interval"
+#define APPLY_MARK_WHERE " WHERE task = $1 AND epoch = $2::bigint"
+
+static const struct {
+    const char *name, *sql, *what;
+    enum sent_kind kind;
+} apply_fixed[] = {
+    [FIXED_MARK] = {"tw_mark", APPLY_MARK_SET APPLY_MARK_WHERE, "write the progress", SENT_MARK},
+    [FIXED_MARK_LSN] = {"tw_mark_lsn", APPLY_MARK_LSN APPLY_MARK_WHERE, "write the progress",
+                        SENT_MARK},
+    [FIXED_MARK_FULL] = {"tw_mark_full", APPLY_MARK_FULL APPLY_MARK_WHERE, "write the progress",
+                         SENT_MARK},
+    [FIXED_GUARD] = {"tw_guard", "WITH tw AS (" APPLY_MARK_FULL APPLY_MARK_WHERE " RETURNING 1)"
+                                 " SELECT 1 / count(*) FROM tw", "write the progress", SENT_GUARD},
+    [FIXED_ORIGIN] = {"tw_origin",
+                      "SELECT pg_replication_origin_xact_setup($1::pg_lsn,"
+                      " 'epoch'::timestamptz + $2::bigint * '1 microsecond'::interval)",
+                      "set the origin of the transaction", SENT_CONTROL},
+};
+
+static status MUST_CHECK pipe_fixed(struct apply *ap, struct pipeline *p, enum fixed f, int n,
+                                    const char *const *values)
+{
+    if (!ap->fixed_ready[f]) {
+        pipe_add(p, SENT_PREPARE, &ap->fixed_ready[f], apply_fixed[f].what);
+        if (!PQsendPrepare(ap->to->pg, apply_fixed[f].name, apply_fixed[f].sql, 0, NULL))
+            return db_fail_conn(ap->to, apply_fixed[f].what);
+        ap->fixed_ready[f] = true;
+    }
+    pipe_add(p, apply_fixed[f].kind, NULL, apply_fixed[f].what);
+    if (!PQsendQueryPrepared(ap->to->pg, apply_fixed[f].name, n, values, NULL, NULL, 0))
+        return db_fail_conn(ap->to, apply_fixed[f].what);
+    return TW_OK;
+}
+
+/* The marker, with the progress if `lsn` is given. */
 static status MUST_CHECK apply_send_mark(struct apply *ap, struct pipeline *p, lsn_t lsn,
                                          usec commit_us, bool guard)
 {
-    struct arena a = {0};
-    struct buf b = {0};
-    const char *values[4] = {ap->task, arena_fmt(&a, "%" PRId64, ap->epoch)};
-    int n = 2;
-    if (guard) buf_str(&b, "WITH tw AS (");
-    buf_str(&b, "UPDATE twsync.progress SET updated_at = clock_timestamp()");
-    if (lsn) {
-        values[n++] = lsn_text(&a, lsn);
-        buf_str(&b, ", applied_lsn = $3::pg_lsn");
-    }
-    if (lsn && commit_us) {
-        values[n++] = arena_fmt(&a, "%" PRId64, commit_us);
-        buf_str(&b, ", applied_at = 'epoch'::timestamptz"
-                    " + $4::bigint * '1 microsecond'::interval");
-    }
-    buf_str(&b, " WHERE task = $1 AND epoch = $2::bigint");
-    if (guard) buf_str(&b, " RETURNING 1) SELECT 1 / count(*) FROM tw");
-    status s = pipe_sql(p, guard ? SENT_GUARD : SENT_MARK, "write the progress", b.data, n, values);
-    buf_free(&b);
-    arena_free(&a);
-    return s;
+    struct arena *a = &ap->scratch;
+    const char *values[] = {ap->task, arena_fmt(a, "%" PRId64, ap->epoch), NULL, NULL};
+    if (lsn) values[2] = lsn_text(a, lsn);
+    if (lsn && commit_us) values[3] = arena_fmt(a, "%" PRId64, commit_us);
+    int n = !lsn ? 2 : !commit_us ? 3 : 4;
+    assert(!guard || n == 4);
+    enum fixed mark = n == 2 ? FIXED_MARK : n == 3 ? FIXED_MARK_LSN : FIXED_MARK_FULL;
+    return pipe_fixed(ap, p, guard ? FIXED_GUARD : mark, n, values);
 }
 
 static void stmt_guard(struct stmt *st, struct arena *a)
@@ -7495,17 +7523,6 @@ static bool pipe_met(PGresult *r, int64_t n)
     return strtoll(PQcmdTuples(r), NULL, 10) == n;
 }
 
-/* Where the target's WAL stands after a commit, and how far of it is on disk. */
-static void apply_note_wal(struct apply *ap, const PGresult *r)
-{
-    lsn_t at = 0, flushed = 0;
-    if (PQntuples(r) != 1 || !lsn_parse(db_cell(r, 0, 0), &at) ||
-        !lsn_parse(db_cell(r, 0, 1), &flushed))
-        return;
-    ap->wal_lsn = at;
-    ap->flushed_lsn = flushed;
-}
-
 static status apply_fenced(struct apply *ap)
 {
     return fail(ap->e, TW_EFENCED, "progress of task %s on %c was taken over by another twsync",
@@ -7531,7 +7548,6 @@ static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const 
     if (s->kind == SENT_GUARD && !ok && state && str_is(state, "22012")) p->fenced = true;
     if (p->fenced) return apply_fenced(ap);
     if (!ok) return db_fail_result(ap->to, r, s->what);
-    if (s->kind == SENT_WAL) apply_note_wal(ap, r);
     if (s->kind == SENT_MARK && !pipe_met(r, 1)) return apply_fenced(ap);
     return TW_OK;
 }
@@ -7554,6 +7570,12 @@ static status MUST_CHECK pipe_finish(struct apply *ap, struct pipeline *p)
     }
     PGresult *r;
     TRY(db_next_result(ap->to, &r));
+    if (s == TW_OK && PQresultStatus(r) == PGRES_FATAL_ERROR) {  /* the commit itself */
+        s = db_fail_result(ap->to, r, "commit");
+        PQclear(r);
+        TRY(db_next_result(ap->to, &r));
+        if (!r) TRY(db_next_result(ap->to, &r));
+    }
     bool synced = PQresultStatus(r) == PGRES_PIPELINE_SYNC;
     PQclear(r);
     if (!synced || !PQexitPipelineMode(ap->to->pg))
@@ -7952,19 +7974,12 @@ static status MUST_CHECK apply_truncate(struct apply *ap, struct rel *const *rel
     return s;
 }
 
-static const char apply_origin_sql[] =
-    "SELECT pg_replication_origin_xact_setup($1::pg_lsn,"
-    " 'epoch'::timestamptz + $2::bigint * '1 microsecond'::interval)";
-
-/* Before COMMIT and not earlier: an aborted transaction must not move the origin (failures A14). */
+/* Before the commit and not earlier: an aborted transaction must not move the origin (A14). */
 static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
 {
-    struct arena a = {0};
-    const char *values[] = {lsn_text(&a, ap->end_lsn), arena_fmt(&a, "%" PRId64, ap->commit_us)};
-    status s = pipe_sql(p, SENT_CONTROL, "set the origin of the transaction", apply_origin_sql, 2,
-                        values);
-    arena_free(&a);
-    return s;
+    const char *values[] = {lsn_text(&ap->scratch, ap->end_lsn),
+                            arena_fmt(&ap->scratch, "%" PRId64, ap->commit_us)};
+    return pipe_fixed(ap, p, FIXED_ORIGIN, 2, values);
 }
 
 static void apply_counted(struct apply *ap)
@@ -7981,36 +7996,29 @@ static void apply_counted(struct apply *ap)
     ap->conflicts = ap->transactions = ap->rows = 0;
 }
 
-/* Where WAL stands is asked with each commit, which does not wait for the target's disk. */
-static status MUST_CHECK apply_send_wal(struct pipeline *p)
+/* Which progress is on the target's disk?  A commit does not wait for that, and the source must not
+ * forget more (failures A7).  Asked from time to time: what was applied when WAL stood at wal_lsn is
+ * on disk when as much of WAL is. */
+static status MUST_CHECK apply_ask_durable(struct apply *ap)
 {
-    return pipe_sql(p, SENT_WAL, "read the WAL position",
-                    "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()", 0, NULL);
-}
-
-/* Which progress is on the target's disk?  The source must not forget more (failures A7). */
-static void apply_durable(struct apply *ap)
-{
-    if (ap->awaited.wal_lsn && ap->flushed_lsn >= ap->awaited.wal_lsn) {
+    struct arena a = {0};
+    PGresult *r;
+    lsn_t at = 0, flushed = 0;
+    assert(!ap->open);
+    status s = db_query(ap->to, &a, "read the WAL position",
+                        "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()", 0, NULL,
+                        &r);
+    if (s == TW_OK && (!lsn_parse(db_cell(r, 0, 0), &at) || !lsn_parse(db_cell(r, 0, 1), &flushed)))
+        s = fail(ap->e, TW_EPROTO, "no WAL position on %c", ap->to->node->letter);
+    arena_free(&a);
+    TRY(s);
+    if (ap->awaited.wal_lsn && flushed >= ap->awaited.wal_lsn) {
         ap->durable_lsn = ap->awaited.applied_lsn;
         ap->awaited.wal_lsn = 0;
     }
-    if (ap->awaited.wal_lsn || ap->durable_lsn == ap->applied_lsn) return;
+    if (ap->awaited.wal_lsn || ap->durable_lsn == ap->applied_lsn) return TW_OK;
     ap->awaited.applied_lsn = ap->applied_lsn;
-    ap->awaited.wal_lsn = ap->wal_lsn;
-}
-
-/* Ask again: nothing is being committed that would tell. */
-static status MUST_CHECK apply_ask_durable(struct apply *ap)
-{
-    struct pipeline *p = &ap->pipe;
-    lsn_t keep = ap->wal_lsn;
-    assert(!ap->open);
-    TRY(pipe_open(ap, p));
-    TRY(apply_send_wal(p));
-    TRY(pipe_finish(ap, p));
-    ap->wal_lsn = keep;
-    apply_durable(ap);
+    ap->awaited.wal_lsn = at;
     return TW_OK;
 }
 
@@ -8023,7 +8031,6 @@ static void apply_committed(struct apply *ap)
     ap->end_lsn = ap->first_lsn = 0;
     ap->batch++;
     apply_counted(ap);
-    apply_durable(ap);
 }
 
 enum { QUICK_MOST = 64 };
@@ -8031,7 +8038,7 @@ enum { QUICK_MOST = 64 };
 /* Can the window go with its commit in one round trip? */
 static bool apply_is_quick(const struct apply *ap, const struct window *w)
 {
-    if (ap->open || w->settle || !w->n || w->n > QUICK_MOST) return false;
+    if (ap->open || w->settle || !w->n || w->n > QUICK_MOST || !ap->commit_us) return false;
     for (int i = 0; i < w->n; i++) {
         const struct change *c = &w->changes[i];
         if (!c->rel->bulk || c->cannot || apply_touches_deferrable(c)) return false;
@@ -8041,9 +8048,10 @@ static bool apply_is_quick(const struct apply *ap, const struct window *w)
     return true;
 }
 
-/* A few changes and their commit in one round trip: what a change of a quiet time costs.  Each is
- * guarded, so that one that does not meet its row keeps the commit from happening.
- * *done: committed; otherwise nothing has happened, and the window goes the longer way. */
+/* A few changes and their commit in one round trip: what a change of a quiet time costs.  What stands
+ * before a Sync is one transaction, committed by it unless something failed; each change is guarded,
+ * so one that does not meet its row fails.  *done: committed; otherwise nothing has happened, and the
+ * window goes the longer way. */
 static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *done)
 {
     struct pipeline *p = &ap->pipe;
@@ -8051,7 +8059,6 @@ static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *d
     if (!apply_is_quick(ap, w)) return TW_OK;
     TESTPOINT(ap->e, "apply.window");
     TRY(pipe_open(ap, p));
-    TRY(pipe_sql(p, SENT_CONTROL, "begin", "BEGIN", 0, NULL));
     TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us, true));
     for (int i = 0; i < w->n; i++) {
         const struct change *c = &w->changes[i];
@@ -8059,11 +8066,9 @@ static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *d
         TRY(pipe_send_stmt(ap, p, st, &c->m, true));
     }
     if (ap->origin) TRY(apply_send_origin(ap, p));
-    TRY(pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
-    TRY(apply_send_wal(p));
     TESTPOINT(ap->e, "apply.commit.before");
     TRY(pipe_finish(ap, p));
-    if (p->doubt) return db_exec(ap->to, "roll back", "ROLLBACK");
+    if (p->doubt) return TW_OK;
     TESTPOINT(ap->e, "apply.commit.after");
     for (int i = 0; i < w->n; i++) apply_count(ap, &w->changes[i]);
     apply_committed(ap);
@@ -8080,7 +8085,6 @@ static status MUST_CHECK apply_commit(struct apply *ap, bool marked)
     if (!marked) TRY(apply_send_mark(ap, p, ap->end_lsn, ap->commit_us, false));
     if (ap->origin) TRY(apply_send_origin(ap, p));
     TRY(pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL));
-    TRY(apply_send_wal(p));
     TESTPOINT(ap->e, "apply.commit.before");
     TRY(pipe_finish(ap, p));
     TESTPOINT(ap->e, "apply.commit.after");
@@ -8097,11 +8101,7 @@ static status MUST_CHECK apply_idle(struct apply *ap, lsn_t lsn)
     TRY(pipe_open(ap, p));
     TRY(apply_send_mark(ap, p, lsn, 0, false));
     TRY(pipe_finish(ap, p));
-    TRY(pipe_open(ap, p));
-    TRY(apply_send_wal(p));
-    TRY(pipe_finish(ap, p));
     ap->applied_lsn = lsn;
-    apply_durable(ap);
     return TW_OK;
 }
 
@@ -10795,7 +10795,8 @@ static status MUST_CHECK settle_time(struct settle *s, int side, usec at_us)
     lsn_t at = side ? ap->applied_lsn : 1;
     const char *values[] = {lsn_text(&ap->scratch, at),
                             arena_fmt(&ap->scratch, "%" PRId64, at_us)};
-    return db_exec_params(ap->to, "set the origin of the transaction", apply_origin_sql, 2, values);
+    return db_exec_params(ap->to, apply_fixed[FIXED_ORIGIN].what, apply_fixed[FIXED_ORIGIN].sql, 2,
+                          values);
 }
 
 /* Compare the two locked rows, and make them the same. */
