@@ -4945,8 +4945,8 @@ static struct stmt *rel_stmt(struct rel *rel, char op, char old_kind, const stru
  *     in between by transactions that are not in this stream; the window ends before it
  *   - a value of a secondary unique key that comes and goes within the window, and would have met
  *     another row: the window ends before it
- *   - deletes are written first, so that keys are free for what comes; where no old image would show
- *     that a deleted row was in the way of an earlier change, the window ends
+ *   - deletes are written first, so that keys are free for what comes; where no old image would
+ *     show that a deleted row was in the way of an earlier change, the window ends
  *   - a row that came and went ('A'): doing nothing is not enough, it must not have been there */
 
 struct change {
@@ -7465,8 +7465,8 @@ static void stmt_guard(struct stmt *st, struct arena *a)
     if (st->guard_sql) return;
     bool writes = st->sql[0] != 'S';
     snprintf(st->guard_name, sizeof st->guard_name, "%sg", st->name);
-    st->guard_sql = arena_fmt(a, "WITH tw AS (%s%s) SELECT 1 / (count(*) = 1)::int FROM tw", st->sql,
-                              writes ? " RETURNING 1" : "");
+    st->guard_sql = arena_fmt(a, "WITH tw AS (%s%s) SELECT 1 / (count(*) = 1)::int FROM tw",
+                              st->sql, writes ? " RETURNING 1" : "");
 }
 
 /* Send a statement for one change.  Guarded, it fails where it does not meet one row. */
@@ -7996,9 +7996,9 @@ static void apply_counted(struct apply *ap)
     ap->conflicts = ap->transactions = ap->rows = 0;
 }
 
-/* Which progress is on the target's disk?  A commit does not wait for that, and the source must not
- * forget more (failures A7).  Asked from time to time: what was applied when WAL stood at wal_lsn is
- * on disk when as much of WAL is. */
+/* Which progress is on the target's disk?  A commit does not wait for that, and the source must
+ * not forget more (failures A7).  Asked from time to time: what was applied when WAL stood at
+ * wal_lsn is on disk when as much of WAL is. */
 static status MUST_CHECK apply_ask_durable(struct apply *ap)
 {
     struct arena a = {0};
@@ -8048,10 +8048,10 @@ static bool apply_is_quick(const struct apply *ap, const struct window *w)
     return true;
 }
 
-/* A few changes and their commit in one round trip: what a change of a quiet time costs.  What stands
- * before a Sync is one transaction, committed by it unless something failed; each change is guarded,
- * so one that does not meet its row fails.  *done: committed; otherwise nothing has happened, and the
- * window goes the longer way. */
+/* A few changes and their commit in one round trip: what a change of a quiet time costs.  What
+ * stands before a Sync is one transaction, committed by it unless something failed; each change is
+ * guarded, so one that does not meet its row fails.  *done: committed; otherwise nothing has
+ * happened, and the window goes the longer way. */
 static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *done)
 {
     struct pipeline *p = &ap->pipe;
@@ -9228,8 +9228,8 @@ static status check_replica_identity(struct check *c, struct check_node *n)
     static const char key_sql[] =
         "SELECT t.oid::regclass::text,"
         " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL;', t.oid::regclass)"
-        " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r' AND (t.relreplident = 'n'"
-        "  OR t.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid"
+        " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r'"
+        " AND (t.relreplident = 'n' OR t.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid"
         "   AND i.indisprimary AND i.indimmediate AND i.indisvalid)) ORDER BY 1";
     if (c->job->task[dir].identity == IDENTITY_KEY)
         return check_rows(c, n, CHECK_FAILED, key_sql, 1, &n->oids,
