@@ -1,8 +1,8 @@
 """Random change streams: tables of every kind, what happens to them, and where a target differs.
 
-A `Stream` makes SQL from random numbers only, so that the same seed gives the same statements.  Rows
-of a table have numbers: HOT ones change all the time, and are the same on both sides; at COLD ones
-the target holds something else (`planted`), and it has EXTRA rows.  Every statement asks first
+A `Stream` makes SQL from random numbers only, so that the same seed gives the same statements.
+Rows of a table have numbers: HOT ones change all the time, and are the same on both sides; at COLD
+ones the target holds something else (`planted`), and it has EXTRA rows.  Every statement asks first
 whether the keys of its table allow it, so that a transaction never fails.
 """
 
@@ -78,15 +78,21 @@ def cased_id(rng, k):
 class Table:
     """columns: of the key apart.  uniques: by column, a condition over rows o and n.
 
-    folds: its changes may be folded, but for mixed ones only a few.  moves: its key may change; swaps: a column whose values do.
+    folds: its changes may be folded; mixed: but not several of one row.  moves: its key may change.
+    swaps: how two rows swap values, or their keys.  target: what only the target has.
     """
 
     def __init__(self, name, ddl, columns, key=plain_id, uniques=None, folds=True, moves=True,
-                 swaps=None, mixed=False, after="", target=""):
+                 swaps=None, mixed=False, own=None, after="", target=""):
         self.name, self.ddl, self.columns, self.key = name, ddl, columns, key
         self.uniques, self.folds, self.moves = uniques or {}, folds, moves
+        self.own = own or {}
         self.swaps, self.mixed, self.after, self.target = swaps, mixed, after, target
         self.ordinary = [c for c in columns if c not in self.uniques]
+
+    def on_target(self):
+        """The same table with the keys that only the target has."""
+        return Table(self.name, self.ddl, self.columns, self.key, {**self.uniques, **self.own})
 
     def where(self, rng, k, row=""):
         return " AND ".join(f"{row}{c} = {v}" for c, v in self.key(rng, k).items())
@@ -94,8 +100,8 @@ class Table:
     def insert(self, rng, k, cold=False):
         row = {**self.key(rng, k), **{c: make(rng, cold) for c, make in self.columns.items()}}
         taken = " OR ".join([self.where(rng, k, "o."), *self.uniques.values()])
-        return (f"INSERT INTO {self.name} ({', '.join(row)}) OVERRIDING SYSTEM VALUE SELECT n.* FROM"
-                f" (SELECT {', '.join(f'{v} AS {c}' for c, v in row.items())}) n"
+        return (f"INSERT INTO {self.name} ({', '.join(row)}) OVERRIDING SYSTEM VALUE"
+                f" SELECT n.* FROM (SELECT {', '.join(f'{v} AS {c}' for c, v in row.items())}) n"
                 f" WHERE NOT EXISTS (SELECT FROM {self.name} o WHERE {taken})")
 
     def set(self, rng, k, columns, cold=False):
@@ -167,9 +173,10 @@ KEYED = [
           after="CREATE UNIQUE INDEX ON t_expression (lower(name))"),
     Table("t_exclusion", "id int PRIMARY KEY, s int4range, a int, EXCLUDE USING gist (s WITH &&)",
           {"s": span, "a": number}, uniques={"s": "o.s && n.s"}),
-    Table("t_generated", "id int PRIMARY KEY, u int, g int GENERATED ALWAYS AS (u * 2) STORED UNIQUE,"
-          " a int, h text GENERATED ALWAYS AS ('h' || a) STORED", {"u": unique, "a": number}, uniques=U,
-          mixed=True),
+    Table("t_generated", "id int PRIMARY KEY, u int, a int,"
+          " g int GENERATED ALWAYS AS (u * 2) STORED UNIQUE,"
+          " h text GENERATED ALWAYS AS ('h' || a) STORED",
+          {"u": unique, "a": number}, uniques=U, mixed=True),
     Table("t_identity", "id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, c text",
           {"a": number, "c": word}, moves=False),
     Table("t_numeric", "id numeric PRIMARY KEY, a int, c text", {"a": number, "c": word},
@@ -180,14 +187,15 @@ KEYED = [
           {"p": part, "a": number, "c": word}),
     Table("t_toast", "id int PRIMARY KEY, big text, a int, more text, c text",
           {"big": large, "a": number, "more": large, "c": word},
-          after="ALTER TABLE t_toast ALTER big SET STORAGE EXTERNAL, ALTER more SET STORAGE EXTERNAL"),
+          after="ALTER TABLE t_toast ALTER big SET STORAGE EXTERNAL,"
+                " ALTER more SET STORAGE EXTERNAL"),
     Table("t_wide", "id int PRIMARY KEY, " + ", ".join(f"{c} int" for c in WIDE),
           {c: number for c in WIDE}, folds=False),
     Table("t_parent", "id int PRIMARY KEY, a int", {"a": number}),
     Table("t_child", "id int PRIMARY KEY, pid int REFERENCES t_parent ON DELETE CASCADE"
           " ON UPDATE CASCADE, a int", {"pid": parent, "a": number}),
-    Table("t_own_unique", "id int PRIMARY KEY, u int, a int", {"u": unique, "a": number}, uniques=U,
-          target="CREATE UNIQUE INDEX ON t_own_unique (u)"),
+    Table("t_own_unique", "id int PRIMARY KEY, u int, a int", {"u": unique, "a": number},
+          mixed=True, own=U, target="CREATE UNIQUE INDEX ON t_own_unique (u)"),
     Table("t_deferrable", "id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, a int, c text",
           {"a": number, "c": word}, folds=False, swaps="at once"),
     Table("t_deferred", "id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED, a int",
@@ -242,13 +250,14 @@ class Stream:
         if self.has_keyless:
             rows.append("INSERT INTO t_keyless SELECT g % 5, 'w' || g % 3"
                         " FROM generate_series(1, 60) g")
+        rows.append("UPDATE t_own_unique SET u = id")   # later the source may do as it likes
         return ";".join(rows + [f"INSERT INTO t_uniques VALUES ({k}, {k}, NULL, 0)"
                                 for k in range(-6, 0)])
 
     def planted(self):
         """Where the target differs: rows gone, changed, in the way by key or by another value."""
         rng, out = self.rng, []
-        for t in KEYED:
+        for t in (t.on_target() for t in KEYED):
             for k in COLD:
                 out += rng.choice([[], [], [t.delete(rng, k)], [t.update(rng, k)],
                                    [t.update(rng, k)], [t.update_unique(rng, k, True)]])
@@ -260,7 +269,8 @@ class Stream:
         return ";".join(out)
 
     each_kind_planted = [
-        "DELETE FROM t_uniques WHERE id IN (-1, -2)", "UPDATE t_uniques SET a = 77 WHERE id IN (-3, -4)",
+        "DELETE FROM t_uniques WHERE id IN (-1, -2)",
+        "UPDATE t_uniques SET a = 77 WHERE id IN (-3, -4)",
         "INSERT INTO t_uniques SELECT g, g, g, 77 FROM generate_series(-24, -21) g"]
     each_kind = {
         "update_missing": "UPDATE t_uniques SET a = 1 WHERE id = -1",
@@ -274,7 +284,8 @@ class Stream:
     # ---- one row
 
     CALM = {"update": 60, "unique": 3, "insert": 6, "delete": 4, "same": 5, "bring": 3}
-    HASTY = {"update": 40, "unique": 10, "insert": 12, "delete": 12, "same": 5, "bring": 6, "again": 6}
+    HASTY = {"update": 40, "unique": 10, "insert": 12, "delete": 12, "same": 5, "bring": 6,
+             "again": 6}
     QUIET = {**HASTY, "update": 50}     # for tables without secondary keys
     ANY = {**HASTY, "move": 4, "swap": 4}
 
@@ -297,9 +308,9 @@ class Stream:
 
     def keyless(self):
         rng = self.rng
-        a, c = rng.randrange(6), rng.randrange(3)
+        a, b, c = rng.randrange(6), rng.randrange(6), rng.randrange(3)
         return rng.choice([f"INSERT INTO t_keyless VALUES ({a}, 'w{c}')",
-                           f"UPDATE t_keyless SET a = {rng.randrange(6)} WHERE a = {a} AND c = 'w{c}'",
+                           f"UPDATE t_keyless SET a = {b} WHERE a = {a} AND c = 'w{c}'",
                            f"DELETE FROM t_keyless WHERE ctid = (SELECT min(ctid) FROM t_keyless"
                            f" WHERE a = {a})"])
 
@@ -317,6 +328,7 @@ class Stream:
         low = rng.randrange(1500)
         self.fresh += 1000
         high = low + rng.choice([40, 200, 700])
+        wide = f"UPDATE t_wide SET c{low % 30} = c{high % 30} WHERE id < 121"
         return rng.choice([
             f"UPDATE t_many SET a = a + 1 WHERE id BETWEEN {low} AND {high}",
             f"UPDATE t_many SET b = b - 1, c = 'w' || id % 7 WHERE id BETWEEN {low} AND {high}",
@@ -327,7 +339,7 @@ class Stream:
             f"UPDATE t_unique SET c = 'set' || a WHERE id BETWEEN {low % 120} AND 120",
             f"UPDATE t_unique SET u = {self.fresh} + id WHERE id BETWEEN {low % 120} AND 120",
             f"DELETE FROM t_composite WHERE k1 = {low % 20} AND k2 IN ('x1', 'x2', 'x3')",
-            *([] if foldable else [f"UPDATE t_wide SET c{low % 30} = c{high % 30} WHERE id < 121"])])
+            *([] if foldable else [wide])])
 
     def truncation(self):
         rng = self.rng
@@ -345,7 +357,7 @@ class Stream:
         if weights is self.CALM:    # where keys are of these any two updates of a row end a window
             tables = [t for t in tables if not t.mixed]
         if weights is self.QUIET:
-            tables = [t for t in KEYED if t.folds and not t.uniques]
+            tables = [t for t in KEYED if t.folds and not t.uniques and not t.mixed]
         for _ in range(n):
             out = []
             for _ in range(rng.choice([1, 1, 2, 4, 8, 30])):

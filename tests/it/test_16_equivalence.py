@@ -23,7 +23,7 @@ import streams
 import tw
 
 HARD = os.path.join(os.path.dirname(tw.BINARY), "twsync-hard")
-TRANSACTIONS = 4 * int(os.environ.get("TWSYNC_TEST_SECONDS") or 60)
+TRANSACTIONS = 3 * int(os.environ.get("TWSYNC_TEST_SECONDS") or 60)
 RECORD = ("kind", "policy", "outcome", "schema_name", "table_name", "key", "existing", "old",
           "incoming", "change")
 
@@ -55,7 +55,7 @@ def hard():
 
 @pytest.fixture(scope="module")
 def both(make_server):
-    settings = {"max_replication_slots": "40", "max_wal_senders": "40", "log_parameter_max_length": "0"}
+    settings = {"log_parameter_max_length": "0"}
     return make_server("eqa", settings), make_server("eqb", settings, template=1)
 
 
@@ -179,7 +179,8 @@ def judge(wanted, identity):
     for v in wanted[1:]:
         compare_tables(wanted[0], v)
         compare_conflicts(wanted[0], v)
-    missing = streams.Stream.each_kind.keys() - set(have) - (OLD_KINDS if identity == "key" else set())
+    missing = streams.Stream.each_kind.keys() - set(have)
+    missing -= OLD_KINDS if identity == "key" else set()
     assert not missing, f"no conflicts of kind {missing}"
 
 
@@ -193,7 +194,7 @@ def test_one_meaning(replay, identity, merge, policy):
     replay(wanted, TRANSACTIONS, rng, on_conflict=policy, merge=merge, identity=identity)
     judge(wanted, identity)
     for v in wanted:
-        assert (v.windows[0] > 0) == v.forward.get("bulk", True), v.name
+        assert v.forward.get("bulk", True) or not v.windows[0], v.name
     assert sum(tried - back for tried, back in (v.windows for v in wanted)) >= 10, "little in bulk"
     assert any(back for _, back in (v.windows for v in wanted)), "no conflict was met in bulk"
 
