@@ -221,7 +221,8 @@ DEFERRED = "ALTER TABLE t_deferrable REPLICA IDENTITY FULL"
 KEYLESS = "CREATE TABLE t_keyless (a int, c text)"
 OTHERS = """
     CREATE TABLE t_truncated (id int PRIMARY KEY, a int);
-    CREATE TABLE t_many (id int PRIMARY KEY, a int, b int, c text)"""
+    CREATE TABLE t_many (id int PRIMARY KEY, a int, b int, c text);
+    CREATE TABLE t_sets (id int PRIMARY KEY, u int UNIQUE, v int UNIQUE, a int)"""
 
 
 def schema(keyless):
@@ -251,8 +252,8 @@ class Stream:
             rows.append("INSERT INTO t_keyless SELECT g % 5, 'w' || g % 3"
                         " FROM generate_series(1, 60) g")
         rows.append("UPDATE t_own_unique SET u = id")   # later the source may do as it likes
-        return ";".join(rows + [f"INSERT INTO t_uniques VALUES ({k}, {k}, NULL, 0)"
-                                for k in range(-6, 0)])
+        rows.append("INSERT INTO t_sets SELECT g, g FROM generate_series(1, 499) g")
+        return ";".join(rows)
 
     def planted(self):
         """Where the target differs: rows gone, changed, in the way by key or by another value."""
@@ -268,18 +269,19 @@ class Stream:
                     "INSERT INTO t_keyless VALUES (0, 'w0'), (77, 'extra'), (77, 'extra')"]
         return ";".join(out)
 
+    # One row of a hundred is not as the statement expects it.
     each_kind_planted = [
-        "DELETE FROM t_uniques WHERE id IN (-1, -2)",
-        "UPDATE t_uniques SET a = 77 WHERE id IN (-3, -4)",
-        "INSERT INTO t_uniques SELECT g, g, g, 77 FROM generate_series(-24, -21) g"]
+        "DELETE FROM t_sets WHERE id IN (50, 150)", "UPDATE t_sets SET a = 7 WHERE id IN (250, 350)",
+        "INSERT INTO t_sets VALUES (-1, -1, -450), (-2, 550, NULL), (-3, 650, NULL), (-4, -4, 650)"]
     each_kind = {
-        "update_missing": "UPDATE t_uniques SET a = 1 WHERE id = -1",
-        "delete_missing": "DELETE FROM t_uniques WHERE id = -2",
-        "update_differs": "UPDATE t_uniques SET a = 1 WHERE id = -3",
-        "delete_differs": "DELETE FROM t_uniques WHERE id = -4",
-        "update_exists": "UPDATE t_uniques SET v = -21 WHERE id = -5",
-        "insert_exists": "INSERT INTO t_uniques VALUES (-10, -22, NULL, 1)",
-        "multiple_unique_conflicts": "INSERT INTO t_uniques VALUES (-11, -23, -24, 1)"}
+        "update_missing": "UPDATE t_sets SET a = 1 WHERE id BETWEEN 1 AND 99",
+        "delete_missing": "DELETE FROM t_sets WHERE id BETWEEN 101 AND 199",
+        "update_differs": "UPDATE t_sets SET a = 1 WHERE id BETWEEN 201 AND 299",
+        "delete_differs": "DELETE FROM t_sets WHERE id BETWEEN 301 AND 399",
+        "update_exists": "UPDATE t_sets SET v = -id WHERE id BETWEEN 401 AND 499",
+        "insert_exists": "INSERT INTO t_sets SELECT g, g FROM generate_series(501, 599) g",
+        "multiple_unique_conflicts":
+            "INSERT INTO t_sets SELECT g, g, g FROM generate_series(601, 699) g"}
 
     # ---- one row
 
