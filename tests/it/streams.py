@@ -271,7 +271,8 @@ class Stream:
 
     # One row of a hundred is not as the statement expects it.
     each_kind_planted = [
-        "DELETE FROM t_sets WHERE id IN (50, 150)", "UPDATE t_sets SET a = 7 WHERE id IN (250, 350)",
+        "DELETE FROM t_sets WHERE id IN (50, 150)",
+        "UPDATE t_sets SET a = 7 WHERE id IN (250, 350)",
         "INSERT INTO t_sets VALUES (-1, -1, -450), (-2, 550, NULL), (-3, 650, NULL), (-4, -4, 650)"]
     each_kind = {
         "update_missing": "UPDATE t_sets SET a = 1 WHERE id BETWEEN 1 AND 99",
