@@ -8,7 +8,8 @@ import compare
 import writers
 from wait import wait_for
 
-SECONDS = float(os.environ.get("TWSYNC_TEST_SECONDS", "6"))
+SECONDS = float(os.environ.get("TWSYNC_TEST_SECONDS", "2"))
+ENOUGH = 20     # conflicts on each side
 
 # forward, reverse, named winner
 PAIRS = [("overwrite", "ignore", None), ("ignore", "overwrite", None), ("latest", "latest", None),
@@ -53,15 +54,22 @@ def set_up(pair, make_job, forward, reverse, winner, **more):
     return job.start()
 
 
+def conflicts(pair):
+    return [node.one("SELECT count(*) FROM twsync.conflict") for node in pair.nodes]
+
+
 def fight(pair, job, rng, seconds, kill=False):
+    """Writes on both sides for a while, and until both have recorded enough conflicts."""
     works = [writers.Writer(node, Hot(rng), 150) for node in pair.nodes]
     with writers.writing(*works):
         for _ in range(3 if kill else 1):
             goals = [w.acknowledged + seconds * 100 / (3 if kill else 1) for w in works]
-            wait_for(lambda: all(w.error or w.acknowledged >= g for w, g in zip(works, goals)), "writes", 120)
+            wait_for(lambda: any(w.error for w in works) or all(w.acknowledged >= g for w, g in zip(works, goals)),
+                     "writes", 120)
             if kill:
                 job.kill()
                 job.start()
+        wait_for(lambda: any(w.error for w in works) or min(conflicts(pair)) >= ENOUGH, "conflicts on both sides", 120)
 
 
 def same_at_last(job):
@@ -79,7 +87,7 @@ def test_hot_keys(pair, make_job, rng, forward, reverse, winner, merge):
     job = set_up(pair, make_job, forward, reverse, winner, merge=merge)
     fight(pair, job, rng, SECONDS)
     same_at_last(job)
-    assert sum(task["conflicts"] for task in job.status()["tasks"]) > 0
+    assert all(task["conflicts"] >= ENOUGH for task in job.status()["tasks"])
     assert sum(task["settled"] for task in job.status()["tasks"]) > 0
 
 
