@@ -3477,7 +3477,8 @@ static const char *task_name(struct arena *a, const struct job *job, enum tw_dir
 /* session: one row per task, on its source; see task_new_epoch().
  * progress: one row per task, on its target, changed in the same transaction as the rows; it is
  * also the loop marker.  copied: the chunk ledger of the full copy, on the target.
- * conflict: what was decided, on the target, in the deciding transaction. */
+ * conflict: what was decided, on the target, in the deciding transaction.
+ * moved: rows that got another key, for a day, on the target, in the transaction that did it. */
 static const char slot_node_sql[] =
     "BEGIN;"
     "SELECT pg_advisory_xact_lock(hashtext('twsync setup'));"
@@ -3506,7 +3507,12 @@ static const char slot_node_sql[] =
     " wanted text, settled text, settled_at timestamptz,"
     " UNIQUE (task, commit_lsn, change, kind));"
     "CREATE INDEX IF NOT EXISTS conflict_unsettled ON twsync.conflict (id) WHERE settled IS NULL;"
-    "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict FROM PUBLIC;"
+    "CREATE TABLE IF NOT EXISTS twsync.moved (task text NOT NULL, schema_name text NOT NULL,"
+    " table_name text NOT NULL, key jsonb NOT NULL, new_key jsonb NOT NULL,"
+    " moved_at timestamptz NOT NULL DEFAULT now());"
+    "CREATE INDEX IF NOT EXISTS moved_key ON twsync.moved (schema_name, table_name, key);"
+    "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict, twsync.moved"
+    " FROM PUBLIC;"
     "COMMIT";
 
 static status MUST_CHECK slot_setup_node(struct db *d)
@@ -4058,7 +4064,7 @@ static status MUST_CHECK repl_head(struct repl *r, char *frame, int len, struct 
     return TW_OK;
 }
 
-enum { REPL_AHEAD_BYTES = 4 * 1024 * 1024, REPL_LOW_WATER = 128 * 1024 };
+enum { REPL_AHEAD_BYTES = 2 * 1024 * 1024, REPL_LOW_WATER = 128 * 1024 };
 
 static bool repl_has_room(const struct repl *r)
 {
@@ -4959,6 +4965,17 @@ struct change {
     bool cannot;       /* no single statement can do it: a column that cannot be SET has changed */
 };
 
+/* Does it give the row another key? */
+static bool change_moves(const struct change *c)
+{
+    if (c->m.kind != 'U' || !c->m.old_kind) return false;
+    for (int i = 0; i < c->rel->nident; i++) {
+        const struct value *now = &c->m.new.values[c->rel->ident[i]];
+        if (now->kind != 'u' && !value_equal(now, &c->m.old.values[c->rel->ident[i]])) return true;
+    }
+    return false;
+}
+
 /* What becomes of one key: first a row goes ('D'), is changed ('U') or must be absent ('A'), then
  * one may be inserted. */
 struct net {
@@ -4990,7 +5007,7 @@ struct window {
     int64_t transactions;
 };
 
-enum { WINDOW_BYTES = 24 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
+enum { WINDOW_BYTES = 12 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
 
 /* What it takes of memory. */
 static size_t window_bytes(const struct window *w)
@@ -5167,16 +5184,15 @@ static bool fold_insert(struct net *n, const struct change *c)
 
 static bool fold_update(struct window *w, struct net *n, const struct change *c)
 {
-    bool whole = rel_whole(n->rel);
     if (!n->insert && n->m.kind != 'U') return false;
     if (n->insert) {
-        if (!fold_continues(n, c, whole ? NULL : c->cols->set)) return false;
+        if (!fold_continues(n, c, NULL)) return false;
         fold_new(w, n, c);
         return true;
     }
     const struct colset *both = rel_union(n->rel, n->cols, c->cols, &w->arena);
     if (!both->kept || n->m.old_kind != c->m.old_kind) return false;
-    if (!fold_continues(n, c, whole ? NULL : n->cols->set)) return false;
+    if (!fold_continues(n, c, rel_whole(n->rel) ? NULL : n->cols->set)) return false;
     fold_old(w, n, c);
     fold_new(w, n, c);
     n->cols = both;
@@ -6651,19 +6667,27 @@ static const char *json_existing(struct arena *a, const struct rel *rel, const s
     return s;
 }
 
+/* What rows are found by, as JSON; of a moved row what did not travel is as before. */
+static void json_key(struct buf *b, const struct change *c, bool after)
+{
+    const struct rel *rel = c->rel;
+    buf_char(b, '{');
+    for (int i = 0; i < rel->nident; i++) {
+        const struct value *v = &c->m.new.values[rel->ident[i]];
+        if (!after || v->kind == 'u') v = rel_key_value(&c->m, rel->ident[i]);
+        if (i) buf_char(b, ',');
+        json_value(b, rel->columns[rel->ident[i]].name, value_text(v));
+    }
+    buf_char(b, '}');
+}
+
 /* The key of the row in question, as JSON: what rows are found by, or the whole old row. */
 static char *conflict_key(struct arena *a, const struct change *c)
 {
     const struct rel *rel = c->rel;
     struct buf b = {0};
     if (rel->nident) {
-        buf_char(&b, '{');
-        for (int i = 0; i < rel->nident; i++) {
-            if (i) buf_char(&b, ',');
-            json_value(&b, rel->columns[rel->ident[i]].name,
-                       value_text(rel_key_value(&c->m, rel->ident[i])));
-        }
-        buf_char(&b, '}');
+        json_key(&b, c, false);
     } else {
         json_tuple(&b, rel, c->m.old_kind ? &c->m.old : &c->m.new, false);
     }
@@ -8043,7 +8067,7 @@ static bool apply_is_quick(const struct apply *ap, const struct window *w)
         const struct change *c = &w->changes[i];
         if (!c->rel->bulk || c->cannot || apply_touches_deferrable(c)) return false;
         if (c->m.kind != 'I' && !c->rel->nident) return false;
-        if (c->cols && !c->cols->kept) return false;
+        if ((c->cols && !c->cols->kept) || change_moves(c)) return false;
     }
     return true;
 }
@@ -9229,7 +9253,8 @@ static status check_replica_identity(struct check *c, struct check_node *n)
         "SELECT t.oid::regclass::text,"
         " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL;', t.oid::regclass)"
         " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r'"
-        " AND (t.relreplident = 'n' OR t.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid"
+        " AND (t.relreplident = 'n' OR t.relreplident = 'd'"
+        "  AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid"
         "   AND i.indisprimary AND i.indimmediate AND i.indisvalid)) ORDER BY 1";
     if (c->job->task[dir].identity == IDENTITY_KEY)
         return check_rows(c, n, CHECK_FAILED, key_sql, 1, &n->oids,
@@ -10429,6 +10454,10 @@ struct pending {
     enum settle_state state;
     lsn_t until_lsn[2];                /* on A, B: what the streams must have passed */
     int64_t last_id[2];                /* of its conflicts on A, B */
+    struct pending *root;              /* where its row came from, if it had moved */
+    int moves;                         /* how often it had */
+    int open;                          /* a root's: keys its row went to, not settled yet */
+    bool followed;
     char wanted;                       /* a person has said whose row: 'a' or 'b' */
     const char *result;
 };
@@ -10446,11 +10475,11 @@ struct settle {
     int n;
     int64_t serial;
     int64_t seen_conflicts;   /* of both tasks, when the list was last read */
-    usec load_due_us, step_due_us;
+    usec load_due_us, step_due_us, purge_due_us;
     bool locked;              /* this step: somebody holds a lock we need */
 };
 
-enum { SETTLE_KEYS = 500, SETTLE_LOOKS = 50 };
+enum { SETTLE_KEYS = 500, SETTLE_LOOKS = 50, SETTLE_MOVES = 8 };
 
 /* Before a batch that wrote these changes commits: the keys being settled hear of it. */
 static void settle_touch(struct memory *m, const struct window *w)
@@ -10465,6 +10494,43 @@ static void settle_touch(struct memory *m, const struct window *w)
         if (c->m.kind != 'U' || !c->m.old_kind) continue;
         m->touches[rel_hash_key(c->rel, c->m.new.values) % MEMORY_KEYS]++;
     }
+}
+
+static status MUST_CHECK settle_write_moves(struct apply *ap, const struct rel *rel,
+                                            struct buf *list)
+{
+    const char *values[] = {ap->task, rel->schema, rel->name, list->data};
+    buf_char(list, ']');
+    status s = db_exec_params(ap->to, "note moved rows",
+                              "INSERT INTO twsync.moved (task, schema_name, table_name, key,"
+                              " new_key) SELECT $1, $2, $3, e->'o', e->'n'"
+                              " FROM jsonb_array_elements($4::jsonb) e", 4, values);
+    buf_reset(list);
+    return s;
+}
+
+/* In the batch of a two-way job: which rows it gave another key.  A conflict about the old one must
+ * be settled where the row is now. */
+static status MUST_CHECK settle_note_moves(struct apply *ap, const struct window *w)
+{
+    struct buf list = {0};
+    const struct rel *of = NULL;
+    status s = TW_OK;
+    for (int i = 0; i < w->n && s == TW_OK && ap->other; i++) {
+        const struct change *c = &w->changes[i];
+        if (!change_moves(c)) continue;
+        if (list.len && (of != c->rel || list.len > BULK_CHUNK))
+            s = settle_write_moves(ap, of, &list);
+        of = c->rel;
+        buf_str(&list, list.len ? ",{\"o\":" : "[{\"o\":");
+        json_key(&list, c, false);
+        buf_str(&list, ",\"n\":");
+        json_key(&list, c, true);
+        buf_char(&list, '}');
+    }
+    if (list.len && s == TW_OK) s = settle_write_moves(ap, of, &list);
+    buf_free(&list);
+    return s;
 }
 
 /* TRUNCATE writes to every key. */
@@ -10537,7 +10603,8 @@ static status MUST_CHECK settle_key_parts(struct settle *s, struct pending *p)
     return st;
 }
 
-static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *r, int row)
+static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *r, int row,
+                                    struct pending *from)
 {
     const char *wanted = db_cell(r, row, 4);
     struct pending *p = settle_find(s, PQgetvalue(r, row, 0), PQgetvalue(r, row, 1),
@@ -10547,25 +10614,33 @@ static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *
         p->schema = arena_str(&s->arena, PQgetvalue(r, row, 0));
         p->table = arena_str(&s->arena, PQgetvalue(r, row, 1));
         p->key = arena_str(&s->arena, PQgetvalue(r, row, 2));
+        if (from) {
+            p->root = from->root ? from->root : from;
+            p->root->open++;
+            p->moves = from->moves + 1;
+        }
         TRY(settle_key_parts(s, p));
-        p->next = s->list;
-        s->list = p;
+        struct pending **end = &s->list;
+        while (*end) end = &(*end)->next;
+        *end = p;
         s->n++;
     }
-    p->last_id[side] = db_cell_int(r, row, 3);
+    if (db_cell_int(r, row, 3)) p->last_id[side] = db_cell_int(r, row, 3);
     if (wanted) p->wanted = wanted[0];
     return TW_OK;
 }
 
-/* Keys with conflicts that nobody has settled, and those of rows that were in their way; $2: only
- * those a person has decided. */
+/* Keys with conflicts that nobody has settled, those of rows that were in their way, and those that
+ * the changes would have made of them; $2: only what a person has decided. */
 static const char settle_load_sql[] =
     "WITH c AS (SELECT * FROM twsync.conflict WHERE task = $1 AND settled IS NULL"
     "  AND outcome <> 'stopped' AND (wanted IS NOT NULL OR NOT $2::bool) ORDER BY id LIMIT 500)"
     " SELECT schema_name, table_name, k::text, max(id), max(wanted) FROM"
     "  (SELECT c.*, key AS k FROM c UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, e->name)"
     "   FROM jsonb_object_keys(key) name) FROM c, jsonb_array_elements(existing) e"
-    "   WHERE kind IN ('insert_exists', 'update_exists', 'multiple_unique_conflicts')) x"
+    "   WHERE kind IN ('insert_exists', 'update_exists', 'multiple_unique_conflicts')"
+    "   UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, coalesce(incoming->name, key->name))"
+    "   FROM jsonb_object_keys(key) name) FROM c WHERE incoming IS NOT NULL) x"
     " GROUP BY 1, 2, 3 ORDER BY max(id)";
 
 /* Is there a winner at all, for any table? */
@@ -10590,10 +10665,30 @@ static status MUST_CHECK settle_load(struct settle *s)
         const char *values[] = {ap->task, only};
         PGresult *r;
         st = db_query(ap->to, &a, "read conflicts", settle_load_sql, 2, values, &r);
-        for (int i = 0; st == TW_OK && i < PQntuples(r); i++) st = settle_add(s, side, r, i);
+        for (int i = 0; st == TW_OK && i < PQntuples(r); i++) st = settle_add(s, side, r, i, NULL);
     }
     arena_free(&a);
     s->page->memory.npending = s->n;
+    return st;
+}
+
+/* Where the row of this key went meanwhile, by either side's hand: that key is looked at, too. */
+static status MUST_CHECK settle_follow(struct settle *s, struct pending *p)
+{
+    struct arena a = {0};
+    p->followed = true;
+    const char *values[] = {p->schema, p->table, p->key};
+    status st = TW_OK;
+    for (int side = 0; side < 2 && st == TW_OK && p->moves < SETTLE_MOVES; side++) {
+        PGresult *r;
+        st = db_query(settle_side(s, side)->to, &a, "read moved rows",
+                      "SELECT DISTINCT schema_name, table_name, new_key::text, 0, NULL"
+                      " FROM twsync.moved WHERE schema_name = $1 AND table_name = $2"
+                      " AND key = $3::jsonb AND new_key <> key", 3, values, &r);
+        for (int i = 0; st == TW_OK && i < PQntuples(r); i++)
+            st = settle_add(s, side, r, i, p);
+    }
+    arena_free(&a);
     return st;
 }
 
@@ -10602,6 +10697,7 @@ static status MUST_CHECK settle_done(struct settle *s, struct pending *p)
 {
     struct arena a = {0};
     status st = TW_OK;
+    if (p->root) p->root->open--;
     for (int side = 0; side < 2 && st == TW_OK; side++) {
         struct apply *ap = settle_side(s, side);
         const char *values[] = {ap->task, p->schema, p->table, p->key, p->result,
@@ -10865,8 +10961,9 @@ static status MUST_CHECK settle_one(struct settle *s, struct pending *p, bool *g
         if (st == TW_OK) st = settle_commit(s, p->until_lsn);
         if (st == TW_OK) p->state = SETTLE_LOOK;
     } else if (p->state == SETTLE_CHECK && s->page->memory.touches[p->slot] == p->touches) {
-        *gone = true;
-        return settle_done(s, p);
+        if (!p->followed) TRY(settle_follow(s, p));
+        *gone = !p->open;
+        return *gone ? settle_done(s, p) : TW_OK;
     } else {
         st = settle_look(s, p);
         if (st == TW_OK) p->state = SETTLE_CHECK;
@@ -10910,6 +11007,18 @@ static status MUST_CHECK settle_steps(struct settle *s)
     return TW_OK;
 }
 
+static status MUST_CHECK settle_purge(struct settle *s)
+{
+    s->purge_due_us = os_now() + 3600 * USEC_SEC;
+    for (int side = 0; side < 2; side++) {
+        struct apply *ap = settle_side(s, side);
+        TRY(db_exec_params(ap->to, "forget moved rows",
+                           "DELETE FROM twsync.moved WHERE task = $1"
+                           " AND moved_at < now() - interval '1 day'", 1, &ap->task));
+    }
+    return TW_OK;
+}
+
 /* Called between batches; does nothing until a conflict was counted or some seconds have passed. */
 static status MUST_CHECK settle_step(struct settle *s)
 {
@@ -10922,6 +11031,7 @@ static status MUST_CHECK settle_step(struct settle *s)
         s->seen_conflicts = conflicts;
         s->load_due_us = now + 5 * USEC_SEC;
         TRY(settle_load(s));
+        if (now >= s->purge_due_us) TRY(settle_purge(s));
     }
     return s->list ? settle_steps(s) : TW_OK;
 }
@@ -11132,7 +11242,7 @@ static status MUST_CHECK task_has_schema(struct db *d, bool *has)
     struct arena a = {0};
     const char *v = NULL;
     status s = db_value(d, &a, "look for schema twsync",
-                        "SELECT to_regclass('twsync.conflict')", 0, NULL, &v);
+                        "SELECT to_regclass('twsync.moved')", 0, NULL, &v);
     *has = v != NULL;
     arena_free(&a);
     return s;
@@ -11876,6 +11986,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
 /* For the opposite task, which may find the row missing. */
 static void task_remember_delete(struct task *t, const struct rel *rel, const struct msg *m)
 {
+    if (!rel->nident) return;
     uint64_t key = rel_hash_key(rel, m->row.old.values);
     size_t i = key % MEMORY_DELETES;
     t->page->memory.deleted[t->dir][i].us = t->begin.commit_us;
@@ -11903,7 +12014,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
     if (*take == TAKE_LATER) return TW_OK;
     t->seq++;
     if (rel->has_deferrable) t->care = true;
-    if (m->kind == 'D' && rel->nident) task_remember_delete(t, rel, m);
+    if (c.m.kind == 'D' || change_moves(&c)) task_remember_delete(t, rel, m);
     return TW_OK;
 }
 
@@ -12049,9 +12160,11 @@ static status task_tick_writing(void *arg)
     struct task *t = arg;
     enum gathered why;
     t->stat->beat_us = os_wall();
-    if (!PQconsumeInput(t->repl.db.pg))
-        return db_fail_conn(&t->repl.db, "read the replication stream");
-    if (!t->held) TRY(task_gather(t, &why));
+    if (!t->held && !t->w->closed) {
+        if (!PQconsumeInput(t->repl.db.pg))
+            return db_fail_conn(&t->repl.db, "read the replication stream");
+        TRY(task_gather(t, &why));
+    }
     t->stat->received_lsn = t->seen_lsn;
     if (t->held || t->w->closed) TRY(repl_pull(&t->repl));
     t->to.also_fd = repl_has_room(&t->repl) ? PQsocket(t->repl.db.pg) : -1;
@@ -12075,6 +12188,7 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
     }
     TRY(apply_window(ap, w, marked ? ap->end_lsn : 0));
     if (w->settle) TRY(apply_settle_deferred(ap));
+    TRY(settle_note_moves(ap, w));
     settle_touch(&t->page->memory, w);
     return commit ? apply_commit(ap, marked) : TW_OK;
 }
@@ -12801,10 +12915,12 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%s';"
+                            " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%s';"
                             " IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
                             " DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
-                         r->job->name, r->job->name, r->job->name, r->job->name);
+                         r->job->name, r->job->name, r->job->name, r->job->name,
+                         r->job->name);
     return n;
 }
 

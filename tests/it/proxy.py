@@ -10,12 +10,17 @@ import pg
 # What a server says when a COMMIT is done: CommandComplete with the tag COMMIT.
 COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
 
+# A few changes go without BEGIN and COMMIT: the Sync that ends their pipeline commits.  It begins
+# with the progress, by this prepared statement.
+QUICK = b"\x00tw_guard\x00"
+
 
 class Link:
     """One client connection and its connection to the server; a thread pumps each direction."""
 
     def __init__(self, proxy, client, server):
         self.proxy, self.client, self.server = proxy, client, server
+        self.committing = False     # a pipeline that commits at its end was sent, no answer has come
         self._to_end = 2
         for sock in (client, server):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -31,7 +36,7 @@ class Link:
                 self.proxy.passing.wait()
                 if not data:
                     break
-                if self.proxy.swallows(data, source is self.server):
+                if self.proxy.swallows(self, data, source is self.server):
                     self.cut(True)
                     break
                 sink.sendall(data)
@@ -92,11 +97,17 @@ class Proxy(threading.Thread):
             with self.lock:
                 self.links.add(Link(self, client, server))
 
-    def swallows(self, data, is_reply):
+    def swallows(self, link, data, is_reply):
         with self.lock:
-            if is_reply and self.swallow_replies and COMMITTED in data:
+            if is_reply:
+                commits = link.committing or COMMITTED in data
+                link.committing = False
+            else:
+                link.committing = QUICK in data
+                commits = link.committing or b"COMMIT" in data
+            if is_reply and self.swallow_replies and commits:
                 self.swallow_replies -= 1
-            elif not is_reply and self.swallow_requests and b"COMMIT" in data:
+            elif not is_reply and self.swallow_requests and commits:
                 self.swallow_requests -= 1
             else:
                 return False
