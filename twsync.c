@@ -6748,7 +6748,8 @@ static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, cons
                           (const char *const *) v);
 }
 
-/* A person may have decided a conflict that stopped the task: the side whose row is wanted. */
+/* A person may have decided a conflict that stopped the task: the side whose row is wanted, '-' if
+ * nobody has, 0 if it is not on record. */
 static status MUST_CHECK conflict_wanted(struct apply *ap, const struct change *c,
                                          enum conflict_kind kind, char *side)
 {
@@ -6756,7 +6757,7 @@ static status MUST_CHECK conflict_wanted(struct apply *ap, const struct change *
     const char *values[] = {ap->task, lsn_text(&a, c->commit_lsn),
                             arena_fmt(&a, "%" PRId64, c->seq), conflict_names[kind]}, *wanted;
     status s = db_value(ap->to, &a, "read a decision",
-                        "SELECT wanted FROM twsync.conflict WHERE task = $1"
+                        "SELECT coalesce(wanted, '-') FROM twsync.conflict WHERE task = $1"
                         " AND commit_lsn = $2::pg_lsn AND change = $3::bigint AND kind = $4", 4,
                         values, &wanted);
     *side = wanted ? wanted[0] : 0;
@@ -6773,7 +6774,7 @@ static status MUST_CHECK conflict_decide(struct apply *ap, const struct change *
     *act = conf_decide(kind, c->rel->policy, conf_newer(c->commit_us, ours_us, from));
     if (*act != ACT_STOP) return TW_OK;
     TRY(conflict_wanted(ap, c, kind, &wanted));
-    if (wanted)
+    if (wanted && wanted != '-')
         *act = conf_decide(kind, wanted == from ? POLICY_OVERWRITE : POLICY_IGNORE, false);
     return TW_OK;
 }
@@ -7238,8 +7239,11 @@ static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *
 {
     struct value *row;
     usec gone_us;
+    char known = 0;
     TRY(careful_deleted(ap, a, c, &gone_us));
-    struct conflict k = {.kind = gone_us ? CONF_update_deleted : CONF_update_missing};
+    if (!gone_us && c->rel->policy == POLICY_FAIL)  /* what stopped us may be forgotten by now */
+        TRY(conflict_wanted(ap, c, CONF_update_deleted, &known));
+    struct conflict k = {.kind = gone_us || known ? CONF_update_deleted : CONF_update_missing};
     enum conf_action act;
     TRY(conflict_decide(ap, c, k.kind, gone_us, &act));
     if (act == ACT_STOP) return conflict_stop(ap, c, k);
@@ -10476,6 +10480,7 @@ struct settle {
     int64_t serial;
     int64_t seen_conflicts;   /* of both tasks, when the list was last read */
     usec load_due_us, step_due_us, purge_due_us;
+    bool full;                /* there may be more than the list was given */
     bool locked;              /* this step: somebody holds a lock we need */
 };
 
@@ -10660,11 +10665,13 @@ static status MUST_CHECK settle_load(struct settle *s)
     struct arena a = {0};
     const char *only = settle_has_winner(s->job) ? "f" : "t";
     status st = TW_OK;
+    s->full = false;
     for (int side = 0; side < 2 && st == TW_OK && s->n < SETTLE_KEYS; side++) {
         struct apply *ap = settle_side(s, side);
         const char *values[] = {ap->task, only};
         PGresult *r;
         st = db_query(ap->to, &a, "read conflicts", settle_load_sql, 2, values, &r);
+        if (st == TW_OK && PQntuples(r) >= SETTLE_KEYS / 2) s->full = true;
         for (int i = 0; st == TW_OK && i < PQntuples(r); i++) st = settle_add(s, side, r, i, NULL);
     }
     arena_free(&a);
@@ -11026,7 +11033,7 @@ static status MUST_CHECK settle_step(struct settle *s)
     int64_t conflicts = s->page->task[0].conflicts + s->page->task[1].conflicts;
     if (now < s->step_due_us) return TW_OK;
     s->step_due_us = now + USEC_SEC / 20;
-    if (conflicts != s->seen_conflicts || now >= s->load_due_us) {
+    if (conflicts != s->seen_conflicts || now >= s->load_due_us || (s->full && !s->list)) {
         TRY(settle_open(s));
         s->seen_conflicts = conflicts;
         s->load_due_us = now + 5 * USEC_SEC;
@@ -13384,8 +13391,10 @@ static int cli_conflicts_options(struct cli *c)
     if (q->id && !q->take) return cli_wrong("--resolve %s needs --take a or --take b", q->id);
     if (q->take && !q->id && !q->table && !q->open)
         return cli_wrong("--take needs --resolve ID, --table NAME or --open");
-    q->limit = c->limit ? atoi(c->limit) : 50;
-    if (q->limit < 1) return cli_wrong("option --limit takes a number from 1 on");
+    q->limit = 50;
+    if (c->limit && (strlen(c->limit) > 9 || c->limit[strspn(c->limit, "0123456789")] ||
+                     (q->limit = atoi(c->limit)) < 1))
+        return cli_wrong("option --limit takes a number from 1 to 999999999");
     q->json = c->json;
     return 0;
 }
