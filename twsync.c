@@ -6295,6 +6295,7 @@ struct apply {
     struct pipeline pipe;
     bool fixed_ready[NFIXED];  /* prepared: see apply_fixed */
     struct buf rows_text;   /* of a COPY */
+    struct buf sweep;       /* SQL that takes away what forgotten relations had in the session */
     int pause, last_pause;  /* windows for which folding is not tried, after it met a doubt */
     lsn_t durable_lsn;      /* apply_ask_durable() only: the progress on the target's disk */
     struct { lsn_t applied_lsn, wal_lsn; } awaited;
@@ -6321,6 +6322,11 @@ static void apply_forget_rel(struct apply *ap, uint32_t relid)
         if ((*p)->relid != relid) continue;
         struct rel *old = *p;
         *p = old->next;
+        for (struct stmt *st = old->stmts; st; st = st->next) {
+            if (st->ready) buf_fmt(&ap->sweep, "DEALLOCATE %s;", st->name);
+            if (st->guard_ready) buf_fmt(&ap->sweep, "DEALLOCATE %s;", st->guard_name);
+            if (st->staged) buf_fmt(&ap->sweep, "DROP TABLE %s;", st->stage);
+        }
         rel_free(old);
         return;
     }
@@ -8010,6 +8016,15 @@ static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
     return pipe_fixed(ap, p, FIXED_ORIGIN, 2, values);
 }
 
+/* Between batches: relations are described anew for months on end. */
+static status MUST_CHECK apply_sweep(struct apply *ap)
+{
+    if (!ap->sweep.len || ap->open) return TW_OK;
+    TRY(db_exec(ap->to, "tidy up the session", ap->sweep.data));
+    buf_reset(&ap->sweep);
+    return TW_OK;
+}
+
 static void apply_counted(struct apply *ap)
 {
     struct stat_task *st = ap->stat;
@@ -8160,6 +8175,7 @@ static void apply_end(struct apply *ap)
     while (ap->rels) apply_forget_rel(ap, ap->rels->relid);
     arena_free(&ap->scratch);
     buf_free(&ap->rows_text);
+    buf_free(&ap->sweep);
     arena_free(&ap->txn_arena);
     arena_free(&ap->left_arena);
 }
@@ -12276,6 +12292,7 @@ static status MUST_CHECK task_confirm(struct task *t)
         TRY(apply_ask_durable(ap));
     }
     TRY(task_check_clocks(t));
+    TRY(apply_sweep(ap));
     t->repl.received_lsn = t->seen_lsn;
     t->stat->passed_lsn = task_batch_empty(t) && !t->in_txn ? t->seen_lsn : ap->applied_lsn;
     lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now, t->job->retention_us);

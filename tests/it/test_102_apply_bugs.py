@@ -1,0 +1,47 @@
+"""Defects of the bulk path that were found, and what it promises of memory."""
+
+import pytest
+
+import tw
+from wait import wait_for
+
+
+def staging_tables(pair):
+    return pair.b.one("SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'")
+
+
+@pytest.mark.rung("origin")
+def test_g1_staging_tables_go(pair, make_job):
+    """A relation is described anew after each ALTER or ANALYZE: its staging tables must not pile up."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT g, 0 FROM generate_series(1, 500) g")
+    job = make_job(pair, reverse={"enabled": False}).start(wait=("forward",))
+    for n in range(8):
+        pair.a.sql(f"ALTER TABLE t SET (fillfactor = {90 + n})")
+        pair.a.sql("UPDATE t SET v = v + 1")
+        wait_for(lambda: pair.b.one("SELECT min(v) FROM t") == n + 1, "the update on b")
+        assert job.task("forward")["conflicts"] == 0
+    wait_for(lambda: staging_tables(pair) <= 1, "old staging tables are gone")
+    assert staging_tables(pair) == 1        # and the updates did go through one
+
+
+def high_water(job):
+    """The most memory that any process of the job has had, in bytes."""
+    most = 0
+    for pid in [job.process.pid, *job.children()]:
+        with open(f"/proc/{pid}/status") as f:
+            most = max([most] + [int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM")])
+    return most
+
+
+@pytest.mark.rung("origin")
+def test_g2_memory_of_a_large_transaction(pair, make_job):
+    """One transaction of many rows is applied as it arrives: memory does not grow with it."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text, n int)")
+    job = make_job(pair, reverse={"enabled": False}).start(wait=("forward",))
+    pair.a.sql("INSERT INTO t SELECT g, 'some text of row ' || g, 0 FROM generate_series(1, 400000) g")
+    job.wait_synced(tasks=("forward",))
+    pair.a.sql("UPDATE t SET n = 1")
+    job.wait_synced(tasks=("forward",))
+    assert pair.b.one("SELECT count(*) FROM t WHERE n = 1") == 400000
+    if "debug" not in tw.BINARY:            # the sanitizers need memory of their own
+        assert high_water(job) < 64 * 1024 * 1024
