@@ -6280,6 +6280,7 @@ struct apply {
     bool origin;            /* rung 2: a replication origin is set up on the session */
     struct stat_task *other;  /* the opposite task, NULL if there is none */
     struct memory *memory;
+    lsn_t stalled_lsn;      /* where the opposite task stood still when it was waited for in vain */
     enum tw_direction dir;
     int serial;             /* names of prepared statements */
     struct rel *rels;       /* cache by source relid, of this session */
@@ -7229,10 +7230,12 @@ static status MUST_CHECK careful_deleted(struct apply *ap, struct arena *a, cons
                  &text));
     if (!text || !lsn_parse(text, &lsn)) return TW_OK;
     usec deadline = os_now() + DELETED_WAIT_S * USEC_SEC;
-    while (other->received_lsn < lsn && other->state == TASK_Running && os_now() < deadline) {
+    while (other->received_lsn < lsn && other->received_lsn != ap->stalled_lsn &&
+           other->state == TASK_Running && os_now() < deadline) {
         os_sleep_ms(2);
         TRY(db_tick(ap->to));
     }
+    ap->stalled_lsn = other->received_lsn < lsn ? (lsn_t) other->received_lsn : 0;
     uint64_t key = rel_hash_key(c->rel, c->m.old_kind ? c->m.old.values : c->m.new.values);
     enum tw_direction dir = ap->dir == TW_FORWARD ? TW_REVERSE : TW_FORWARD;
     size_t i = key % MEMORY_DELETES;
@@ -8897,6 +8900,18 @@ static status check_schema_twsync(struct check *c, struct check_node *n)
                       "a schema twsync that only our role can write");
 }
 
+static status check_latest_origin(struct check *c, struct check_node *n)
+{
+    const char *grants = NULL;
+    if (n->db.version >= 140000)
+        TRY(db_value(&n->db, c->arena, "read function rights", check_origin_grants, 0, NULL,
+                     &grants));
+    check_add(c, CHECK_FAILED, "applied transactions cannot carry their commit time",
+              "the right to replication origins, since the job says latest",
+              grants ? grants : check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+    return TW_OK;
+}
+
 /* Policy latest compares when rows were committed, on the side where that was done first. */
 static status check_latest(struct check *c, struct check_node *n)
 {
@@ -8907,9 +8922,7 @@ static status check_latest(struct check *c, struct check_node *n)
                   "on, since the job says latest",
                   "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart the server");
     else if (!n->rights.origin)
-        check_add(c, CHECK_FAILED, "applied transactions cannot carry their commit time",
-                  "the right to replication origins, since the job says latest",
-                  check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+        return check_latest_origin(c, n);
     else
         check_ok(c, "track_commit_timestamp is on, and applied transactions keep their time");
     return TW_OK;
@@ -9584,22 +9597,67 @@ static status check_replica_role(struct check *c, struct check_node *n)
 
 /* ---- the job itself ---- */
 
+/* Do these policies part the sides for good where they conflict? */
+static bool check_parts(const struct job *job, enum policy f, enum policy r)
+{
+    const struct conf_side side = {.there = true, .at_us = 1};
+    return f != POLICY_FAIL && r != POLICY_FAIL && job->task[TW_REVERSE].enabled &&
+           !conf_winner(f, r, job_winner(job), &side, &side);
+}
+
 static status check_policy(struct check *c, struct check_node *unused)
 {
-    enum policy f = c->job->task[TW_FORWARD].on_conflict, r = c->job->task[TW_REVERSE].on_conflict;
-    const char *both = check_text(c, "forward %s, reverse %s", policy_names[f], policy_names[r]);
-    const struct conf_side side = {.there = true, .at_us = 1};
-    char winner = job_winner(c->job);
+    const struct job *job = c->job;
+    enum policy f = job->task[TW_FORWARD].on_conflict, r = job->task[TW_REVERSE].on_conflict;
+    struct gather g = {0};
     (void) unused;
-    if (!c->job->task[TW_REVERSE].enabled)
+    if (check_parts(job, f, r)) gather_add(&g, "; ", "forward and reverse as a whole");
+    for (int i = 0; i < 8; i++) {
+        const struct qname_list *list = &job->task[i / 4].policy_tables[i % 4];
+        for (int k = 0; k < list->n; k++) {
+            const struct qname *q = &list->items[k];
+            if (check_parts(job, job_policy(job, TW_FORWARD, q->schema, q->table),
+                            job_policy(job, TW_REVERSE, q->schema, q->table)))
+                gather_add(&g, "; ", sql_quoted_table(c->arena, q->schema, q->table));
+        }
+    }
+    if (!job->task[TW_REVERSE].enabled)
         check_ok(c, "forward %s, no reverse", policy_names[f]);
-    else if (f != POLICY_FAIL && r != POLICY_FAIL && !conf_winner(f, r, winner, &side, &side))
-        check_add(c, CHECK_WARNING, both,
+    else if (!g.n)
+        check_ok(c, "forward %s, reverse %s", policy_names[f], policy_names[r]);
+    else
+        check_add(c, CHECK_WARNING,
+                  check_text(c, "forward %s, reverse %s; no winner: %s", policy_names[f],
+                             policy_names[r], gather_end(c, &g, "; ")),
                   "a winner: with these policies the sides part where they conflict",
                   "on_conflict = overwrite in one of [forward] and [reverse] and ignore in the "
                   "other, latest in both, or name the winner in [job]");
+    return TW_OK;
+}
+
+/* A table with a policy of its own that the job does not carry is a name misspelt. */
+static status check_policy_tables(struct check *c, struct check_node *unused)
+{
+    struct gather g = {0};
+    (void) unused;
+    for (int i = 0; i < 8; i++) {
+        const struct qname_list *list = &c->job->task[i / 4].policy_tables[i % 4];
+        for (int k = 0; k < list->n; k++) {
+            bool found = false;
+            for (int t = 0; t < c->tables.n && !found; t++)
+                found = str_is(c->tables.items[t].schema, list->items[k].schema) &&
+                        str_is(c->tables.items[t].name, list->items[k].table);
+            if (!found)
+                gather_add(&g, ", ", sql_quoted_table(c->arena, list->items[k].schema,
+                                                      list->items[k].table));
+        }
+    }
+    if (!g.n)
+        check_ok(c, "every table with a policy of its own belongs to the job");
     else
-        check_ok(c, "%s", both);
+        check_add(c, CHECK_FAILED, gather_end(c, &g, ", "),
+                  "names of tables of this job in on_conflict_...",
+                  "correct the names in the job file");
     return TW_OK;
 }
 
@@ -9670,6 +9728,7 @@ static const struct check_row check_table[] = {
     {"EXTENSIONS", ONLY_B, STAGE_TABLES, false, check_extensions},
     {"DEPENDENCIES", ONLY_B, STAGE_TABLES, false, check_dependencies},
     {"REPLICA_ROLE", TARGETS, STAGE_TABLES, false, check_replica_role},
+    {"POLICY_TABLES", LOCAL, STAGE_TABLES, false, check_policy_tables},
 };
 
 enum { CHECK_NROWS = (int) (sizeof check_table / sizeof *check_table) };
