@@ -4102,14 +4102,19 @@ static status MUST_CHECK repl_fill(struct repl *r, int wait_ms, bool *more)
  * source that shuts down waits until we have it all. */
 static status MUST_CHECK repl_pull(struct repl *r)
 {
-    if (!r->started || !repl_has_room(r)) return repl_keepalive(r);
-    if (!PQconsumeInput(r->db.pg)) return db_fail_conn(&r->db, "read the replication stream");
-    while (repl_has_room(r)) {
+    bool received = false;
+    while (r->started && repl_has_room(r)) {
         char *frame, kind;
         int len;
         struct rd rd;
         TRY(repl_take(r, &frame, &len));
-        if (!frame) break;
+        if (!frame && received) break;
+        if (!frame) {  /* only now: libpq's buffer doubles when more comes than was taken */
+            if (!PQconsumeInput(r->db.pg))
+                return db_fail_conn(&r->db, "read the replication stream");
+            received = true;
+            continue;
+        }
         struct repl_frame *f = mem_resize(NULL, sizeof *f);
         *f = (struct repl_frame){.data = frame, .len = len};
         if (!r->last) r->last = &r->first;
@@ -4118,7 +4123,8 @@ static status MUST_CHECK repl_pull(struct repl *r)
         r->ahead_bytes += (size_t) len;
         TRY(repl_head(r, frame, len, &rd, &kind));
     }
-    return repl_keepalive(r);
+    TRY(repl_keepalive(r));
+    return r->started && repl_has_room(r) ? repl_check_silence(r) : TW_OK;
 }
 
 static void repl_shift(struct repl *r, char **frame, int *len)
@@ -5007,7 +5013,7 @@ struct window {
     int64_t transactions;
 };
 
-enum { WINDOW_BYTES = 12 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
+enum { WINDOW_BYTES = 20 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
 
 /* What it takes of memory. */
 static size_t window_bytes(const struct window *w)
@@ -7675,7 +7681,7 @@ static status MUST_CHECK apply_by_row(struct apply *ap, struct window *w, lsn_t 
 
 /* ---- the bulk path ---- */
 
-enum { BULK_LEAST = 32, BULK_CHUNK = 64 * 1024, BULK_PAUSE_MOST = 64 };
+enum { BULK_LEAST = 128, BULK_CHUNK = 64 * 1024, BULK_PAUSE_MOST = 64 };
 
 /* The statements a window needs, in the order they run: what goes, then what must be absent, what
  * changes, what comes. */
@@ -12242,10 +12248,11 @@ static status task_tick_writing(void *arg)
     struct task *t = arg;
     enum gathered why;
     t->stat->beat_us = os_wall();
-    if (!t->held && !t->w->closed) {
+    for (int i = 0; i < 2 && !t->held && !t->w->closed; i++) {
+        TRY(task_gather(t, &why));
+        if (i || why != GATHER_EMPTY) break;
         if (!PQconsumeInput(t->repl.db.pg))
             return db_fail_conn(&t->repl.db, "read the replication stream");
-        TRY(task_gather(t, &why));
     }
     t->stat->received_lsn = t->seen_lsn;
     if (t->held || t->w->closed) TRY(repl_pull(&t->repl));
@@ -12318,12 +12325,14 @@ static status MUST_CHECK task_check_clocks(struct task *t)
     struct db *d[] = {&t->from, &t->to};
     usec at[2] = {0, 0}, doubt[2] = {0, 0};
     status s = TW_OK;
-    t->clock_due_us = now + 3600 * USEC_SEC;
     for (int i = 0; i < 2 && s == TW_OK; i++) s = check_offset(d[i], &a, &at[i], &doubt[i]);
     arena_free(&a);
     TRY(s);
     usec apart = llabs(at[0] - at[1]) - doubt[0] - doubt[1];
-    if (apart <= t->job->clock_skew_us) return TW_OK;
+    if (apart <= t->job->clock_skew_us) {
+        t->clock_due_us = now + 3600 * USEC_SEC;
+        return TW_OK;
+    }
     fail_hint(&t->e, "Set both servers' clocks by NTP, or raise max_clock_skew in [job].");
     return fail(&t->e, TW_ESERVER, "the clocks of a and b are %" PRId64 " ms apart: too much for "
                 "policy latest", (int64_t) apart / 1000);
@@ -13155,10 +13164,10 @@ static status MUST_CHECK conflicts_of(const struct job *job, enum tw_direction d
     const char *values[] = {task_name(&a, job, dir), q->kind, q->table, q->id ? q->id + 2 : NULL,
                             q->open ? "t" : "f",
                             q->take ? q->take : arena_fmt(&a, "%d", q->limit)};
-    if (q->id && q->id[0] != d.node->letter) return TW_OK;
     str_copy(d.purpose, sizeof d.purpose, "conflicts");
-    status s = db_open(&d, false);
-    if (s == TW_OK)
+    bool here = !q->id || q->id[0] == d.node->letter;
+    status s = here ? db_open(&d, false) : TW_OK;
+    if (s == TW_OK && here)
         s = db_value(&d, &a, "look for schema twsync", "SELECT to_regclass('twsync.conflict')", 0,
                      NULL, &there);
     if (s == TW_OK && there)
@@ -13187,8 +13196,9 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
     }
     if (q->id && !found) return fail(e, TW_EJOB, "there is no conflict %s", q->id);
     if (headed && q->take)
-        fprintf(out, "%d taken up: both sides get %s's row from the running job within seconds, "
-                "from a stopped one when it runs again\n", found, str_is(q->take, "a") ? "A" : "B");
+        fprintf(out, "%d taken up: both sides get %s's row from the running job within seconds; a "
+                "task that stopped at it goes on when the job is run again\n", found,
+                str_is(q->take, "a") ? "A" : "B");
     return TW_OK;
 }
 
