@@ -10565,7 +10565,7 @@ struct settle {
     bool locked;              /* this step: somebody holds a lock we need */
 };
 
-enum { SETTLE_KEYS = 500, SETTLE_LOOKS = 50, SETTLE_MOVES = 8 };
+enum { SETTLE_KEYS = 500, SETTLE_STEP_MS = 50, SETTLE_MOVES = 8 };
 
 /* Before a batch that wrote these changes commits: the keys being settled hear of it. */
 static void settle_touch(struct memory *m, const struct window *w)
@@ -11072,23 +11072,30 @@ static status MUST_CHECK settle_one(struct settle *s, struct pending *p, bool *g
     return settle_give_up(s, p);
 }
 
+/* Steps of as many keys as a moment allows: no change is applied meanwhile.  The others come first
+ * the next time. */
 static status MUST_CHECK settle_steps(struct settle *s)
 {
-    int looks = 0;
+    usec until = os_now() + SETTLE_STEP_MS * 1000;
+    struct pending **pp = &s->list;
     s->locked = false;
-    for (struct pending **pp = &s->list; *pp && looks < SETTLE_LOOKS;) {
+    while (*pp && !s->locked && os_now() < until) {
         struct pending *p = *pp;
         bool gone = false;
-        if (p->state == SETTLE_NEW || settle_passed(s, p)) {
-            TRY(settle_one(s, p, &gone));
-            looks += s->locked ? SETTLE_LOOKS : 1;
-        }
+        if (p->state == SETTLE_NEW || settle_passed(s, p)) TRY(settle_one(s, p, &gone));
         if (gone) {
             *pp = p->next;
             s->n--;
         } else {
             pp = &p->next;
         }
+    }
+    if (*pp && pp != &s->list) {
+        struct pending *first = s->list, **end = &s->list;
+        s->list = *pp;
+        *pp = NULL;
+        while (*end) end = &(*end)->next;
+        *end = first;
     }
     s->page->memory.npending = s->n;
     if (!s->list) arena_reset(&s->arena);
@@ -12491,6 +12498,7 @@ static void task_session_init(struct task *t)
     t->to = t->from = (struct db){0};
     t->progress = (struct progress){0};
     t->settle = (struct settle){0};
+    t->stat->passed_lsn = 0;  /* what a crashed target lost comes again */
     for (int i = 0; i < 2; i++) t->windows[i].number = i + 1;
     t->w = t->windows;
     t->in_txn = t->dropping = t->writing = t->behind = t->care = false;
