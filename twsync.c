@@ -10585,8 +10585,8 @@ static void settle_touch(struct memory *m, const struct window *w)
 static status MUST_CHECK settle_write_moves(struct apply *ap, const struct rel *rel,
                                             struct buf *list)
 {
-    const char *values[] = {ap->task, rel->schema, rel->name, list->data};
     buf_char(list, ']');
+    const char *values[] = {ap->task, rel->schema, rel->name, list->data};
     status s = db_exec_params(ap->to, "note moved rows",
                               "INSERT INTO twsync.moved (task, schema_name, table_name, key,"
                               " new_key) SELECT $1, $2, $3, e->'o', e->'n'"

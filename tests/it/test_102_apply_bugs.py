@@ -45,3 +45,17 @@ def test_g2_memory_of_a_large_transaction(pair, make_job):
     assert pair.b.one("SELECT count(*) FROM t WHERE n = 1") == 400000
     if "debug" not in tw.BINARY:            # the sanitizers need memory of their own
         assert high_water(job) < 64 * 1024 * 1024
+
+
+@pytest.mark.rung("marker")
+def test_g3_moved_rows_of_any_length(pair, make_job):
+    """The list of moved rows was sent from where it had been before it grew by its last byte."""
+    pair.a.sql("CREATE TABLE t (k text PRIMARY KEY, n int); INSERT INTO t SELECT 'k', 0")
+    job = make_job(pair).start()
+    for n in range(100, 125):       # texts of every length, odd and even, around where the list grows
+        for letter in "xy":
+            pair.a.sql("UPDATE t SET k = repeat(%s, %s)", (letter, n))
+            job.wait_synced(tasks=("forward",))
+    assert pair.b.one("SELECT count(*) FROM twsync.moved") == 50
+    assert pair.b.one("SELECT length(k) FROM t") == 124
+    assert job.task("forward")["restarts"] == 0
