@@ -195,7 +195,8 @@ def test_one_meaning(replay, identity, merge, policy):
     judge(wanted, identity)
     for v in wanted:
         assert v.forward.get("bulk", True) or not v.windows[0], v.name
-    assert sum(tried - back for tried, back in (v.windows for v in wanted)) >= 10, "little in bulk"
+    # How many windows there are depends on the machine: each takes what came while the last was written.
+    assert sum(tried - back for tried, back in (v.windows for v in wanted)) >= 3, "little in bulk"
     assert any(back for _, back in (v.windows for v in wanted)), "no conflict was met in bulk"
 
 
