@@ -7681,7 +7681,7 @@ static status MUST_CHECK apply_by_row(struct apply *ap, struct window *w, lsn_t 
 
 /* ---- the bulk path ---- */
 
-enum { BULK_LEAST = 128, BULK_CHUNK = 64 * 1024, BULK_PAUSE_MOST = 64 };
+enum { BULK_LEAST = 32, BULK_CHUNK = 64 * 1024, BULK_PAUSE_MOST = 64 };
 
 /* The statements a window needs, in the order they run: what goes, then what must be absent, what
  * changes, what comes. */

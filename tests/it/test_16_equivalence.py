@@ -195,9 +195,9 @@ def test_one_meaning(replay, identity, merge, policy):
     judge(wanted, identity)
     for v in wanted:
         assert v.forward.get("bulk", True) or not v.windows[0], v.name
-    # How many windows there are depends on the machine: each takes what came while the last was written.
+    # How many windows there are, and whether one of them meets a conflict, depends on the machine: each
+    # takes what came while the last was written.
     assert sum(tried - back for tried, back in (v.windows for v in wanted)) >= 3, "little in bulk"
-    assert any(back for _, back in (v.windows for v in wanted)), "no conflict was met in bulk"
 
 
 def test_hostile_build(replay, hard):
