@@ -4574,7 +4574,7 @@ static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const cha
 }
 
 /* Whoever fires on our writes, in the table or one of its partitions, counts on one statement per
- * row and on their order.  $3: session_replication_role is replica. */
+ * row and on their order. */
 static const char rel_fires_sql[] =
     "WITH RECURSIVE tree(oid) AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n"
     "  ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
@@ -8906,15 +8906,24 @@ static status check_schema_twsync(struct check *c, struct check_node *n)
                       "a schema twsync that only our role can write");
 }
 
-static status check_latest_origin(struct check *c, struct check_node *n)
+/* What gives a role the right to replication origins. */
+static status MUST_CHECK check_origin_remedy(struct check *c, struct check_node *n,
+                                             const char **remedy)
 {
-    const char *grants = NULL;
+    *remedy = NULL;
     if (n->db.version >= 140000)
         TRY(db_value(&n->db, c->arena, "read function rights", check_origin_grants, 0, NULL,
-                     &grants));
+                     remedy));
+    if (!*remedy) *remedy = check_fill(c, n, "ALTER ROLE {role} SUPERUSER;");
+    return TW_OK;
+}
+
+static status check_latest_origin(struct check *c, struct check_node *n)
+{
+    const char *remedy;
+    TRY(check_origin_remedy(c, n, &remedy));
     check_add(c, CHECK_FAILED, "applied transactions cannot carry their commit time",
-              "the right to replication origins, since the job says latest",
-              grants ? grants : check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+              "the right to replication origins, since the job says latest", remedy);
     return TW_OK;
 }
 
@@ -8936,17 +8945,14 @@ static status check_latest(struct check *c, struct check_node *n)
 
 static status check_rung(struct check *c, struct check_node *n)
 {
-    const char *grants = NULL;
+    const char *remedy;
     if (n->rights.origin) {
         check_ok(c, "origin: applied transactions carry a replication origin and the marker row");
         return TW_OK;
     }
-    if (n->db.version >= 140000)
-        TRY(db_value(&n->db, c->arena, "read function rights", check_origin_grants, 0, NULL,
-                     &grants));
+    TRY(check_origin_remedy(c, n, &remedy));
     check_add(c, CHECK_OK, "marker: applied transactions are known by the row of twsync.progress",
-              "nothing; a superuser can raise it to origin",
-              grants ? grants : check_fill(c, n, "ALTER ROLE {role} SUPERUSER;"));
+              "nothing; a superuser can raise it to origin", remedy);
     return TW_OK;
 }
 
@@ -10561,13 +10567,14 @@ struct settle {
     int64_t serial;
     int64_t seen_conflicts;   /* of both tasks, when the list was last read */
     usec load_due_us, step_due_us, purge_due_us;
-    bool full;                /* there may be more than the list was given */
+    bool more;                /* the list was given some; there may be others */
     bool locked;              /* this step: somebody holds a lock we need */
 };
 
 enum { SETTLE_KEYS = 500, SETTLE_STEP_MS = 50, SETTLE_MOVES = 8 };
 
-/* Before a batch that wrote these changes commits: the keys being settled hear of it. */
+/* The keys being settled hear of a batch that wrote to them: after its statements, which wait for a
+ * look, and before passed_lsn says that they are applied. */
 static void settle_touch(struct memory *m, const struct window *w)
 {
     if (!m->npending) return;
@@ -10746,13 +10753,13 @@ static status MUST_CHECK settle_load(struct settle *s)
     struct arena a = {0};
     const char *only = settle_has_winner(s->job) ? "f" : "t";
     status st = TW_OK;
-    s->full = false;
+    s->more = false;
     for (int side = 0; side < 2 && st == TW_OK && s->n < SETTLE_KEYS; side++) {
         struct apply *ap = settle_side(s, side);
         const char *values[] = {ap->task, only};
         PGresult *r;
         st = db_query(ap->to, &a, "read conflicts", settle_load_sql, 2, values, &r);
-        if (st == TW_OK && PQntuples(r) >= SETTLE_KEYS / 2) s->full = true;
+        if (st == TW_OK && PQntuples(r)) s->more = true;
         for (int i = 0; st == TW_OK && i < PQntuples(r); i++) st = settle_add(s, side, r, i, NULL);
     }
     arena_free(&a);
@@ -11121,7 +11128,7 @@ static status MUST_CHECK settle_step(struct settle *s)
     int64_t conflicts = s->page->task[0].conflicts + s->page->task[1].conflicts;
     if (now < s->step_due_us) return TW_OK;
     s->step_due_us = now + USEC_SEC / 20;
-    if (conflicts != s->seen_conflicts || now >= s->load_due_us || (s->full && !s->list)) {
+    if (conflicts != s->seen_conflicts || now >= s->load_due_us || (s->more && !s->list)) {
         TRY(settle_open(s));
         s->seen_conflicts = conflicts;
         s->load_due_us = now + 5 * USEC_SEC;
@@ -12278,8 +12285,9 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
     ap->transactions += w->transactions;
     if (commit) {
         bool done;
-        settle_touch(&t->page->memory, w);
         TRY(apply_quick(ap, w, &done));
+        /* Not before: a look may have come between.  passed_lsn moves later still. */
+        if (done) settle_touch(&t->page->memory, w);
         if (done) return TW_OK;
     }
     TRY(apply_window(ap, w, marked ? ap->end_lsn : 0));
@@ -12499,6 +12507,7 @@ static void task_session_init(struct task *t)
     t->progress = (struct progress){0};
     t->settle = (struct settle){0};
     t->stat->passed_lsn = 0;  /* what a crashed target lost comes again */
+    settle_touch_all(&t->page->memory);  /* our last session may have died before it said so */
     for (int i = 0; i < 2; i++) t->windows[i].number = i + 1;
     t->w = t->windows;
     t->in_txn = t->dropping = t->writing = t->behind = t->care = false;
