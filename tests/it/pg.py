@@ -264,6 +264,11 @@ class Node:
         with contextlib.closing(self.connect(False, user)) as conn, conn, conn.cursor() as cur:
             yield cur
 
+    def wait_slot_rests(self, slot):
+        """A slot stays active for a moment after the program that read it has ended; it cannot be dropped then."""
+        active = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
+        wait_for(lambda: not self.admin(active, (slot,)), f"nobody reads slot {slot}")
+
     def lsn(self):
         """The end of what is durable here, as a number."""
         return lsn_int(self.one("SELECT pg_current_wal_flush_lsn()::text", user="postgres"))

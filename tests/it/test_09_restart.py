@@ -430,6 +430,7 @@ def test_tampered_slot(pair, make_job, tamper, task):
     job = make_job(pair).start()
     job.wait_synced()
     assert job.stop() == tw.OK
+    pair.source(task).wait_slot_rests(f"twsync_{job.name}_{task}")
     pair.source(task).sql("INSERT INTO keyless VALUES ('lost', 1)")
     tamper(pair, job, task)
     pair.source(task).sql("INSERT INTO keyless VALUES ('after', 2)")

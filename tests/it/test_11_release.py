@@ -91,6 +91,7 @@ def test_barred_end(pair, make_job, end):
     assert compare.left_behind(barred, job.name) != []
     # What is printed on standard output is SQL; run as printed it does the work.
     assert "pg_drop_replication_slot" in out and "DROP SCHEMA" in out, out
+    barred.wait_slot_rests(f"twsync_{job.name}_{'forward' if end == 'a' else 'reverse'}")
     statements = re.sub(r"^\s*--.*$", "", out, flags=re.M)
     for statement in statements.split(";\n"):
         if statement.strip():

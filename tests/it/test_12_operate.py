@@ -34,6 +34,7 @@ def test_clean_stop(pair, job, sig):
     for node, task in zip(pair.nodes, tw.TASKS):
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
         wait_for(lambda: node.admin(sessions, (f"twsync:{job.name}:%",)) == [(0,)], "no session is left")
+        node.wait_slot_rests(f"twsync_{job.name}_{task}")
         assert node.admin("SELECT slot_name, active FROM pg_replication_slots WHERE database = current_database()") == [
             (f"twsync_{job.name}_{task}", False)]
     job.start()
@@ -118,6 +119,8 @@ def test_json_log(pair, job):
     assert len(lines) > 3
     for line in lines:
         assert isinstance(line, dict) and len(line) >= 3, line
+    for node, task in zip(pair.nodes, tw.TASKS):    # one that is still read is a problem, and told
+        node.wait_slot_rests(f"twsync_{job.name}_{task}")
     job.log += ".quiet"
     job.start("--quiet")
     assert job.stop() == tw.OK
