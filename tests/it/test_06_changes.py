@@ -403,16 +403,19 @@ def test_a_blocked_target_is_waited_for(pair, make_job):
                                  (f"twsync:{job.name}:forward%",)), job.task("forward")["restarts"])
 
         for n in range(3):
-            before = sender()
-            with pair.b.transaction() as cur, Pulse() as pulse:
-                cur.execute("SELECT * FROM t WHERE id = 1 FOR UPDATE")
-                pair.a.sql("UPDATE t SET n = n + 1 WHERE id = 1")
-                pair.a.sql("INSERT INTO t SELECT g, g, repeat('x', 1000) FROM generate_series(%s, %s) g",
-                           (n * 20000 + 2, n * 20000 + 20000))
-                cur.execute("SELECT pg_sleep(4)")       # four time-outs long: the thing tested
-            job.wait_synced()
+            with Pulse() as pulse:      # the time-out is there before the lock and after it, too
+                job.wait_synced()
+                before = sender()
+                with pair.b.transaction() as cur:
+                    cur.execute("SELECT * FROM t WHERE id = 1 FOR UPDATE")
+                    pair.a.sql("UPDATE t SET n = n + 1 WHERE id = 1")
+                    pair.a.sql("INSERT INTO t SELECT g, g, repeat('x', 1000) FROM generate_series(%s, %s) g",
+                               (n * 20000 + 2, n * 20000 + 20000))
+                    cur.execute("SELECT pg_sleep(4)")       # four time-outs long: the thing tested
+                job.wait_synced()
+                after = sender()
             compare.assert_same(pair)
-            if sender() == before:
+            if after == before:
                 break
             assert pulse.worst > 0.2, "the walsender was lost"
         else:
