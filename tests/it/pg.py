@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 
 import psycopg2
 import psycopg2.extensions
@@ -373,6 +374,28 @@ def freeze(node, application):
         resume(pids)
         raise
     return pids
+
+
+def freeze_at_rest(node, application):
+    """The same, but each of them stands still while it waits for events: it holds no lock of the server's innards.
+
+    One that is stopped elsewhere may hold such a lock, and then sooner or later the whole server waits
+    for it; that moment is let go, and another one tried.  Nothing is frozen when there are no such backends.
+    """
+    query = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = ANY(%s)"
+    for patience in range(2, 30):
+        pids, kinds = freeze(node, application), []
+        look = threading.Thread(target=lambda: kinds.extend(node.admin(query, (pids,))), daemon=True)
+        try:
+            look.start()
+            look.join(patience)
+            if len(kinds) == len(pids) and all(kind in ("Activity", "Client") for kind, in kinds):
+                return pids
+        except BaseException:
+            resume(pids)
+            raise
+        resume(pids)
+    raise AssertionError(f"no moment was found at which {application} can be frozen")
 
 
 def resume(pids):

@@ -43,7 +43,7 @@ class Held:
         for task in tasks or tw.TASKS:
             node = self.job.pair.source(task)
             pattern = f"twsync:{self.job.name}:{task}:stream%"
-            self.pids[task] = wait_for(lambda: pg.freeze(node, pattern), f"{task} is held")
+            self.pids[task] = wait_for(lambda: pg.freeze_at_rest(node, pattern), f"{task} is held")
         return self
 
     def release(self, *tasks, sync=False):
