@@ -71,7 +71,7 @@ def unsettled(job, only="true"):
         f"SELECT id FROM twsync.conflict WHERE settled IS NULL AND outcome <> 'stopped' AND {only}")]
 
 
-def wait_settled(job, deadline=60, only="true"):
+def wait_settled(job, deadline=90, only="true"):
     """All has arrived and no conflict waits to be settled; what that wrote has arrived, too.
 
     Where no winner is named only what a person decided is settled: only="wanted IS NOT NULL".
@@ -268,7 +268,8 @@ def test_latest_needs_timestamps_and_clocks(request, servers, odd_server, make_j
             code, _ = job.check()
             clock, = item(job, "CLOCK")
             assert code == tw.PRECHECK_FAILED and clock["status"] == "failed", clock
-            assert re.search(r"clocks (99\d\d\d|100\d\d\d) ms apart", clock["measured"]), clock
+            said = re.search(r"clocks (\d+) ms apart, measured to (\d+) ms", clock["measured"])
+            assert abs(int(said[1]) - 100_000) < 1000 + int(said[2]), clock
             assert "max_clock_skew" in clock["needed"] and "NTP" in clock["remedy"], clock
             assert job.start(wait=()).wait_exit() == tw.PRECHECK_FAILED
             job.change(job={"max_clock_skew": "5min"})
@@ -922,7 +923,7 @@ def test_servers_crash_while_settling(own_pair, make_job, rng):
     many_conflicts(own_pair, job)
     for node in own_pair.nodes:
         wait_for(lambda: any(own_pair.b.one("SELECT count(*) FROM twsync.conflict WHERE settled IS NOT NULL") > n
-                             for n in (rng.randrange(150),)), "settling goes on", 60, 0.01)
+                             for n in (rng.randrange(150),)), "settling goes on", every=0.01)
         node.server.restart("immediate")
     for task in tw.TASKS:
         job.wait_state(task, "Running")
