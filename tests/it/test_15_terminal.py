@@ -1,5 +1,6 @@
 """What a person sees: bars while copying, a live line per task, log lines above them; none of it elsewhere."""
 
+import codecs
 import os
 import pty
 import re
@@ -22,9 +23,10 @@ class Terminal:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")     # a read may end within a character
         while True:
             try:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
+                self.text += decoder.decode(os.read(self.master, 65536))
             except OSError:
                 return
 
