@@ -8,6 +8,7 @@ import compare
 import pg
 import tw
 import writers
+from wait import wait_for
 
 SCHEMAS = 'ev, "Odd.Schema ""q"""'
 
@@ -217,4 +218,4 @@ def test_large_tables_in_parts(pair, make_job):
     job = make_job(pair, forward={"workers": 4}).start()
     compare.assert_same(pair)
     assert job.task("forward")["copy_rows"] == 200000
-    assert pg.lsn_int(job.task("forward")["applied_lsn"]) > 0
+    wait_for(lambda: pg.lsn_int(job.task("forward")["applied_lsn"]) > 0, "a position")

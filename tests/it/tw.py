@@ -223,7 +223,11 @@ class Job:
         return lsn_int(rows[0][0]) if rows else 0
 
     def wait_synced(self, tasks=TASKS, deadline=120):
-        """Waits until all that is committed now has reached the other side.  Nobody may write."""
+        """Waits until all that is committed now has reached the other side.  Nobody may write.
+
+        The status may be of the moment before the target crashed, and lost what it had not on disk yet;
+        the row kept with the data is not.
+        """
         marks = {task: self.pair.source(task).lsn() for task in tasks}
 
         def reached(task):
@@ -232,7 +236,7 @@ class Job:
                                   f"catching up:\n{self.log_tail(15)}")
             assert status.get("state") != "Failed", (
                 f"{task} is Failed: {status.get('last_error')}\n{self.log_tail(15)}")
-            return lsn_int(status.get("applied_lsn")) >= marks[task]
+            return lsn_int(status.get("applied_lsn")) >= marks[task] and self.applied(task) >= marks[task]
 
         for task in tasks:
             wait_for(lambda: reached(task), f"{task} has applied up to {lsn_text(marks[task])}", deadline)
