@@ -88,6 +88,7 @@ def replay(source, make_job):
             v.job.command_prefix = [v.program]
         record(source.a, stream, n)
         for v in wanted:
+            source.a.wait_slot_rests(slot)
             source.a.admin("SELECT pg_drop_replication_slot(%s)", (slot,))
             source.a.admin("SELECT pg_copy_logical_replication_slot(%s, %s)", (saved, slot))
             began = time.monotonic()
