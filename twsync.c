@@ -11235,10 +11235,11 @@ static status MUST_CHECK settle_time(struct settle *s, int side, usec at_us)
                           values);
 }
 
-/* Compare the two locked rows, and make them the same. */
+/* Compare the two locked rows, and make them the same; *loser: the side that was written, or -1. */
 static status MUST_CHECK settle_rows(struct settle *s, struct pending *p, struct arena *a,
-                                     struct settle_row row[2])
+                                     struct settle_row row[2], int *loser)
 {
+    *loser = -1;
     for (int side = 0; side < 2; side++) TRY(settle_read(s, p, side, a, &row[side]));
     if (!settle_differ(&row[0], &row[1])) {
         if (!p->result) p->result = "equal";
@@ -11254,24 +11255,27 @@ static status MUST_CHECK settle_rows(struct settle *s, struct pending *p, struct
         p->result = "open";
         return TW_OK;
     }
-    int loser = winner == 'a';
-    p->result = loser ? "a" : "b";
-    TRY(settle_write(s, loser, a, &row[loser], &row[!loser]));
-    s->page->task[loser ? TW_FORWARD : TW_REVERSE].settled++;
-    return settle_time(s, loser, at[!loser].at_us);
+    int side = *loser = winner == 'a';
+    p->result = side ? "a" : "b";
+    TRY(settle_write(s, side, a, &row[side], &row[!side]));
+    return settle_time(s, side, at[!side].at_us);
 }
 
 static status MUST_CHECK settle_look(struct settle *s, struct pending *p)
 {
     struct arena a = {0};
     struct settle_row row[2] = {{0}, {0}};
+    int loser = -1;
     status st = settle_begin(s);
     p->touches = s->page->memory.touches[p->slot];
-    if (st == TW_OK) st = settle_rows(s, p, &a, row);
+    if (st == TW_OK) st = settle_rows(s, p, &a, row, &loser);
     for (int i = 0; i < 2; i++)
         if (row[i].rel) rel_free(row[i].rel);
     arena_free(&a);
-    return st == TW_OK ? settle_commit(s, p->until_lsn) : st;
+    TRY(st);
+    TRY(settle_commit(s, p->until_lsn));
+    if (loser >= 0) s->page->task[loser ? TW_FORWARD : TW_REVERSE].settled++;
+    return TW_OK;
 }
 
 /* ---- steps ---- */
@@ -12226,6 +12230,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
     t->apply.applied_lsn = t->apply.durable_lsn = t->seen_lsn = from;
+    t->stat->applied_lsn = from;  /* a target that crashed may have lost what it had */
     t->repl.confirmed_lsn = slot.confirmed_lsn;
     t->retention.n = 0;
     if (from > slot.confirmed_lsn && t->job->retention_us) {

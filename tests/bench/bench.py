@@ -17,8 +17,9 @@ tpcb-full      the same with REPLICA IDENTITY FULL
 inserts        300,000 transactions of one row
 bigtx deletes  one transaction that updates, deletes 300,000 rows
 hot            one row updated 100,000 times
-far            tpcb with the target behind a proxy that delays 10 ms each way (delay.c)
-latency-RATE   from a commit to its being seen, at RATE tx/s for 10 s, with no backlog before
+far            tpcb with the target behind a proxy that delays 10 ms each way (delay.c); the time is
+               that of the stream, without the start
+latency-RATE   from a commit to its row on the target, at RATE tx/s for 10 s, with no backlog before
 twoway         a backlog of both sides, then how far behind it is after 10 s of 1,000 tx/s on each
 
 ratio_PEER is peer / twsync, of seconds or milliseconds; ratio_floor is twsync / floor.

@@ -70,7 +70,12 @@ class Twsync(System):
         self.pair.a.admin("SELECT pg_copy_logical_replication_slot(%s, %s)", (source, copy))
 
     def start(self):
+        self.streamed = self.job.log_text().count("streaming from")
         self.job.start(wait=())
+
+    def streams(self):
+        self.check()
+        return self.job.log_text().count("streaming from") > self.streamed
 
     def check(self):
         assert self.job.alive(), f"twsync ended:\n{self.job.log_tail()}"
