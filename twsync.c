@@ -12659,6 +12659,7 @@ static void task_timers(struct task *t)
 
 static status MUST_CHECK task_wait(struct task *t)
 {
+    assert(!t->repl.first && !t->held);  /* what is at hand would wait for what comes next */
     repl_low_water(&t->repl, 1);
     struct pollfd p = {.fd = PQsocket(t->repl.db.pg), .events = POLLIN};
     usec ms = (t->repl.feedback_us - os_now()) / 1000;
@@ -12692,7 +12693,8 @@ static status MUST_CHECK task_stream(struct task *t)
         if (t->settle.page && !t->apply.open) TRY(settle_step(&t->settle));
         task_timers(t);
         if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
-        if (why == GATHER_EMPTY && !more && !write) TRY(task_wait(t));
+        bool ahead = t->repl.first;  /* frames that came while the target was asked */
+        if (why == GATHER_EMPTY && !more && !write && !ahead) TRY(task_wait(t));
     }
 }
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+import pg
+import proxy
 import tw
 from wait import wait_for
 
@@ -59,3 +61,29 @@ def test_g3_moved_rows_of_any_length(pair, make_job):
     assert pair.b.one("SELECT count(*) FROM twsync.moved") == 50
     assert pair.b.one("SELECT length(k) FROM t") == 124
     assert job.task("forward")["restarts"] == 0
+
+
+@pytest.mark.rung("marker")
+def test_g4_what_came_while_the_target_was_asked(pair, make_job):
+    """A row that came while the target was asked how far its disk is lay there until the next message of
+    the source, or half a second.  Waiting with rows at hand is a failed assertion now: no restart, no such wait."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    to_b = proxy.Proxy(pair.b.server.port)
+    job = make_job(pair, b=to_b.job_keys(), reverse={"enabled": False}).start(wait=("forward",))
+    slot = f"twsync_{job.name}_forward"
+    try:
+        for n in range(0, 20, 2):
+            pair.a.sql("INSERT INTO t VALUES (%s)", (n,))
+            wait_for(lambda: pair.b.one("SELECT max(id) FROM t") == n, "the first row")
+            to_b.hold()     # the question is asked within a fifth of a second, and its answer does not come
+            pair.a.sql("SELECT pg_sleep(0.25); INSERT INTO t VALUES (%s)", (n + 1,))
+            end = pair.a.lsn()
+            wait_for(lambda: pair.a.admin(
+                "SELECT sent_lsn >= %s::pg_lsn FROM pg_stat_replication JOIN pg_replication_slots ON active_pid = pid "
+                "WHERE slot_name = %s", (pg.lsn_text(end), slot)) == [(True,)], "the second row was sent")
+            to_b.release()
+            wait_for(lambda: pair.b.one("SELECT max(id) FROM t") == n + 1, "the second row")
+        assert job.task("forward")["restarts"] == 0, job.log_tail(8)
+    finally:
+        job.clean_up()
+        to_b.close()
