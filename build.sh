@@ -42,7 +42,7 @@ readonly BUILD_PACKAGES=(gcc libc6-dev binutils make musl-tools bison flex perl 
 readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-static zlib-dev
     zlib-static inih-dev)
 readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
-    shellcheck)
+    shellcheck libfaketime)
 
 readonly MAX_BYTES=$((8 * 1024 * 1024))
 

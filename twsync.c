@@ -2929,6 +2929,47 @@ static status MUST_CHECK db_query(struct db *d, struct arena *a, const char *wha
     return TW_OK;
 }
 
+/* One of several questions for one round trip. */
+struct db_question {
+    const char *sql;
+    int n;
+    const char *values[3];
+    PGresult *r;  /* the answer */
+};
+
+static status MUST_CHECK db_hear(struct db *d, struct arena *a, const char *what, PGresult **out)
+{
+    PGresult *r, *end;
+    TRY(db_next_result(d, &r));
+    if (!r) return db_fail_conn(d, what);
+    arena_defer(a, db_clear_result, r);
+    *out = r;
+    if (PQresultStatus(r) == PGRES_PIPELINE_SYNC) return TW_OK;
+    TRY(db_next_result(d, &end));  /* the NULL after each answer */
+    PQclear(end);
+    return TW_OK;
+}
+
+/* Ask them; the answers live in `a`. */
+static status MUST_CHECK db_ask(struct db *d, struct arena *a, const char *what,
+                                struct db_question *q, int n)
+{
+    PGresult *sync, *bad = NULL;
+    if (!PQenterPipelineMode(d->pg)) return db_fail_conn(d, what);
+    for (int i = 0; i < n; i++)
+        if (!PQsendQueryParams(d->pg, q[i].sql, q[i].n, NULL, q[i].values, NULL, NULL, 0))
+            return db_fail_conn(d, what);
+    if (!PQpipelineSync(d->pg)) return db_fail_conn(d, what);
+    for (int i = 0; i < n; i++) {
+        TRY(db_hear(d, a, what, &q[i].r));
+        if (!bad && !db_result_ok(q[i].r)) bad = q[i].r;
+    }
+    TRY(db_hear(d, a, what, &sync));
+    if (PQresultStatus(sync) != PGRES_PIPELINE_SYNC || !PQexitPipelineMode(d->pg))
+        return fail(d->e, TW_EPROTO, "the answers of %c are out of step", d->node->letter);
+    return bad ? db_fail_result(d, bad, what) : TW_OK;
+}
+
 /* Run SQL for its effect.  Several statements without parameters may stand in one string. */
 static status MUST_CHECK db_exec(struct db *d, const char *what, const char *sql)
 {
@@ -4364,22 +4405,16 @@ static void rel_read_column(struct rel *rel, const PGresult *r, int row)
     rel->ntargets++;
 }
 
-static status MUST_CHECK rel_read_columns(struct rel *rel, struct db *to, struct arena *scratch)
+static void rel_read_columns(struct rel *rel, const PGresult *r)
 {
-    const char *sql = arena_fmt(scratch, rel_columns_sql,
-                                to->version >= 120000 ? "a.attgenerated" : "''");
-    const char *values[] = {rel->schema, rel->name};
-    PGresult *r;
-    TRY(db_query(to, scratch, "read the target table", sql, 2, values, &r));
     int n = PQntuples(r);
     rel->exists = n > 0;
     rel->targets = arena_array(&rel->arena, struct target_column, n);
-    if (!n) return TW_OK;
+    if (!n) return;
     rel->only = PQgetvalue(r, 0, 1)[0] == 'p' ? "" : "ONLY ";
     rel->target_of = arena_array(&rel->arena, int, rel->ncolumns);
     for (int i = 0; i < rel->ncolumns; i++) rel->target_of[i] = -1;
     for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) rel_read_column(rel, r, i);
-    return TW_OK;
 }
 
 static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGresult *r, int row)
@@ -4468,18 +4503,14 @@ static const char rel_key_uses_sql[] =
     "    OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = a.attnum)))"
     " WHERE n.nspname = $1 AND c.relname = $2 AND (i.indisunique OR i.indisexclusion)";
 
-static status MUST_CHECK rel_read_key_uses(struct rel *rel, struct db *to, struct arena *scratch)
+static void rel_read_key_uses(struct rel *rel, const PGresult *r)
 {
-    const char *values[] = {rel->schema, rel->name};
-    PGresult *r;
-    TRY(db_query(to, scratch, "read the target's keys", rel_key_uses_sql, 2, values, &r));
     for (int i = 0; i < PQntuples(r); i++)
         for (int k = 0; k < rel->nkeys; k++)
             for (int c = 0; c < rel->ncolumns; c++)
                 if (rel->keys[k].oid == (uint32_t) db_cell_int(r, i, 0) &&
                     str_is(rel->columns[c].name, PQgetvalue(r, i, 1)))
                     rel->keys[k].uses[c] = true;
-    return TW_OK;
 }
 
 /* Has the source the same unique keys, checked at the same time?  $3: those of the target; NULL
@@ -4505,11 +4536,8 @@ static status MUST_CHECK rel_compare_keys(struct rel *rel, struct db *from, stru
     return TW_OK;
 }
 
-static status MUST_CHECK rel_read_keys(struct rel *rel, struct db *to, struct arena *scratch)
+static void rel_read_keys(struct rel *rel, const PGresult *r)
 {
-    const char *values[] = {rel->schema, rel->name};
-    PGresult *r;
-    TRY(db_query(to, scratch, "read the target's keys", rel_keys_sql, 2, values, &r));
     rel->keys = arena_array(&rel->arena, struct unique_key, PQntuples(r));
     const char *last = "";
     for (int i = 0; i < PQntuples(r); i++) {
@@ -4517,7 +4545,6 @@ static status MUST_CHECK rel_read_keys(struct rel *rel, struct db *to, struct ar
         last = PQgetvalue(r, i, 0);
         rel_read_key_part(rel, &rel->keys[rel->nkeys - 1], r, i);
     }
-    return TW_OK;
 }
 
 /* Does the change carry this column to the target, where it is an ordinary column? */
@@ -4573,13 +4600,13 @@ static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
     return TW_OK;
 }
 
-static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const char *task,
-                                       struct arena *scratch)
+static const char rel_skip_sql[] =
+    "SELECT max(snapshot_lsn) FROM twsync.copied"
+    " WHERE schema_name = $1 AND table_name = $2 AND task = $3";
+
+static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const PGresult *r)
 {
-    const char *values[] = {task, rel->schema, rel->name}, *lsn;
-    TRY(db_value(to, scratch, "read the copy ledger",
-                 "SELECT max(snapshot_lsn) FROM twsync.copied"
-                 " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &lsn));
+    const char *lsn = db_cell(r, 0, 0);
     if (lsn && !lsn_parse(lsn, &rel->skip_until_lsn))
         return fail(to->e, TW_EPROTO, "bad position in twsync.copied");
     return TW_OK;
@@ -4598,14 +4625,11 @@ static const char rel_fires_sql[] =
     " OR EXISTS (SELECT FROM tree JOIN pg_rewrite w ON w.ev_class = tree.oid"
     "  AND w.ev_enabled IN ('A', 'R'))";
 
-static status MUST_CHECK rel_read_firing(struct rel *rel, struct db *to, struct arena *scratch)
+static void rel_read_firing(struct rel *rel, const PGresult *r)
 {
-    const char *values[] = {rel->schema, rel->name}, *fires;
-    TRY(db_value(to, scratch, "read the target's triggers", rel_fires_sql, 2, values, &fires));
-    rel->bulk = fires && *fires == 'f';
+    rel->bulk = PQntuples(r) && !db_cell_true(r, 0, 0);
     for (int k = 0; k < rel->nkeys; k++)
         if (&rel->keys[k] != rel->identity) rel->has_secondary = true;
-    return TW_OK;
 }
 
 static void rel_free(struct rel *rel)
@@ -4637,20 +4661,37 @@ static struct rel *rel_learn(const struct msg *m)
     return rel;
 }
 
-/* Find its place: reads the target's catalog. */
+/* Find its place: reads the target's catalog, in one round trip as a rule. */
+static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct db *to,
+                                        const char *task, struct arena *scratch)
+{
+    enum { COLUMNS, KEYS, KEY_USES, FIRES, SKIP, QUESTIONS };
+    const char *columns = arena_fmt(scratch, rel_columns_sql,
+                                    to->version >= 120000 ? "a.attgenerated" : "''");
+    struct db_question q[QUESTIONS] = {
+        [COLUMNS] = {columns, 2, {rel->schema, rel->name}, NULL},
+        [KEYS] = {rel_keys_sql, 2, {rel->schema, rel->name}, NULL},
+        [KEY_USES] = {rel_key_uses_sql, 2, {rel->schema, rel->name}, NULL},
+        [FIRES] = {rel_fires_sql, 2, {rel->schema, rel->name}, NULL},
+        [SKIP] = {rel_skip_sql, 3, {rel->schema, rel->name, task}, NULL},
+    };
+    TRY(db_ask(to, scratch, "read the target table", q, QUESTIONS));
+    rel_read_columns(rel, q[COLUMNS].r);
+    if (rel->exists) rel_read_keys(rel, q[KEYS].r);
+    rel_read_key_uses(rel, q[KEY_USES].r);
+    if (rel->exists) rel_choose_identity(rel);
+    TRY(rel_check_columns(rel, to));
+    rel_read_firing(rel, q[FIRES].r);
+    TRY(rel_compare_keys(rel, from, to, scratch));
+    return rel_read_skip(rel, to, q[SKIP].r);
+}
+
 static status MUST_CHECK rel_resolve(struct rel *rel, struct db *from, struct db *to,
                                      const char *task)
 {
     struct arena scratch = {0};
     assert(!rel->is_marker && !rel->resolved);
-    status s = rel_read_columns(rel, to, &scratch);
-    if (s == TW_OK && rel->exists) s = rel_read_keys(rel, to, &scratch);
-    if (s == TW_OK && rel->nkeys) s = rel_read_key_uses(rel, to, &scratch);
-    if (s == TW_OK && rel->exists) rel_choose_identity(rel);
-    if (s == TW_OK) s = rel_check_columns(rel, to);
-    if (s == TW_OK) s = rel_read_firing(rel, to, &scratch);
-    if (s == TW_OK) s = rel_compare_keys(rel, from, to, &scratch);
-    if (s == TW_OK) s = rel_read_skip(rel, to, task, &scratch);
+    status s = rel_resolve_by(rel, from, to, task, &scratch);
     arena_free(&scratch);
     rel->resolved = s == TW_OK;
     return s;
@@ -12230,6 +12271,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
     t->apply.applied_lsn = t->apply.durable_lsn = t->seen_lsn = from;
+    t->clock_due_us = 0;
     t->stat->applied_lsn = from;  /* a target that crashed may have lost what it had */
     t->repl.confirmed_lsn = slot.confirmed_lsn;
     t->retention.n = 0;

@@ -23,7 +23,7 @@ import streams
 import tw
 
 HARD = os.path.join(os.path.dirname(tw.BINARY), "twsync-hard")
-TRANSACTIONS = 3 * int(os.environ.get("TWSYNC_TEST_SECONDS") or 60)
+TRANSACTIONS = 12 * int(os.environ.get("TWSYNC_TEST_SECONDS") or 60)
 RECORD = ("kind", "policy", "outcome", "schema_name", "table_name", "key", "existing", "old",
           "incoming", "change")
 

@@ -288,6 +288,26 @@ def test_latest_needs_timestamps_and_clocks(request, servers, odd_server, make_j
             fake_clock(odd_server, 0)
 
 
+@pytest.mark.skipif(not os.path.exists(FAKETIME), reason="libfaketime is not installed")
+def test_clocks_part_while_running(request, servers, odd_server, make_job):
+    """The clocks are compared again with every new session, and hourly: latest waits until they agree."""
+    for pair in pairs_of(request, servers[0], odd_server, "origin"):
+        odd_server.configure({"track_commit_timestamp": "on"})
+        odd_server.restart()
+        create(pair, ["t"])
+        job = make_job(pair, **LATEST).start()
+        job.wait_synced()
+        fake_clock(odd_server, 100)
+        try:
+            wait_for(lambda: "clocks of a and b" in job.task("forward")["last_error"], "the clocks are compared")
+            pair.a.sql("UPDATE t SET x = 7 WHERE id = 1")
+            assert job.task("forward")["state"] == "Retrying" and rows(pair.b, "t") == but()
+        finally:
+            fake_clock(odd_server, 0)
+        wait_for(lambda: rows(pair.b, "t") == but((1, 10, 7, "one")), "the row, with the clocks right again")
+        assert job.stop() == tw.OK
+
+
 def pairs_of(request, server_a, server_b, rung):
     """One pair on these two servers, in a for statement of one turn."""
     import conftest
