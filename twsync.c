@@ -5483,14 +5483,24 @@ static bool conf_columns(enum merge_unit unit, enum conf_action action, int n, c
 
 enum ddl_section {
     DDL_BEFORE,  /* before the data: schemas, sequences, types, tables */
-    DDL_KEYS,    /* after it: keys, indexes, constraints that old rows need not meet */
-    DDL_LAST     /* when every table is filled: foreign keys */
+    DDL_KEYS,    /* after it: keys, indexes, constraints that old rows need not meet, and views,
+                  * which may count on keys */
+    DDL_LAST     /* when every table is filled: foreign keys, triggers, rules, row security */
+};
+
+/* What the catalog knows an entry by, to look for what it needs. */
+struct ddl_id {
+    char kind;     /* 'r' relation, 't' type, 'f' function, 'o' operator; '\0': none refers to it */
+    uint32_t oid;  /* on the source */
 };
 
 struct ddl {
     enum ddl_section section;
+    struct ddl_id id;
     uint32_t table;          /* the table's oid on the source, 0 for other objects */
     bool is_primary_key;
+    bool optional;           /* rows can do without it: a failure is a warning */
+    bool fires;              /* on our writes too, where they cannot be told apart */
     const char *what;        /* 'table "s"."t"': completes "could not create ..." */
     const char *sql;
     const char *exists_sql;  /* answers true if there is nothing to do; NULL: run always */
@@ -5509,6 +5519,8 @@ struct shape_plan {
     const struct job *job;
     const struct table_list *tables;
     const char *oids;  /* of the tables, "{1,2}" */
+    const char *scope;     /* SQL: is namespace n selected as a whole? */
+    const char *excluded;  /* SQL: is relation n, c left out by name? */
     struct sequence_list sequences;
     struct ddl_list *out;
 };
@@ -5597,6 +5609,10 @@ static const struct {
     {"{not_null_join}", 180000,
      " LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n'"
      " AND nn.conkey = ARRAY[a.attnum]", ""},
+    {"{stattarget}", 130000,
+     "|| CASE WHEN s.stxstattarget >= 0 THEN format('; ALTER STATISTICS %I.%I SET STATISTICS %s',"
+     " sn.nspname, s.stxname, s.stxstattarget) ELSE '' END", ""},
+    {"{trigger_parent}", 130000, "AND g.tgparentid = 0", ""},
     {"{domain_not_null}", 170000,
      "(SELECT format(' CONSTRAINT %I NOT NULL', k.conname) FROM pg_constraint k"
      " WHERE k.contypid = t.oid AND k.contype = 'n')",
@@ -5609,6 +5625,11 @@ static const char *shape_sql(struct shape_plan *p, const char *template)
     struct buf b = {0};
     for (const char *c = template; *c; c++) {
         size_t i = 0, n = sizeof shape_parts / sizeof *shape_parts;
+        if (!strncmp(c, "{scope}", 7) || !strncmp(c, "{excluded}", 10)) {
+            buf_str(&b, c[1] == 's' ? p->scope : p->excluded);
+            c = strchr(c, '}');
+            continue;
+        }
         if (*c == '{')
             while (i < n && strncmp(c, shape_parts[i].name, strlen(shape_parts[i].name))) i++;
         if (*c != '{' || i == n) {
@@ -5679,8 +5700,9 @@ static void shape_sequence(struct shape_plan *p, const struct sequence *s)
             s->cache, s->cycle ? " CYCLE" : "");
     if (s->comment)
         buf_fmt(&b, " COMMENT ON SEQUENCE %s IS %s;", q, sql_quoted_literal(a, s->comment));
-    shape_add(p, DDL_BEFORE, arena_fmt(a, "sequence %s", q), shape_take(a, &b),
-              shape_exists_relation(a, q));
+    struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "sequence %s", q), shape_take(a, &b),
+                              shape_exists_relation(a, q));
+    d->id = (struct ddl_id){'r', s->oid};
 }
 
 /* Identity columns bring their own sequences. */
@@ -5727,7 +5749,10 @@ static void shape_sequence_owner(struct shape_plan *p, const struct sequence *s)
  * else.  Oids below 16384 (FirstNormalObjectId) are the server's own. */
 static const char shape_walk_sql[] =
     "WITH RECURSIVE walk(oid, level) AS ("
-    "SELECT c.reltype, 0 FROM pg_class c WHERE c.oid = ANY ($1::oid[])"
+    "(SELECT c.reltype, 0 FROM pg_class c WHERE c.oid = ANY ($1::oid[])"
+    " UNION ALL SELECT t.oid, 0 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
+    "  LEFT JOIN pg_class c ON c.oid = t.typrelid WHERE {scope}"
+    "  AND (t.typtype IN ('d', 'e', 'r') OR c.relkind = 'c'))"
     " UNION SELECT e.oid, w.level + 1 FROM walk w JOIN pg_type t ON t.oid = w.oid"
     " CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT t.typbasetype"
     "  UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid{multirange}"
@@ -5798,8 +5823,10 @@ static void shape_type(struct shape_plan *p, const PGresult *r, int row)
     }
     buf_fmt(&b, "CREATE %s %s %s;", word, q, def);
     if (comment) buf_fmt(&b, " COMMENT ON %s %s IS %s;", word, q, sql_quoted_literal(a, comment));
-    shape_add(p, DDL_BEFORE, arena_fmt(a, "%s %s", kind, q), shape_take(a, &b),
-              arena_fmt(a, "SELECT to_regtype(%s) IS NOT NULL", sql_quoted_literal(a, q)));
+    struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "%s %s", kind, q), shape_take(a, &b),
+                              arena_fmt(a, "SELECT to_regtype(%s) IS NOT NULL",
+                                        sql_quoted_literal(a, q)));
+    d->id = (struct ddl_id){'t', (uint32_t) db_cell_int(r, row, WALK_OID)};
     if (later)
         shape_add(p, DDL_KEYS, arena_fmt(a, "constraints of domain %s", q), later,
                   arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_constraint WHERE contypid ="
@@ -5939,6 +5966,7 @@ static void shape_table(struct shape_plan *p, const PGresult *r, int row)
     struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(p->arena, "table %s", q),
                               shape_table_sql(p, r, row, q), shape_exists_relation(p->arena, q));
     d->table = (uint32_t) db_cell_int(r, row, SHAPE_OID);
+    d->id = (struct ddl_id){'r', d->table};
 }
 
 /* Types and tables in the order of the walk. */
@@ -5992,6 +6020,181 @@ static status MUST_CHECK shape_compression(struct shape_plan *p)
                                       " 'default_toast_compression' AND '%s' = ANY (enumvals))",
                             lz4 ? "lz4" : "pglz"));
     }
+    return TW_OK;
+}
+
+/* ---- functions, operators, views ---- */
+
+/* Neither an extension's nor the server's own. */
+#define SHAPE_OWN(catalog, oid)                                                                    \
+    " AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.deptype = 'e'"                               \
+    " AND x.classid = '" catalog "'::regclass AND x.objid = " oid ")"
+
+#define SHAPE_OPTION(word, value, given)                                                           \
+    " || CASE WHEN " given " THEN ', " word " = ' || " value " ELSE '' END"
+
+/* pg_get_functiondef() knows all but aggregates. */
+static const char shape_functions_sql[] =
+    "SELECT p.oid, p.oid::regprocedure, CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)"
+    " ELSE (SELECT format('CREATE AGGREGATE %I.%I(%s) (SFUNC = %s, STYPE = %s', n.nspname,"
+    "  p.proname, CASE WHEN p.pronargs = 0 AND g.aggkind = 'n' THEN '*'"
+    "   ELSE pg_get_function_arguments(p.oid) END, g.aggtransfn::regproc,"
+    "  format_type(g.aggtranstype, NULL))"
+    SHAPE_OPTION("SSPACE", "g.aggtransspace", "g.aggtransspace <> 0")
+    SHAPE_OPTION("FINALFUNC", "g.aggfinalfn::regproc", "g.aggfinalfn <> 0")
+    SHAPE_OPTION("FINALFUNC_EXTRA", "'true'", "g.aggfinalextra")
+    SHAPE_OPTION("FINALFUNC_MODIFY",
+                 "CASE g.aggfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"
+                 " ELSE 'READ_WRITE' END",
+                 "g.aggfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r' ELSE 'w' END::\"char\"")
+    SHAPE_OPTION("COMBINEFUNC", "g.aggcombinefn::regproc", "g.aggcombinefn <> 0")
+    SHAPE_OPTION("SERIALFUNC", "g.aggserialfn::regproc", "g.aggserialfn <> 0")
+    SHAPE_OPTION("DESERIALFUNC", "g.aggdeserialfn::regproc", "g.aggdeserialfn <> 0")
+    SHAPE_OPTION("INITCOND", "quote_literal(g.agginitval)", "g.agginitval IS NOT NULL")
+    SHAPE_OPTION("MSFUNC", "g.aggmtransfn::regproc", "g.aggmtransfn <> 0")
+    SHAPE_OPTION("MINVFUNC", "g.aggminvtransfn::regproc", "g.aggminvtransfn <> 0")
+    SHAPE_OPTION("MSTYPE", "format_type(g.aggmtranstype, NULL)", "g.aggmtranstype <> 0")
+    SHAPE_OPTION("MSSPACE", "g.aggmtransspace", "g.aggmtransspace <> 0")
+    SHAPE_OPTION("MFINALFUNC", "g.aggmfinalfn::regproc", "g.aggmfinalfn <> 0")
+    SHAPE_OPTION("MFINALFUNC_EXTRA", "'true'", "g.aggmfinalextra")
+    SHAPE_OPTION("MFINALFUNC_MODIFY",
+                 "CASE g.aggmfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"
+                 " ELSE 'READ_WRITE' END",
+                 "g.aggmtransfn <> 0 AND g.aggmfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r'"
+                 " ELSE 'w' END::\"char\"")
+    SHAPE_OPTION("MINITCOND", "quote_literal(g.aggminitval)", "g.aggminitval IS NOT NULL")
+    SHAPE_OPTION("SORTOP", "(SELECT format('OPERATOR(%I.%s)', on_.nspname, o.oprname)"
+                 " FROM pg_operator o JOIN pg_namespace on_ ON on_.oid = o.oprnamespace"
+                 " WHERE o.oid = g.aggsortop)", "g.aggsortop <> 0")
+    SHAPE_OPTION("PARALLEL", "CASE p.proparallel WHEN 's' THEN 'SAFE' ELSE 'RESTRICTED' END",
+                 "p.proparallel <> 'u'")
+    SHAPE_OPTION("HYPOTHETICAL", "'true'", "g.aggkind = 'h'") " || ')'"
+    "  FROM pg_aggregate g WHERE g.aggfnoid = p.oid) END,"
+    " obj_description(p.oid, 'pg_proc'), l.lanname IN ('c', 'internal') AND p.prokind <> 'a',"
+    " l.lanname"
+    " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+    " JOIN pg_language l ON l.oid = p.prolang WHERE {scope}" SHAPE_OWN("pg_proc", "p.oid")
+    /* Those that CREATE TYPE makes for a range. */
+    " AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass"
+    "  AND x.objid = p.oid AND x.deptype = 'i')"
+    " ORDER BY n.nspname, p.proname, p.oid";
+
+/* Names in `what` and comments are quoted by the server. */
+static void shape_comment(struct buf *b, const char *what, const char *quoted, const char *comment)
+{
+    if (!comment) return;
+    buf_fmt(b, "; COMMENT ON %s %s IS ", what, quoted);
+    sql_literal(b, comment);
+}
+
+static status MUST_CHECK shape_functions(struct shape_plan *p)
+{
+    struct arena *a = p->arena;
+    PGresult *r;
+    TRY(db_query(p->from, a, "read the functions", shape_sql(p, shape_functions_sql), 0, NULL, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *q = db_cell(r, i, 1);
+        struct buf b = {0};
+        if (db_cell_true(r, i, 4)) {
+            shape_warn(p, "function %s is not created: it is written in %s", q, db_cell(r, i, 5));
+            continue;
+        }
+        buf_str(&b, db_cell(r, i, 2));
+        shape_comment(&b, "ROUTINE", q, db_cell(r, i, 3));
+        struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "function %s", q), shape_take(a, &b),
+                                  arena_fmt(a, "SELECT to_regprocedure(%s) IS NOT NULL",
+                                            sql_quoted_literal(a, q)));
+        d->id = (struct ddl_id){'f', (uint32_t) db_cell_int(r, i, 0)};
+        d->optional = true;
+    }
+    return TW_OK;
+}
+
+/* A shell, left by another's COMMUTATOR, has no function. */
+static const char shape_operators_sql[] =
+    "SELECT o.oid, o.oid::regoperator, format('CREATE OPERATOR %I.%s (FUNCTION = %s', n.nspname,"
+    " o.oprname, o.oprcode::regproc)"
+    SHAPE_OPTION("LEFTARG", "format_type(o.oprleft, NULL)", "o.oprleft <> 0")
+    SHAPE_OPTION("RIGHTARG", "format_type(o.oprright, NULL)", "o.oprright <> 0")
+    SHAPE_OPTION("COMMUTATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"
+                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"
+                 " WHERE c.oid = o.oprcom)", "o.oprcom <> 0")
+    SHAPE_OPTION("NEGATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"
+                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"
+                 " WHERE c.oid = o.oprnegate)", "o.oprnegate <> 0")
+    " || CASE WHEN o.oprcanmerge THEN ', MERGES' ELSE '' END"
+    " || CASE WHEN o.oprcanhash THEN ', HASHES' ELSE '' END"
+    SHAPE_OPTION("RESTRICT", "o.oprrest::regproc", "o.oprrest <> 0")
+    SHAPE_OPTION("JOIN", "o.oprjoin::regproc", "o.oprjoin <> 0") " || ')',"
+    " obj_description(o.oid, 'pg_operator')"
+    " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace"
+    " WHERE {scope} AND o.oprcode <> 0" SHAPE_OWN("pg_operator", "o.oid") " ORDER BY o.oid";
+
+static status MUST_CHECK shape_operators(struct shape_plan *p)
+{
+    struct arena *a = p->arena;
+    PGresult *r;
+    TRY(db_query(p->from, a, "read the operators", shape_sql(p, shape_operators_sql), 0, NULL, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *q = db_cell(r, i, 1);
+        struct buf b = {0};
+        buf_str(&b, db_cell(r, i, 2));
+        shape_comment(&b, "OPERATOR", q, db_cell(r, i, 3));
+        struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "operator %s", q), shape_take(a, &b),
+                                  arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_operator WHERE oid ="
+                                               " to_regoperator(%s) AND oprcode <> 0)",
+                                            sql_quoted_literal(a, q)));
+        d->id = (struct ddl_id){'o', (uint32_t) db_cell_int(r, i, 0)};
+        d->optional = true;
+    }
+    return TW_OK;
+}
+
+/* A materialized view is filled when its tables are, in the last section. */
+static const char shape_views_sql[] =
+    "SELECT c.oid, n.nspname, c.relname, c.relkind, format('CREATE %s %I.%I%s AS %s', k.word,"
+    " n.nspname, c.relname, (SELECT format(' WITH (%s)', string_agg(format('%I=%L', z.option_name,"
+    "  z.option_value), ', ')) FROM pg_options_to_table(c.reloptions) z HAVING count(*) > 0),"
+    " rtrim(pg_get_viewdef(c.oid), ';')) || CASE c.relkind WHEN 'm' THEN ' WITH NO DATA' ELSE ''"
+    " END || coalesce((SELECT string_agg(format('; ALTER VIEW %I.%I ALTER COLUMN %I SET DEFAULT"
+    " %s', n.nspname, c.relname, a.attname, pg_get_expr(f.adbin, f.adrelid)), '')"
+    "  FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum"
+    "  WHERE f.adrelid = c.oid), '')"
+    " || coalesce((SELECT string_agg(CASE d.objsubid WHEN 0 THEN format('; COMMENT ON %s %I.%I"
+    " IS %L', k.word, n.nspname, c.relname, d.description) ELSE format('; COMMENT ON COLUMN"
+    " %I.%I.%I IS %L', n.nspname, c.relname, a.attname, d.description) END, '') FROM"
+    "  pg_description d LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid"
+    "  WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid), ''),"
+    " c.relkind = 'm' AND c.relispopulated"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL"
+    " (SELECT CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END) k(word)"
+    " WHERE c.relkind IN ('v', 'm') AND {scope} AND NOT {excluded}"
+    SHAPE_OWN("pg_class", "c.oid") " ORDER BY c.oid";
+
+static status MUST_CHECK shape_views(struct shape_plan *p)
+{
+    struct arena *a = p->arena;
+    struct buf oids = {0};
+    PGresult *r;
+    TRY(db_query(p->from, a, "read the views", shape_sql(p, shape_views_sql), 0, NULL, &r));
+    buf_str(&oids, p->oids);
+    oids.data[--oids.len] = '\0';
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *q = sql_quoted_table(a, db_cell(r, i, 1), db_cell(r, i, 2));
+        struct ddl *d = shape_add(p, DDL_KEYS, arena_fmt(a, "view %s", q), db_cell(r, i, 4),
+                                  shape_exists_relation(a, q));
+        d->id = (struct ddl_id){'r', (uint32_t) db_cell_int(r, i, 0)};
+        d->optional = true;
+        buf_fmt(&oids, "%s%s", oids.len > 1 ? "," : "", db_cell(r, i, 0));
+        if (!db_cell_true(r, i, 5)) continue;
+        d = shape_add(p, DDL_LAST, arena_fmt(a, "rows of materialized view %s", q),
+                      arena_fmt(a, "REFRESH MATERIALIZED VIEW %s", q),
+                      arena_fmt(a, "SELECT relispopulated FROM pg_class WHERE oid ="
+                                   " to_regclass(%s)", sql_quoted_literal(a, q)));
+        d->optional = true;
+    }
+    buf_char(&oids, '}');
+    p->oids = shape_take(a, &oids);  /* what follows belongs to tables and views */
     return TW_OK;
 }
 
@@ -6057,6 +6260,7 @@ static void shape_index(struct shape_plan *p, const PGresult *r, int row)
                                          : shape_exists_relation(a, index));
     d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
     d->is_primary_key = primary;
+    d->optional = !cat_find(p->tables, d->table);  /* of a materialized view */
 }
 
 static void shape_index_attach(struct shape_plan *p, const PGresult *r, int row)
@@ -6154,6 +6358,245 @@ static status MUST_CHECK shape_constraints(struct shape_plan *p, enum ddl_sectio
     return TW_OK;
 }
 
+/* ---- what belongs to a table or view ---- */
+
+/* Rows of: what it is, the statements that make it, whether it is there. */
+static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section section,
+                                          const char *what, const char *query, bool fires)
+{
+    PGresult *r;
+    TRY(shape_query(p, what, query, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct ddl *d = shape_add(p, section, db_cell(r, i, 0), db_cell(r, i, 1),
+                                  db_cell(r, i, 2));
+        d->optional = true;
+        d->fires = fires;
+    }
+    return TW_OK;
+}
+
+static const char shape_statistics_sql[] =
+    "SELECT format('statistics %I.%I', sn.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)"
+    " {stattarget}"
+    " || coalesce(format('; COMMENT ON STATISTICS %I.%I IS %L', sn.nspname, s.stxname,"
+    "  obj_description(s.oid, 'pg_statistic_ext')), ''),"
+    " format('SELECT EXISTS (SELECT FROM pg_statistic_ext s JOIN pg_namespace n"
+    " ON n.oid = s.stxnamespace WHERE n.nspname = %L AND s.stxname = %L)', sn.nspname, s.stxname)"
+    " FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace"
+    " WHERE s.stxrelid = ANY ($1::oid[]) ORDER BY sn.nspname, s.stxname";
+
+/* Those of a partition that its parent's brought are made with the parent's. */
+static const char shape_triggers_sql[] =
+    "SELECT format('trigger %I on %I.%I', g.tgname, n.nspname, c.relname),"
+    " pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE format("
+    "  '; ALTER TABLE %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D' THEN"
+    "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, g.tgname) END"
+    " || coalesce(format('; COMMENT ON TRIGGER %I ON %I.%I IS %L', g.tgname, n.nspname, c.relname,"
+    "  obj_description(g.oid, 'pg_trigger')), ''),"
+    " format('SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
+    " AND tgname = %L)', format('%I.%I', n.nspname, c.relname), g.tgname)"
+    " FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} {trigger_parent}"
+    " ORDER BY c.relkind = 'p' DESC, n.nspname, c.relname, g.tgname";
+
+/* A partition's trigger that was enabled or disabled by itself. */
+static const char shape_partition_triggers_sql[] =
+    "SELECT format('state of trigger %I on %I.%I', g.tgname, n.nspname, c.relname), format("
+    "  'ALTER TABLE ONLY %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D' THEN"
+    "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE' END,"
+    "  g.tgname), format('SELECT tgenabled = %L FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
+    " AND tgname = %L', g.tgenabled, format('%I.%I', n.nspname, c.relname), g.tgname)"
+    " FROM pg_trigger g JOIN pg_trigger o ON o.oid = g.tgparentid AND o.tgenabled <> g.tgenabled"
+    " JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} ORDER BY 1";
+
+static const char shape_rules_sql[] =
+    "SELECT format('rule %I on %I.%I', w.rulename, n.nspname, c.relname),"
+    " rtrim(pg_get_ruledef(w.oid), ';') || CASE w.ev_enabled WHEN 'O' THEN '' ELSE format("
+    "  '; ALTER TABLE %I.%I %s RULE %I', n.nspname, c.relname, CASE w.ev_enabled WHEN 'D' THEN"
+    "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, w.rulename) END"
+    " || coalesce(format('; COMMENT ON RULE %I ON %I.%I IS %L', w.rulename, n.nspname, c.relname,"
+    "  obj_description(w.oid, 'pg_rewrite')), ''),"
+    " format('SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = to_regclass(%L)"
+    " AND rulename = %L)', format('%I.%I', n.nspname, c.relname), w.rulename)"
+    " FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE w.ev_class = ANY ($1::oid[]) AND w.rulename <> '_RETURN' AND {scope}"
+    " ORDER BY n.nspname, c.relname, w.rulename";
+
+/* Policies come before the switch that makes them count. */
+static const char shape_policies_sql[] =
+    "SELECT format('policy %I on %I.%I', y.polname, n.nspname, c.relname), format("
+    " 'CREATE POLICY %I ON %I.%I AS %s FOR %s TO %s%s%s', y.polname, n.nspname, c.relname,"
+    "  CASE WHEN y.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,"
+    "  CASE y.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'"
+    "   WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,"
+    "  (SELECT string_agg(CASE u WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(u)) END,"
+    "   ', ') FROM unnest(y.polroles) u),"
+    "  ' USING (' || pg_get_expr(y.polqual, y.polrelid) || ')',"
+    "  ' WITH CHECK (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')')"
+    " || coalesce(format('; COMMENT ON POLICY %I ON %I.%I IS %L', y.polname, n.nspname, c.relname,"
+    "  obj_description(y.oid, 'pg_policy')), ''),"
+    " format('SELECT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(%L)"
+    " AND polname = %L)', format('%I.%I', n.nspname, c.relname), y.polname)"
+    " FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE y.polrelid = ANY ($1::oid[])"
+    " ORDER BY n.nspname, c.relname, y.polname";
+
+static const char shape_row_security_sql[] =
+    "SELECT format('row security of %I.%I', n.nspname, c.relname), format("
+    " 'ALTER TABLE ONLY %I.%I %s', n.nspname, c.relname, concat_ws(', ', CASE WHEN c.relrowsecurity"
+    "  THEN 'ENABLE ROW LEVEL SECURITY' END, CASE WHEN c.relforcerowsecurity"
+    "  THEN 'FORCE ROW LEVEL SECURITY' END)),"
+    " format('SELECT relrowsecurity = %L AND relforcerowsecurity = %L FROM pg_class WHERE oid ="
+    " to_regclass(%L)', c.relrowsecurity, c.relforcerowsecurity, format('%I.%I', n.nspname,"
+    " c.relname)) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.oid = ANY ($1::oid[]) AND (c.relrowsecurity OR c.relforcerowsecurity)"
+    " ORDER BY n.nspname, c.relname";
+
+/* ---- order ---- */
+
+/* Who needs whom, by the entries' ids.  An array type is its element, a table's row type the table,
+ * a default, a check or a view's query whose it is.  What ties a sequence or a partition to its
+ * owner (deptypes 'a', 'i') is in the order of the walk already. */
+#define SHAPE_OWNER(class, oid)                                                                    \
+    "(SELECT 'r', f.adrelid FROM pg_attrdef f WHERE " class " = 'pg_attrdef'::regclass"            \
+    "  AND f.oid = " oid                                                                           \
+    " UNION ALL SELECT CASE k.conrelid WHEN 0 THEN 't' ELSE 'r' END,"                              \
+    "  CASE k.conrelid WHEN 0 THEN k.contypid ELSE k.conrelid END FROM pg_constraint k"            \
+    "  WHERE " class " = 'pg_constraint'::regclass AND k.oid = " oid " AND k.contype = 'c'"        \
+    " UNION ALL SELECT 'r', w.ev_class FROM pg_rewrite w WHERE " class " = 'pg_rewrite'::regclass" \
+    "  AND w.oid = " oid " AND w.rulename = '_RETURN'"                                             \
+    " UNION ALL SELECT CASE c.relkind WHEN 'c' THEN 't' ELSE 'r' END,"                             \
+    "  CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END FROM pg_class c"                      \
+    "  WHERE " class " = 'pg_class'::regclass AND c.oid = " oid                                    \
+    " UNION ALL SELECT CASE WHEN c.relkind <> 'c' THEN 'r' ELSE 't' END,"                          \
+    "  CASE WHEN c.relkind <> 'c' THEN c.oid ELSE e.oid END FROM pg_type t JOIN pg_type e"         \
+    "  ON e.oid = CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN t.typelem ELSE t.oid END"        \
+    "  LEFT JOIN pg_class c ON c.oid = e.typrelid"                                                 \
+    "  WHERE " class " = 'pg_type'::regclass AND t.oid = " oid                                     \
+    " UNION ALL SELECT 'f', " oid " WHERE " class " = 'pg_proc'::regclass"                         \
+    " UNION ALL SELECT 'o', " oid " WHERE " class " = 'pg_operator'::regclass)"
+
+static const char shape_needs_sql[] =
+    "SELECT DISTINCT a.kind, a.oid, b.kind, b.oid FROM pg_depend d"
+    " CROSS JOIN LATERAL " SHAPE_OWNER("d.classid", "d.objid") " a(kind, oid)"
+    " CROSS JOIN LATERAL " SHAPE_OWNER("d.refclassid", "d.refobjid") " b(kind, oid)"
+    " WHERE d.deptype = 'n' AND d.refobjid >= 16384 AND (a.kind, a.oid) <> (b.kind, b.oid)"
+    " ORDER BY 1, 2";
+
+struct need {
+    struct ddl_id who, whom;
+};
+
+struct ddl_at {
+    struct ddl_id id;
+    int at;  /* in the list */
+};
+
+/* The order being made: every entry once, after those it needs. */
+struct shape_order {
+    const struct ddl_list *list;
+    struct need *needs;   /* by who */
+    int nneeds;
+    struct ddl_at *by_id; /* entries that have one */
+    int nby_id;
+    bool *seen;
+    int *out, n;
+};
+
+static int id_order(struct ddl_id a, struct ddl_id b)
+{
+    if (a.kind != b.kind) return a.kind < b.kind ? -1 : 1;
+    return a.oid < b.oid ? -1 : a.oid > b.oid;
+}
+
+static int need_order(const void *a, const void *b)
+{
+    return id_order(((const struct need *) a)->who, ((const struct need *) b)->who);
+}
+
+static int at_order(const void *a, const void *b)
+{
+    return id_order(((const struct ddl_at *) a)->id, ((const struct ddl_at *) b)->id);
+}
+
+/* The first need of an entry, by halves. */
+static int order_first_need(const struct shape_order *o, struct ddl_id who)
+{
+    int low = 0, high = o->nneeds;
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (id_order(o->needs[mid].who, who) < 0) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+/* An entry after what it needs.  One that rows can do without goes to the section of what it needs;
+ * a ring of needs is cut where it closes. */
+static void order_visit(struct shape_order *o, int i)
+{
+    struct ddl *d = &o->list->items[i];
+    if (o->seen[i]) return;
+    o->seen[i] = true;
+    int n = d->id.kind ? order_first_need(o, d->id) : o->nneeds;
+    for (; n < o->nneeds && !id_order(o->needs[n].who, d->id); n++) {
+        struct ddl_at key = {.id = o->needs[n].whom};
+        const struct ddl_at *on = bsearch(&key, o->by_id, (size_t) o->nby_id, sizeof key, at_order);
+        if (!on) continue;
+        order_visit(o, on->at);
+        enum ddl_section section = o->list->items[on->at].section;
+        if (section > d->section && d->optional) d->section = section;
+    }
+    o->out[o->n++] = i;
+}
+
+/* Views count on keys: after the data, what rows can do without comes behind the rest. */
+static void order_apply(struct shape_plan *p, const struct shape_order *o)
+{
+    struct ddl_list *l = p->out;
+    struct ddl *sorted = arena_array(p->arena, struct ddl, l->n);
+    int n = 0;
+    for (int late = 0; late < 2; late++) {
+        for (int i = 0; i < o->n; i++) {
+            const struct ddl *d = &l->items[o->out[i]];
+            if ((d->section == DDL_KEYS && d->optional) == late) sorted[n++] = *d;
+        }
+    }
+    assert(n == l->n);
+    l->items = sorted;
+    l->cap = n;
+}
+
+static struct ddl_id shape_id(const PGresult *r, int row, int column)
+{
+    return (struct ddl_id){*PQgetvalue(r, row, column), (uint32_t) db_cell_int(r, row, column + 1)};
+}
+
+static status MUST_CHECK shape_sort(struct shape_plan *p)
+{
+    struct arena *a = p->arena;
+    struct ddl_list *l = p->out;
+    PGresult *r;
+    TRY(db_query(p->from, a, "read what depends on what", shape_needs_sql, 0, NULL, &r));
+    struct shape_order o = {.list = l, .nneeds = PQntuples(r)};
+    o.needs = arena_array(a, struct need, o.nneeds + 1);
+    o.by_id = arena_array(a, struct ddl_at, l->n + 1);
+    o.seen = arena_array(a, bool, l->n + 1);
+    o.out = arena_array(a, int, l->n + 1);
+    for (int i = 0; i < o.nneeds; i++)
+        o.needs[i] = (struct need){shape_id(r, i, 0), shape_id(r, i, 2)};
+    for (int i = 0; i < l->n; i++)
+        if (l->items[i].id.kind) o.by_id[o.nby_id++] = (struct ddl_at){l->items[i].id, i};
+    qsort(o.needs, (size_t) o.nneeds, sizeof *o.needs, need_order);
+    qsort(o.by_id, (size_t) o.nby_id, sizeof *o.by_id, at_order);
+    for (int i = 0; i < l->n; i++) order_visit(&o, i);
+    order_apply(p, &o);
+    return TW_OK;
+}
+
 /* ---- plan and run ---- */
 
 static status MUST_CHECK shape_plan_all(struct shape_plan *p)
@@ -6166,9 +6609,46 @@ static status MUST_CHECK shape_plan_all(struct shape_plan *p)
     TRY(shape_types_and_tables(p, walk));
     for (int i = 0; i < p->sequences.n; i++) shape_sequence_owner(p, &p->sequences.items[i]);
     TRY(shape_compression(p));
+    TRY(shape_functions(p));
+    TRY(shape_operators(p));
+    TRY(shape_views(p));
     TRY(shape_indexes(p));
     TRY(shape_constraints(p, DDL_KEYS, "check constraint", shape_late_checks_sql));
-    return shape_constraints(p, DDL_LAST, "foreign key", shape_foreign_keys_sql);
+    TRY(shape_belongings(p, DDL_KEYS, "read the statistics", shape_statistics_sql, false));
+    TRY(shape_constraints(p, DDL_LAST, "foreign key", shape_foreign_keys_sql));
+    TRY(shape_belongings(p, DDL_LAST, "read the triggers", shape_triggers_sql, true));
+    if (p->from->version >= 130000)
+        TRY(shape_belongings(p, DDL_LAST, "read the triggers", shape_partition_triggers_sql, true));
+    TRY(shape_belongings(p, DDL_LAST, "read the rules", shape_rules_sql, true));
+    TRY(shape_belongings(p, DDL_LAST, "read the policies", shape_policies_sql, false));
+    TRY(shape_belongings(p, DDL_LAST, "read the policies", shape_row_security_sql, false));
+    return shape_sort(p);
+}
+
+/* Which schemas are selected as a whole: all of theirs belongs to the job. */
+static const char *shape_scope(struct arena *a, const struct job *job)
+{
+    struct buf b = {0};
+    bool all = job->schemas.n + job->tables.n == 0;
+    buf_fmt(&b, "(%s AND (%s", cat_user_schema, all ? "true" : "false");
+    for (int i = 0; i < job->schemas.n; i++) {
+        buf_str(&b, " OR n.nspname = ");
+        sql_literal(&b, job->schemas.items[i]);
+    }
+    for (int i = 0; i < job->tables.n; i++) {
+        if (job->tables.items[i].table) continue;
+        buf_str(&b, " OR n.nspname = ");
+        sql_literal(&b, job->tables.items[i].schema);
+    }
+    buf_str(&b, "))");
+    return shape_take(a, &b);
+}
+
+static const char *shape_excluded(struct arena *a, const struct job *job)
+{
+    struct buf b = {0};
+    cat_match(&b, NULL, &job->exclude);
+    return shape_take(a, &b);
 }
 
 /* What would give a target all that `tables` are on this server.  Nothing is written. */
@@ -6177,7 +6657,8 @@ static status MUST_CHECK shape_plan(struct db *from, struct arena *a, const stru
 {
     *out = (struct ddl_list){0};
     struct shape_plan p = {.from = from, .arena = a, .job = job, .tables = tables, .out = out,
-                           .oids = cat_oid_array(a, tables)};
+                           .oids = cat_oid_array(a, tables), .scope = shape_scope(a, job),
+                           .excluded = shape_excluded(a, job)};
     TRY(db_exec(from, "set up the session", "SET quote_all_identifiers = on"));
     TRY(shape_plan_all(&p));
     return db_exec(from, "set up the session", "SET quote_all_identifiers = off");
@@ -6192,7 +6673,29 @@ static status MUST_CHECK shape_run_one(struct db *to, const struct ddl *ddl)
     if (ddl->exists_sql) s = db_value(to, &a, what, ddl->exists_sql, 0, NULL, &there);
     if (s == TW_OK && !(there && *there == 't')) s = db_exec(to, what, ddl->sql);
     arena_free(&a);
-    return s;
+    if (s == TW_OK || !ddl->optional || PQstatus(to->pg) != CONNECTION_OK) return s;
+    log_warning("%s", to->e->msg);
+    error_clear(to->e);
+    return TW_OK;
+}
+
+/* Triggers and rules that fire on what we write would do again what they did on the source. */
+static status MUST_CHECK shape_may_fire(struct db *to, const struct ddl_list *list,
+                                        enum ddl_section section, bool *leave_out)
+{
+    int n = 0;
+    *leave_out = false;
+    for (int i = 0; i < list->n; i++)
+        n += list->items[i].section == section && list->items[i].fires;
+    if (!n) return TW_OK;
+    status s = db_exec(to, "try session_replication_role",
+                       "BEGIN; SET LOCAL session_replication_role = replica; ROLLBACK");
+    if (s == TW_OK || PQstatus(to->pg) != CONNECTION_OK) return s;
+    error_clear(to->e);
+    *leave_out = true;
+    log_warning("%d triggers and rules are not created on %c: they would fire on our writes, for"
+                " this role may not set session_replication_role", n, to->node->letter);
+    return db_exec(to, "roll back", "ROLLBACK");
 }
 
 /* Create on the target what a section lists and the target lacks.  After each entry progress, if
@@ -6203,16 +6706,19 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
                                    void *arg)
 {
     int done = 0, total = 0;
+    bool leave_out;
+    TRY(shape_may_fire(to, list, section, &leave_out));
     for (int i = 0; i < list->n; i++) total += list->items[i].section == section;
+    TRY(db_exec(to, "set up the session", "SET check_function_bodies = off"));
     for (int i = 0; i < list->n; i++) {
         const struct ddl *ddl = &list->items[i];
-        if (ddl->section != section) continue;
+        if (ddl->section != section || (ddl->fires && leave_out)) continue;
         TESTPOINT(to->e, "shape.run");
         TRY(shape_run_one(to, ddl));
         done++;
         if (progress) progress(arg, ddl, done, total);
     }
-    return TW_OK;
+    return db_exec(to, "set up the session", "RESET check_function_bodies");
 }
 
 /* ---- sequence values ---- */
@@ -9827,21 +10333,24 @@ static status check_extensions(struct check *c, struct check_node *n)
                       "the extensions that the tables on a use");
 }
 
-/* Functions and collations of users: schema synchronization does not make them. */
+/* Functions and collations of users that schema synchronization does not make. */
 static status check_dependencies(struct check *c, struct check_node *n)
 {
     static const char used_sql[] =
         CHECK_USED_CTE
         " SELECT coalesce(json_agg(json_build_object('k', x.k, 'f', x.f)), '[]') FROM ("
         "  SELECT DISTINCT CASE WHEN p.oid IS NULL THEN 'collation' ELSE 'function' END AS k,"
-        "  coalesce(p.oid::regprocedure::text, format('%I.%I', n.nspname, l.collname)) AS f"
+        "  coalesce(p.oid::regprocedure::text, format('%%I.%%I', n.nspname, l.collname)) AS f"
         "  FROM dep LEFT JOIN pg_proc p"
         "   ON dep.classid = 'pg_proc'::regclass AND p.oid = dep.objid"
         "  LEFT JOIN pg_collation l"
         "   ON dep.classid = 'pg_collation'::regclass AND l.oid = dep.objid"
         "  LEFT JOIN pg_namespace n ON n.oid = l.collnamespace"
         "  WHERE (p.oid >= 16384 OR l.oid >= 16384) AND NOT EXISTS (SELECT FROM pg_depend e"
-        "   WHERE e.deptype = 'e' AND e.classid = dep.classid AND e.objid = dep.objid)) x";
+        "   WHERE e.deptype = 'e' AND e.classid = dep.classid AND e.objid = dep.objid)"
+        "  AND NOT EXISTS (SELECT FROM pg_proc q JOIN pg_namespace n ON n.oid = q.pronamespace"
+        "   JOIN pg_language y ON y.oid = q.prolang WHERE q.oid = p.oid"
+        "   AND y.lanname NOT IN ('c', 'internal') AND %s)) x";
     static const char missing_sql[] =
         "SELECT w.k || ' ' || w.f, '-- on b: create ' || w.k || ' ' || w.f || ' as it is on a'"
         " FROM json_to_recordset($1::json) AS w(k text, f text) WHERE NOT"
@@ -9849,8 +10358,11 @@ static status check_dependencies(struct check *c, struct check_node *n)
         "  FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace"
         "  WHERE format('%I.%I', n.nspname, l.collname) = w.f) END ORDER BY 1";
     const char *used;
-    TRY(db_value(&c->n[0].db, c->arena, "read dependencies", used_sql, 1, &c->n[0].oids, &used));
-    return check_rows(c, n, c->job->task[TW_FORWARD].schema ? CHECK_FAILED : CHECK_WARNING,
+    bool makes = c->job->task[TW_FORWARD].schema;
+    TRY(db_value(&c->n[0].db, c->arena, "read dependencies",
+                 arena_fmt(c->arena, used_sql, makes ? shape_scope(c->arena, c->job) : "false"), 1,
+                 &c->n[0].oids, &used));
+    return check_rows(c, n, makes ? CHECK_FAILED : CHECK_WARNING,
                       missing_sql, 1, &used, "functions and collations the tables use are there",
                       "functions and collations that the tables on a use");
 }
@@ -9867,7 +10379,7 @@ static const char check_firing_sql[] =
     " WHERE tgrelid = t.oid AND NOT tgisinternal AND tgenabled = 'O') g"
     " WHERE t.oid = ANY ($1::oid[]) AND (f.any OR g.any) ORDER BY 1";
 
-/* On B the tables may be still to come, with A's foreign keys but without its triggers. */
+/* On B the tables may be still to come, with A's foreign keys; triggers would not be created. */
 static status check_replica_role(struct check *c, struct check_node *n)
 {
     PGresult *r;
