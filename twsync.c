@@ -5501,8 +5501,10 @@ struct ddl {
     bool is_primary_key;
     bool optional;           /* rows can do without it: a failure is a warning */
     bool fires;              /* on our writes too, where they cannot be told apart */
+    bool again;              /* sql brings one that differs to what it should be */
     const char *what;        /* 'table "s"."t"': completes "could not create ..." */
     const char *sql;
+    const char *drop_sql;    /* before sql, for one that differs; NULL: not done by us */
     const char *exists_sql;  /* answers true if there is nothing to do; NULL: run always */
 };
 
@@ -5574,6 +5576,14 @@ static const char *shape_exists_constraint(struct arena *a, const char *quoted, 
     return arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_constraint"
                         " WHERE conrelid = to_regclass(%s) AND conname = %s)",
                      sql_quoted_literal(a, quoted), sql_quoted_literal(a, name));
+}
+
+static const char *shape_drop_constraint(struct arena *a, const char *quoted, const char *name)
+{
+    struct buf b = {0};
+    buf_fmt(&b, "ALTER TABLE %s DROP CONSTRAINT ", quoted);
+    sql_ident(&b, name);
+    return shape_take(a, &b);
 }
 
 /* Parts of the queries below that differ between server versions. */
@@ -6105,7 +6115,7 @@ static status MUST_CHECK shape_functions(struct shape_plan *p)
                                   arena_fmt(a, "SELECT to_regprocedure(%s) IS NOT NULL",
                                             sql_quoted_literal(a, q)));
         d->id = (struct ddl_id){'f', (uint32_t) db_cell_int(r, i, 0)};
-        d->optional = true;
+        d->optional = d->again = true;
     }
     return TW_OK;
 }
@@ -6185,6 +6195,8 @@ static status MUST_CHECK shape_views(struct shape_plan *p)
                                   shape_exists_relation(a, q));
         d->id = (struct ddl_id){'r', (uint32_t) db_cell_int(r, i, 0)};
         d->optional = true;
+        d->drop_sql = arena_fmt(a, "DROP %s %s", *db_cell(r, i, 3) == 'm' ? "MATERIALIZED VIEW"
+                                                                          : "VIEW", q);
         buf_fmt(&oids, "%s%s", oids.len > 1 ? "," : "", db_cell(r, i, 0));
         if (!db_cell_true(r, i, 5)) continue;
         d = shape_add(p, DDL_LAST, arena_fmt(a, "rows of materialized view %s", q),
@@ -6261,6 +6273,8 @@ static void shape_index(struct shape_plan *p, const PGresult *r, int row)
     d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
     d->is_primary_key = primary;
     d->optional = !cat_find(p->tables, d->table);  /* of a materialized view */
+    d->drop_sql = constraint ? shape_drop_constraint(a, table, constraint)
+                             : arena_fmt(a, "DROP INDEX %s", index);
 }
 
 static void shape_index_attach(struct shape_plan *p, const PGresult *r, int row)
@@ -6354,13 +6368,15 @@ static status MUST_CHECK shape_constraints(struct shape_plan *p, enum ddl_sectio
         struct ddl *d = shape_add(p, section, shape_take(a, &what), db_cell(r, i, 4),
                                   shape_exists_constraint(a, table, name));
         d->table = (uint32_t) db_cell_int(r, i, 0);
+        d->drop_sql = shape_drop_constraint(a, table, name);
     }
     return TW_OK;
 }
 
 /* ---- what belongs to a table or view ---- */
 
-/* Rows of: what it is, the statements that make it, whether it is there. */
+/* Rows of: what it is, the statements that make it, whether it is there, the statement that takes
+ * it away. */
 static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section section,
                                           const char *what, const char *query, bool fires)
 {
@@ -6371,6 +6387,8 @@ static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section
                                   db_cell(r, i, 2));
         d->optional = true;
         d->fires = fires;
+        d->drop_sql = PQnfields(r) > 3 ? db_cell(r, i, 3) : NULL;
+        d->again = !d->drop_sql;
     }
     return TW_OK;
 }
@@ -6378,10 +6396,11 @@ static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section
 static const char shape_statistics_sql[] =
     "SELECT format('statistics %I.%I', sn.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)"
     " {stattarget}"
-    " || coalesce(format('; COMMENT ON STATISTICS %I.%I IS %L', sn.nspname, s.stxname,"
-    "  obj_description(s.oid, 'pg_statistic_ext')), ''),"
+    " || coalesce(format('; COMMENT ON STATISTICS %I.%I IS ', sn.nspname, s.stxname)"
+    "  || quote_literal(obj_description(s.oid, 'pg_statistic_ext')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_statistic_ext s JOIN pg_namespace n"
-    " ON n.oid = s.stxnamespace WHERE n.nspname = %L AND s.stxname = %L)', sn.nspname, s.stxname)"
+    " ON n.oid = s.stxnamespace WHERE n.nspname = %L AND s.stxname = %L)', sn.nspname, s.stxname),"
+    " format('DROP STATISTICS %I.%I', sn.nspname, s.stxname)"
     " FROM pg_statistic_ext s JOIN pg_namespace sn ON sn.oid = s.stxnamespace"
     " WHERE s.stxrelid = ANY ($1::oid[]) ORDER BY sn.nspname, s.stxname";
 
@@ -6391,10 +6410,11 @@ static const char shape_triggers_sql[] =
     " pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE format("
     "  '; ALTER TABLE %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D' THEN"
     "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, g.tgname) END"
-    " || coalesce(format('; COMMENT ON TRIGGER %I ON %I.%I IS %L', g.tgname, n.nspname, c.relname,"
-    "  obj_description(g.oid, 'pg_trigger')), ''),"
+    " || coalesce(format('; COMMENT ON TRIGGER %I ON %I.%I IS ', g.tgname, n.nspname, c.relname)"
+    "  || quote_literal(obj_description(g.oid, 'pg_trigger')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
-    " AND tgname = %L)', format('%I.%I', n.nspname, c.relname), g.tgname)"
+    " AND tgname = %L)', format('%I.%I', n.nspname, c.relname), g.tgname),"
+    " format('DROP TRIGGER %I ON %I.%I', g.tgname, n.nspname, c.relname)"
     " FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} {trigger_parent}"
@@ -6416,10 +6436,11 @@ static const char shape_rules_sql[] =
     " rtrim(pg_get_ruledef(w.oid), ';') || CASE w.ev_enabled WHEN 'O' THEN '' ELSE format("
     "  '; ALTER TABLE %I.%I %s RULE %I', n.nspname, c.relname, CASE w.ev_enabled WHEN 'D' THEN"
     "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, w.rulename) END"
-    " || coalesce(format('; COMMENT ON RULE %I ON %I.%I IS %L', w.rulename, n.nspname, c.relname,"
-    "  obj_description(w.oid, 'pg_rewrite')), ''),"
+    " || coalesce(format('; COMMENT ON RULE %I ON %I.%I IS ', w.rulename, n.nspname, c.relname)"
+    "  || quote_literal(obj_description(w.oid, 'pg_rewrite')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = to_regclass(%L)"
-    " AND rulename = %L)', format('%I.%I', n.nspname, c.relname), w.rulename)"
+    " AND rulename = %L)', format('%I.%I', n.nspname, c.relname), w.rulename),"
+    " format('DROP RULE %I ON %I.%I', w.rulename, n.nspname, c.relname)"
     " FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE w.ev_class = ANY ($1::oid[]) AND w.rulename <> '_RETURN' AND {scope}"
@@ -6436,10 +6457,11 @@ static const char shape_policies_sql[] =
     "   ', ') FROM unnest(y.polroles) u),"
     "  ' USING (' || pg_get_expr(y.polqual, y.polrelid) || ')',"
     "  ' WITH CHECK (' || pg_get_expr(y.polwithcheck, y.polrelid) || ')')"
-    " || coalesce(format('; COMMENT ON POLICY %I ON %I.%I IS %L', y.polname, n.nspname, c.relname,"
-    "  obj_description(y.oid, 'pg_policy')), ''),"
+    " || coalesce(format('; COMMENT ON POLICY %I ON %I.%I IS ', y.polname, n.nspname, c.relname)"
+    "  || quote_literal(obj_description(y.oid, 'pg_policy')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(%L)"
-    " AND polname = %L)', format('%I.%I', n.nspname, c.relname), y.polname)"
+    " AND polname = %L)', format('%I.%I', n.nspname, c.relname), y.polname),"
+    " format('DROP POLICY %I ON %I.%I', y.polname, n.nspname, c.relname)"
     " FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE y.polrelid = ANY ($1::oid[])"
     " ORDER BY n.nspname, c.relname, y.polname";
@@ -6606,11 +6628,12 @@ static status MUST_CHECK shape_plan_all(struct shape_plan *p)
     TRY(shape_query(p, "read the types", shape_walk_sql, &walk));
     TRY(shape_schemas(p, walk));
     shape_sequences(p);
+    /* First: a table's expressions are planned, and a body may call what no dependency names. */
+    TRY(shape_functions(p));
+    TRY(shape_operators(p));
     TRY(shape_types_and_tables(p, walk));
     for (int i = 0; i < p->sequences.n; i++) shape_sequence_owner(p, &p->sequences.items[i]);
     TRY(shape_compression(p));
-    TRY(shape_functions(p));
-    TRY(shape_operators(p));
     TRY(shape_views(p));
     TRY(shape_indexes(p));
     TRY(shape_constraints(p, DDL_KEYS, "check constraint", shape_late_checks_sql));
@@ -13455,7 +13478,7 @@ struct sup {
 };
 
 enum { SUP_STOP_S = 8, EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
-       EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_INTERNAL = 70 };
+       EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_DIFFER = 7, EXIT_INTERNAL = 70 };
 
 static int sup_exit_code(status s)
 {
@@ -13797,7 +13820,8 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
 
 /* ==== 29. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
- * SQL.  Also the two one-shot commands that print SQL or state: sequences and status. */
+ * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
+ * status. */
 
 struct release {
     const struct job *job;
@@ -13924,6 +13948,271 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
     db_close(&from);
     db_close(&to);
     buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- schema ---- */
+
+/* `twsync schema`: what B needs to be as A is.  Both sides are planned as if they were to be made
+ * on an empty server; entries of one name are the same object. */
+struct schema_side {
+    struct db db;
+    struct table_list tables;
+    struct ddl_list list;
+    const struct ddl **by_what;
+};
+
+struct schema_diff {
+    const struct job *job;
+    struct arena *arena;
+    FILE *out;
+    struct schema_side a, b;
+    struct buf todo;    /* statements for B, each ended by a zero byte */
+    int missing, differ, extra;
+    int open;           /* of those, what no statement here mends */
+    bool leave_out;     /* what would fire on our writes */
+};
+
+static int schema_order(const void *x, const void *y)
+{
+    return strcmp((*(const struct ddl *const *) x)->what, (*(const struct ddl *const *) y)->what);
+}
+
+static status MUST_CHECK schema_read(struct schema_diff *d, struct schema_side *side)
+{
+    struct table_list unsupported;
+    struct qname_list missing;
+    TRY(db_open(&side->db, false));
+    TRY(cat_tables(&side->db, d->arena, d->job, &side->tables, &unsupported, &missing));
+    TRY(shape_plan(&side->db, d->arena, d->job, &side->tables, &side->list));
+    side->by_what = arena_array(d->arena, const struct ddl *, side->list.n + 1);
+    for (int i = 0; i < side->list.n; i++) side->by_what[i] = &side->list.items[i];
+    qsort(side->by_what, (size_t) side->list.n, sizeof *side->by_what, schema_order);
+    return TW_OK;
+}
+
+static const struct ddl *schema_find(const struct schema_side *side, const struct ddl *like)
+{
+    const struct ddl **at = bsearch(&like, side->by_what, (size_t) side->list.n,
+                                    sizeof *side->by_what, schema_order);
+    return at ? *at : NULL;
+}
+
+static void schema_todo(struct schema_diff *d, const char *sql)
+{
+    size_t len = strlen(sql);
+    while (len && strchr("; ", sql[len - 1])) len--;
+    fprintf(d->out, "%.*s;\n", (int) len, sql);
+    buf_str(&d->todo, sql);
+    buf_char(&d->todo, '\0');
+}
+
+/* A difference that is only told, as comments. */
+static void PRINTF(2, 3) schema_tell(struct schema_diff *d, const char *fmt, ...)
+{
+    struct buf b = {0};
+    char text[4096];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    for (const char *c = text; *c; c++) {
+        buf_char(&b, *c);
+        if (*c == '\n') buf_str(&b, "-- ");
+    }
+    fprintf(d->out, "-- %s\n", buf_cstr(&b));
+    buf_free(&b);
+    d->open++;
+}
+
+static const char schema_columns_sql[] =
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod)"
+    " || " SHAPE_COLLATE("a.attcollation", "t.typcollation") ", a.attnotnull,"
+    " CASE WHEN {generated} <> '' THEN ' GENERATED ALWAYS AS (' || pg_get_expr(f.adbin, f.adrelid)"
+    "  || CASE {generated} WHEN 's' THEN ') STORED' ELSE ') VIRTUAL' END"
+    " WHEN a.attidentity <> '' THEN ' GENERATED ' || CASE a.attidentity WHEN 'a' THEN 'ALWAYS'"
+    "  ELSE 'BY DEFAULT' END || ' AS IDENTITY' ELSE '' END,"
+    " CASE WHEN {generated} = '' THEN pg_get_expr(f.adbin, f.adrelid) END, a.attinhcount > 0"
+    " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+    " LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum"
+    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+enum { SCHEMA_NAME, SCHEMA_TYPE, SCHEMA_NOT_NULL, SCHEMA_MADE, SCHEMA_DEFAULT, SCHEMA_INHERITED };
+
+static status MUST_CHECK schema_columns(struct schema_diff *d, struct schema_side *side,
+                                        uint32_t table, PGresult **r)
+{
+    struct shape_plan p = {.from = &side->db, .arena = d->arena};
+    const char *oid = arena_fmt(d->arena, "%" PRIu32, table);
+    return db_query(&side->db, d->arena, "read the columns", shape_sql(&p, schema_columns_sql), 1,
+                    &oid, r);
+}
+
+static int schema_column(const PGresult *r, const char *name)
+{
+    for (int i = 0; i < PQntuples(r); i++)
+        if (str_is(PQgetvalue(r, i, SCHEMA_NAME), name)) return i;
+    return -1;
+}
+
+static void schema_add_column(struct schema_diff *d, const char *table, const char *column,
+                              const PGresult *r, int i)
+{
+    if (db_cell_true(r, i, SCHEMA_INHERITED)) return;  /* comes with the parent's */
+    const char *value = db_cell(r, i, SCHEMA_DEFAULT);
+    schema_todo(d, arena_fmt(d->arena, "ALTER TABLE %s ADD COLUMN %s %s%s%s%s%s", table, column,
+                             db_cell(r, i, SCHEMA_TYPE), db_cell(r, i, SCHEMA_MADE),
+                             value ? " DEFAULT " : "", value ? value : "",
+                             db_cell_true(r, i, SCHEMA_NOT_NULL) ? " NOT NULL" : ""));
+}
+
+static bool schema_same(const PGresult *x, int i, const PGresult *y, int j, int field)
+{
+    const char *one = db_cell(x, i, field), *other = db_cell(y, j, field);
+    return one && other ? str_is(one, other) : one == other;
+}
+
+/* One column that both have: statements that make B's as A's is. */
+static void schema_alter_column(struct schema_diff *d, const char *table, const char *column,
+                                const PGresult *x, int i, const PGresult *y, int j)
+{
+    const char *head = arena_fmt(d->arena, "ALTER TABLE %s ALTER COLUMN %s", table, column);
+    const char *value = db_cell(x, i, SCHEMA_DEFAULT);
+    if (!schema_same(x, i, y, j, SCHEMA_MADE)) {
+        schema_tell(d, "column %s of %s is \"%s\" on a and \"%s\" on b", column, table,
+                    db_cell(x, i, SCHEMA_MADE), db_cell(y, j, SCHEMA_MADE));
+        return;
+    }
+    if (!schema_same(x, i, y, j, SCHEMA_TYPE) && !db_cell_true(x, i, SCHEMA_INHERITED))
+        schema_todo(d, arena_fmt(d->arena, "%s TYPE %s", head, db_cell(x, i, SCHEMA_TYPE)));
+    if (!schema_same(x, i, y, j, SCHEMA_DEFAULT))
+        schema_todo(d, arena_fmt(d->arena, "%s %s%s", head, value ? "SET DEFAULT " : "DROP DEFAULT",
+                                 value ? value : ""));
+    if (!schema_same(x, i, y, j, SCHEMA_NOT_NULL))
+        schema_todo(d, arena_fmt(d->arena, "%s %s NOT NULL", head,
+                                 db_cell_true(x, i, SCHEMA_NOT_NULL) ? "SET" : "DROP"));
+}
+
+/* Do only columns differ that come from a parent, with which they will be mended? */
+static bool schema_by_parent(const PGresult *x, const PGresult *y)
+{
+    if (PQntuples(x) != PQntuples(y)) return true;
+    for (int i = 0; i < PQntuples(x); i++) {
+        int j = schema_column(y, PQgetvalue(x, i, SCHEMA_NAME));
+        if (j < 0 || !schema_same(x, i, y, j, SCHEMA_TYPE)) return true;
+    }
+    return false;
+}
+
+static status MUST_CHECK schema_table(struct schema_diff *d, const struct ddl *want,
+                                      const struct ddl *have)
+{
+    PGresult *x, *y;
+    const struct table *t = cat_find(&d->a.tables, want->table);
+    const char *table = sql_quoted_table(d->arena, t->schema, t->name);
+    size_t before = d->todo.len;
+    int told = d->open;
+    TRY(schema_columns(d, &d->a, want->table, &x));
+    TRY(schema_columns(d, &d->b, have->table, &y));
+    for (int i = 0; i < PQntuples(x); i++) {
+        struct buf q = {0};
+        sql_ident(&q, PQgetvalue(x, i, SCHEMA_NAME));
+        const char *column = shape_take(d->arena, &q);
+        int j = schema_column(y, PQgetvalue(x, i, SCHEMA_NAME));
+        if (j < 0) schema_add_column(d, table, column, x, i);
+        else schema_alter_column(d, table, column, x, i, y, j);
+    }
+    for (int j = 0; j < PQntuples(y); j++)
+        if (schema_column(x, PQgetvalue(y, j, SCHEMA_NAME)) < 0 &&
+            !db_cell_true(y, j, SCHEMA_INHERITED))
+            schema_tell(d, "column \"%s\" of %s is only on b",
+                        PQgetvalue(y, j, SCHEMA_NAME), table);
+    if (d->todo.len == before && d->open == told && !schema_by_parent(x, y))
+        schema_tell(d, "%s differs\na: %s\nb: %s", want->what, want->sql, have->sql);
+    return TW_OK;
+}
+
+/* Sequences count by themselves on each side, perhaps odd and even: told, but no difference. */
+static bool schema_is_sequence(const struct ddl *x)
+{
+    return !strncmp(x->what, "sequence ", 9);
+}
+
+static status MUST_CHECK schema_entry(struct schema_diff *d, const struct ddl *want)
+{
+    const struct ddl *have = schema_find(&d->b, want);
+    if (have && str_is(have->sql, want->sql)) return TW_OK;
+    if (have && schema_is_sequence(want)) {
+        fprintf(d->out, "-- %s is made otherwise on b, which may be meant so\n-- a: %s\n-- b: %s\n",
+                want->what, want->sql, have->sql);
+        return TW_OK;
+    }
+    *(have ? &d->differ : &d->missing) += 1;
+    fprintf(d->out, "-- %s: %s\n", have ? "differs" : "missing on b", want->what);
+    if (want->fires && d->leave_out) {
+        schema_tell(d, "left out: it would fire on our writes on b, where this role may not set"
+                       " session_replication_role");
+    } else if (!have || want->again) {
+        schema_todo(d, want->sql);
+    } else if (have->drop_sql) {
+        schema_todo(d, arena_fmt(d->arena, "%s; %s", have->drop_sql, want->sql));
+    } else if (want->table && want->id.kind == 'r') {
+        return schema_table(d, want, have);
+    } else {
+        schema_tell(d, "a: %s\nb: %s", want->sql, have->sql);
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK schema_apply(struct schema_diff *d)
+{
+    TRY(db_exec(&d->b.db, "set up the session", "SET check_function_bodies = off"));
+    for (size_t i = 0; i < d->todo.len; i += strlen(d->todo.data + i) + 1)
+        TRY(db_exec(&d->b.db, "change the schema", d->todo.data + i));
+    return TW_OK;
+}
+
+static status MUST_CHECK schema_compare(struct schema_diff *d)
+{
+    TRY(schema_read(d, &d->a));
+    TRY(schema_read(d, &d->b));
+    TRY(shape_may_fire(&d->b.db, &d->a.list, DDL_LAST, &d->leave_out));
+    for (int section = DDL_BEFORE; section <= DDL_LAST; section++)
+        for (int i = 0; i < d->a.list.n; i++)
+            if (d->a.list.items[i].section == (enum ddl_section) section)
+                TRY(schema_entry(d, &d->a.list.items[i]));
+    for (int i = 0; i < d->b.list.n; i++) {
+        if (schema_find(&d->a, &d->b.list.items[i])) continue;
+        const struct ddl *x = &d->b.list.items[i];
+        d->extra++;
+        schema_tell(d, "only on b: %s%s%s%s", x->what, x->drop_sql ? "\n" : "",
+                    x->drop_sql ? x->drop_sql : "", x->drop_sql ? ";" : "");
+    }
+    return TW_OK;
+}
+
+/* *differ: there is something that no statement, or none that was run, has mended. */
+static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out, bool *differ,
+                                    struct tw_error *e)
+{
+    struct arena a = {0};
+    struct schema_diff d = {.job = job, .arena = &a, .out = out};
+    d.a.db = (struct db){.node = &job->node[0], .e = e};
+    d.b.db = (struct db){.node = &job->node[1], .e = e};
+    snprintf(d.a.db.purpose, sizeof d.a.db.purpose, "%s:schema", job->name);
+    snprintf(d.b.db.purpose, sizeof d.b.db.purpose, "%s:schema", job->name);
+    status s = schema_compare(&d);
+    if (s == TW_OK && !d.missing && !d.differ && !d.extra)
+        fprintf(out, "-- the schemas are equal: %d statements make either\n", d.a.list.n);
+    else if (s == TW_OK)
+        fprintf(out, "-- missing on b: %d, different: %d, only on b: %d\n", d.missing, d.differ,
+                d.extra);
+    if (s == TW_OK && apply) s = schema_apply(&d);
+    if (s == TW_OK && apply && d.todo.len) fputs("-- run on b\n", out);
+    *differ = d.open || (d.todo.len && !apply);
+    db_close(&d.a.db);
+    db_close(&d.b.db);
+    buf_free(&d.todo);
     arena_free(&a);
     return s;
 }
@@ -14278,6 +14567,14 @@ static int cli_sequences(struct cli *c)
     return cli_give_up(c, sequences_run(c->job, node, c->apply, stdout, &c->e));
 }
 
+static int cli_schema(struct cli *c)
+{
+    bool differ = false;
+    status s = schema_run(c->job, c->apply, stdout, &differ, &c->e);
+    if (s != TW_OK) return cli_give_up(c, s);
+    return differ ? EXIT_DIFFER : 0;
+}
+
 static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
 {
     va_list args;
@@ -14336,6 +14633,8 @@ static const struct command {
     {"status", cli_status, "[--json]", "what the tasks of a job are doing"},
     {"sequences", cli_sequences, "[--to a|b] [--apply]",
      "print, or set, the next values of sequences for the other side"},
+    {"schema", cli_schema, "[--apply]",
+     "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"conflicts", cli_conflicts, "[--take a|b]",
      "list recorded conflicts (--task forward|reverse, --kind K, --table T, --open, --limit N,\n"
      "                                             --json), or have one decided again "
@@ -14363,7 +14662,7 @@ static void cli_usage(FILE *to)
           "JOB is a job file; jobs/ has commented examples.\n\n"
           "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
           "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
-          "to run is printed), 70 internal error, 71 out of memory.\n", to);
+          "to run is printed), 7 the schemas differ, 70 internal error, 71 out of memory.\n", to);
 }
 
 static int cli_help(const struct command *cmd)
@@ -14379,7 +14678,7 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
     options[] = {
         {"--json", &c->json, NULL, {NULL}, "check status conflicts"},
         {"--connect", &c->connect, NULL, {NULL}, "check"},
-        {"--apply", &c->apply, NULL, {NULL}, "sequences"},
+        {"--apply", &c->apply, NULL, {NULL}, "sequences schema"},
         {"--quiet", &c->quiet, NULL, {NULL}, NULL},
         {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
         {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
