@@ -884,7 +884,7 @@ struct str_list {
 };
 
 struct task_conf {
-    bool enabled, schema, copy;  /* schema and copy: forward only */
+    bool enabled, schema, copy, ddl;  /* the last three: forward only */
     int workers;
     enum policy on_conflict;
     struct qname_list policy_tables[4];  /* by enum policy: tables that differ from on_conflict */
@@ -1843,6 +1843,8 @@ static const struct job_key job_own_keys[] = {
      "create the tables on B", false},
     {"forward", "copy", &job_bool, FORWARD(copy), "yes", NULL, 0, 0,
      "copy the rows that are there", false},
+    {"forward", "ddl", &job_bool, FORWARD(ddl), "yes", NULL, 0, 0,
+     "columns added to tables on A are added on B", false},
     {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
      "processes that copy", false},
     {"forward", "on_conflict", &job_enum, FORWARD(on_conflict), "fail", policy_names, 0, 0,
@@ -1884,6 +1886,7 @@ static const struct job_key job_own_keys[] = {
      "commit on the target after so many changes", false},
     {"reverse", "schema", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"reverse", "copy", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
+    {"reverse", "ddl", &job_refused, 0, NULL, NULL, 0, 0, "only forward carries it", false},
     {"reverse", "workers", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"slots", "retention", &job_time, AT(retention_us), "15min", NULL, 0, 30 * JOB_DAY,
      "confirm positions so much later; 0: at once", false},
@@ -4676,6 +4679,9 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
         [SKIP] = {rel_skip_sql, 3, {rel->schema, rel->name, task}, NULL},
     };
     TRY(db_ask(to, scratch, "read the target table", q, QUESTIONS));
+    rel->ntargets = rel->nkeys = rel->nident = 0;  /* it may have been tried before */
+    rel->has_deferrable = rel->has_secondary = false;
+    rel->identity = NULL;
     rel_read_columns(rel, q[COLUMNS].r);
     if (rel->exists) rel_read_keys(rel, q[KEYS].r);
     rel_read_key_uses(rel, q[KEY_USES].r);
@@ -5490,7 +5496,8 @@ enum ddl_section {
 
 /* What the catalog knows an entry by, to look for what it needs. */
 struct ddl_id {
-    char kind;     /* 'r' relation, 't' type, 'f' function, 'o' operator; '\0': none refers to it */
+    char kind;     /* 'r' relation, 't' type, 'f' function, 'o' operator, 'k' key constraint; '\0':
+                    * none refers to it */
     uint32_t oid;  /* on the source */
 };
 
@@ -5837,6 +5844,7 @@ static void shape_type(struct shape_plan *p, const PGresult *r, int row)
                               arena_fmt(a, "SELECT to_regtype(%s) IS NOT NULL",
                                         sql_quoted_literal(a, q)));
     d->id = (struct ddl_id){'t', (uint32_t) db_cell_int(r, row, WALK_OID)};
+    d->optional = true;  /* a table that needs it will say so */
     if (later)
         shape_add(p, DDL_KEYS, arena_fmt(a, "constraints of domain %s", q), later,
                   arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_constraint WHERE contypid ="
@@ -5844,6 +5852,13 @@ static void shape_type(struct shape_plan *p, const PGresult *r, int row)
 }
 
 /* ---- tables ---- */
+
+/* Does constraint k of table c call a function that knows the table?  Then it comes after both. */
+#define SHAPE_RING                                                                                 \
+    "EXISTS (SELECT FROM pg_depend d JOIN pg_depend e ON e.classid = d.refclassid"                 \
+    " AND e.objid = d.refobjid WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid"    \
+    " AND d.refclassid = 'pg_proc'::regclass AND (e.refclassid = 'pg_type'::regclass"              \
+    " AND e.refobjid = c.reltype OR e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid))"
 
 /* One row per table, in the order of $1.  A column's definition comes twice: as in a table that
  * stands alone, and as in a child that gets its other columns from its parents.  Of a column's
@@ -5918,7 +5933,8 @@ static const char shape_tables_sql[] =
     "   ORDER BY x.conname) FILTER (WHERE x.comment IS NOT NULL) AS comments"
     "  FROM (SELECT k.conname, k.conislocal, obj_description(k.oid, 'pg_constraint') AS comment,"
     "    format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS def"
-    "    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated) x) x"
+    "    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated"
+    "    AND NOT " SHAPE_RING ") x) x"
     " CROSS JOIN LATERAL (SELECT string_agg(CASE WHEN d.objsubid = 0"
     "   THEN format('COMMENT ON TABLE %s IS %L; ', q.fq, d.description)"
     "   ELSE format('COMMENT ON COLUMN %s.%I IS %L; ', q.fq, a.attname, d.description) END, ''"
@@ -6318,7 +6334,7 @@ static status MUST_CHECK shape_indexes(struct shape_plan *p)
 }
 
 /* Checks (and, since 18, NOT NULL) that are NOT VALID: rows older than them may break them, so they
- * come after the copy. */
+ * come after the copy; and those that wait for a function. */
 static const char shape_late_checks_sql[] =
     "SELECT c.oid, n.nspname, c.relname, k.conname, format('ALTER TABLE %I.%I ADD CONSTRAINT %I"
     " %s; ', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))"
@@ -6327,8 +6343,9 @@ static const char shape_late_checks_sql[] =
     " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " LEFT JOIN pg_description m ON m.classoid = 'pg_constraint'::regclass AND m.objoid = k.oid"
-    " WHERE k.conrelid = ANY ($1::oid[]) AND k.contype IN ('c', 'n') AND NOT k.convalidated"
-    " AND k.conislocal ORDER BY n.nspname, c.relname, k.conname";
+    " WHERE k.conrelid = ANY ($1::oid[]) AND k.contype IN ('c', 'n')"
+    " AND (NOT k.convalidated OR k.contype = 'c' AND " SHAPE_RING ") AND k.conislocal"
+    " ORDER BY n.nspname, c.relname, k.conname";
 
 /* Foreign keys, those of partitioned tables once: the server gives them to the partitions, and to
  * the partitions of the referenced table, as constraints with a parent. */
@@ -6408,8 +6425,8 @@ static const char shape_statistics_sql[] =
 static const char shape_triggers_sql[] =
     "SELECT format('trigger %I on %I.%I', g.tgname, n.nspname, c.relname),"
     " pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE format("
-    "  '; ALTER TABLE %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D' THEN"
-    "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, g.tgname) END"
+    "  '; ALTER TABLE ONLY %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D'"
+    "  THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, g.tgname) END"
     " || coalesce(format('; COMMENT ON TRIGGER %I ON %I.%I IS ', g.tgname, n.nspname, c.relname)"
     "  || quote_literal(obj_description(g.oid, 'pg_trigger')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
@@ -6420,16 +6437,17 @@ static const char shape_triggers_sql[] =
     " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} {trigger_parent}"
     " ORDER BY c.relkind = 'p' DESC, n.nspname, c.relname, g.tgname";
 
-/* A partition's trigger that was enabled or disabled by itself. */
+/* A partition's triggers come with its parent's, enabled or not by themselves. */
 static const char shape_partition_triggers_sql[] =
     "SELECT format('state of trigger %I on %I.%I', g.tgname, n.nspname, c.relname), format("
     "  'ALTER TABLE ONLY %I.%I %s TRIGGER %I', n.nspname, c.relname, CASE g.tgenabled WHEN 'D' THEN"
     "  'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE' END,"
     "  g.tgname), format('SELECT tgenabled = %L FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
     " AND tgname = %L', g.tgenabled, format('%I.%I', n.nspname, c.relname), g.tgname)"
-    " FROM pg_trigger g JOIN pg_trigger o ON o.oid = g.tgparentid AND o.tgenabled <> g.tgenabled"
-    " JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} ORDER BY 1";
+    " FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE g.tgrelid = ANY ($1::oid[]) AND g.tgparentid <> 0 AND NOT g.tgisinternal AND {scope}"
+    " ORDER BY 1";
 
 static const char shape_rules_sql[] =
     "SELECT format('rule %I on %I.%I', w.rulename, n.nspname, c.relname),"
@@ -6485,9 +6503,11 @@ static const char shape_row_security_sql[] =
 #define SHAPE_OWNER(class, oid)                                                                    \
     "(SELECT 'r', f.adrelid FROM pg_attrdef f WHERE " class " = 'pg_attrdef'::regclass"            \
     "  AND f.oid = " oid                                                                           \
-    " UNION ALL SELECT CASE k.conrelid WHEN 0 THEN 't' ELSE 'r' END,"                              \
-    "  CASE k.conrelid WHEN 0 THEN k.contypid ELSE k.conrelid END FROM pg_constraint k"            \
-    "  WHERE " class " = 'pg_constraint'::regclass AND k.oid = " oid " AND k.contype = 'c'"        \
+    " UNION ALL SELECT CASE WHEN k.contype <> 'c' THEN 'k' WHEN k.conrelid = 0 THEN 't'"           \
+    "   ELSE 'r' END, CASE WHEN k.contype <> 'c' THEN k.oid WHEN k.conrelid = 0 THEN k.contypid"   \
+    "   ELSE k.conrelid END FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid"       \
+    "  WHERE " class " = 'pg_constraint'::regclass AND k.oid = " oid                               \
+    "  AND (k.contype IN ('p', 'u') OR k.contype = 'c' AND NOT " SHAPE_RING ")"                    \
     " UNION ALL SELECT 'r', w.ev_class FROM pg_rewrite w WHERE " class " = 'pg_rewrite'::regclass" \
     "  AND w.oid = " oid " AND w.rulename = '_RETURN'"                                             \
     " UNION ALL SELECT CASE c.relkind WHEN 'c' THEN 't' ELSE 'r' END,"                             \
@@ -6565,6 +6585,8 @@ static void order_visit(struct shape_order *o, int i)
     o->seen[i] = true;
     int n = d->id.kind ? order_first_need(o, d->id) : o->nneeds;
     for (; n < o->nneeds && !id_order(o->needs[n].who, d->id); n++) {
+        bool on_key = o->needs[n].whom.kind == 'k';  /* GROUP BY a primary key */
+        if (on_key && d->optional && d->section < DDL_KEYS) d->section = DDL_KEYS;
         struct ddl_at key = {.id = o->needs[n].whom};
         const struct ddl_at *on = bsearch(&key, o->by_id, (size_t) o->nby_id, sizeof key, at_order);
         if (!on) continue;
@@ -6742,6 +6764,85 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
         if (progress) progress(arg, ddl, done, total);
     }
     return db_exec(to, "set up the session", "RESET check_function_bodies");
+}
+
+/* ---- single columns ---- */
+
+/* What ALTER TABLE needs to know of a column a of type t with default f. */
+#define SHAPE_COLUMN                                                                               \
+    "a.attname, format_type(a.atttypid, a.atttypmod)"                                              \
+    " || " SHAPE_COLLATE("a.attcollation", "t.typcollation") ", a.attnotnull,"                     \
+    " CASE WHEN {generated} <> '' THEN ' GENERATED ALWAYS AS (' || pg_get_expr(f.adbin, f.adrelid)"\
+    "  || CASE {generated} WHEN 's' THEN ') STORED' ELSE ') VIRTUAL' END"                          \
+    " WHEN a.attidentity <> '' THEN ' GENERATED ' || CASE a.attidentity WHEN 'a' THEN 'ALWAYS'"    \
+    "  ELSE 'BY DEFAULT' END || ' AS IDENTITY' ELSE '' END,"                                       \
+    " CASE WHEN {generated} = '' THEN pg_get_expr(f.adbin, f.adrelid) END, a.attinhcount > 0"
+#define SHAPE_COLUMN_FROM                                                                          \
+    " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"                                    \
+    " LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum"
+enum { COLUMN_NAME, COLUMN_TYPE, COLUMN_NOT_NULL, COLUMN_MADE, COLUMN_DEFAULT, COLUMN_INHERITED,
+       COLUMN_ROWS, COLUMN_SCHEMA, COLUMN_TABLE };
+
+static const char shape_columns_sql[] =
+    "SELECT " SHAPE_COLUMN SHAPE_COLUMN_FROM
+    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/* A column of a table or of the parent it comes from, and what rows older than it hold: the server
+ * keeps that one value, unless it had to write the table anew. */
+static const char shape_one_column_sql[] =
+    "WITH RECURSIVE up(oid) AS (SELECT $1::oid UNION SELECT i.inhparent FROM up"
+    "  JOIN pg_inherits i ON i.inhrelid = up.oid)"
+    " SELECT " SHAPE_COLUMN ", CASE WHEN a.atthasmissing"
+    "  THEN quote_literal((a.attmissingval::text::text[])[1]) END, n.nspname, c.relname"
+    SHAPE_COLUMN_FROM " JOIN up ON up.oid = a.attrelid JOIN pg_class c ON c.oid = a.attrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount = 0";
+
+/* Older rows get what they hold on the source; NOT NULL only where a value is sure to be there.
+ * *unsure: each older row has a value of its own there. */
+static char *shape_add_column_sql(struct arena *a, const PGresult *r, bool *unsure)
+{
+    struct buf b = {0};
+    const char *value = db_cell(r, 0, COLUMN_DEFAULT), *old = db_cell(r, 0, COLUMN_ROWS);
+    const char *made = db_cell(r, 0, COLUMN_MADE);
+    const char *table = sql_quoted_table(a, db_cell(r, 0, COLUMN_SCHEMA),
+                                         db_cell(r, 0, COLUMN_TABLE));
+    *unsure = *made || (value && !old);
+    buf_fmt(&b, "ALTER TABLE %s ADD COLUMN ", table);
+    sql_ident(&b, db_cell(r, 0, COLUMN_NAME));
+    buf_fmt(&b, " %s%s", db_cell(r, 0, COLUMN_TYPE), made);
+    if (old || value) buf_fmt(&b, " DEFAULT %s", old ? old : value);
+    if (db_cell_true(r, 0, COLUMN_NOT_NULL) && (old || value || *made)) buf_str(&b, " NOT NULL");
+    if (old) {
+        buf_fmt(&b, "; ALTER TABLE %s ALTER COLUMN ", table);
+        sql_ident(&b, db_cell(r, 0, COLUMN_NAME));
+        buf_fmt(&b, " %s%s", value ? "SET DEFAULT " : "DROP DEFAULT", value ? value : "");
+    }
+    return shape_take(a, &b);
+}
+
+/* Give the target a column the source has; *done false: the source has it no more. */
+static status MUST_CHECK shape_add_column(struct db *from, struct db *to, struct arena *a,
+                                          uint32_t table, const char *column, bool *done)
+{
+    struct shape_plan p = {.from = from, .arena = a};
+    const char *args[] = {arena_fmt(a, "%" PRIu32, table), column};
+    PGresult *r;
+    bool unsure;
+    TRY(db_query(from, a, "read a new column", shape_sql(&p, shape_one_column_sql), 2, args, &r));
+    *done = PQntuples(r) == 1;
+    if (!*done) return TW_OK;
+    const char *sql = shape_add_column_sql(a, r, &unsure);
+    TRY(db_exec(to, "add a column",
+                arena_fmt(a, "SET LOCAL lock_timeout = '2s'; %s; SET LOCAL lock_timeout = 0",
+                          sql)));
+    log_info("done on %c as on %c: %s", to->node->letter, from->node->letter, sql);
+    if (unsure)
+        log_warning("rows that were there before hold values of their own in the new column \"%s\""
+                    " of %s: those of %c may differ", column,
+                    sql_quoted_table(a, db_cell(r, 0, COLUMN_SCHEMA), db_cell(r, 0, COLUMN_TABLE)),
+                    to->node->letter);
+    return TW_OK;
 }
 
 /* ---- sequence values ---- */
@@ -10247,6 +10348,7 @@ static status check_target_tables(struct check *c, struct check_node *n)
     const char *filled = "", *columns, *extra = "";
     if (!f->schema && f->copy && refuse) TRY(check_filled(c, n, &filled));
     TRY(check_columns(c, &c->n[0], n, &columns));
+    if (c->initialised && f->ddl) columns = "";  /* the stream brings them */
     if (both) TRY(check_columns(c, n, &c->n[0], &extra));
     const struct {
         const char *names, *needed, *remedy;
@@ -12892,6 +12994,34 @@ static enum take task_relation(struct task *t, const struct msg *m)
     return TAKE_DONE;
 }
 
+/* Columns the target lacks, in the open batch if there is one.  *any: it lacks none of them now. */
+static status MUST_CHECK task_add_columns(struct task *t, const struct rel *rel, bool *any)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    *any = false;
+    for (int i = 0; s == TW_OK && rel->exists && i < rel->ncolumns; i++) {
+        if (rel->target_of[i] != -1) continue;
+        s = shape_add_column(&t->from, &t->to, &a, rel->relid, rel->columns[i].name, any);
+        if (!*any) break;
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
+{
+    status s = rel_resolve(rel, &t->from, &t->to, t->name);
+    if (s != TW_ESCHEMA || t->dir == TW_REVERSE || !t->conf->ddl) return s;
+    struct tw_error why = t->e;
+    bool any;
+    error_clear(&t->e);
+    TRY(task_add_columns(t, rel, &any));
+    if (any) return rel_resolve(rel, &t->from, &t->to, t->name);
+    t->e = why;
+    return s;
+}
+
 /* The relation of a change that is to be applied; *out NULL when it is not ours to apply, or when
  * its place must be looked up first and the target is at work. */
 static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **out,
@@ -12908,7 +13038,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
     if (!rel->resolved) {
         rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
-        TRY(rel_resolve(rel, &t->from, &t->to, t->name));
+        TRY(task_resolve(t, rel));
     }
     if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
     *out = rel;
@@ -14026,44 +14156,31 @@ static void PRINTF(2, 3) schema_tell(struct schema_diff *d, const char *fmt, ...
     d->open++;
 }
 
-static const char schema_columns_sql[] =
-    "SELECT a.attname, format_type(a.atttypid, a.atttypmod)"
-    " || " SHAPE_COLLATE("a.attcollation", "t.typcollation") ", a.attnotnull,"
-    " CASE WHEN {generated} <> '' THEN ' GENERATED ALWAYS AS (' || pg_get_expr(f.adbin, f.adrelid)"
-    "  || CASE {generated} WHEN 's' THEN ') STORED' ELSE ') VIRTUAL' END"
-    " WHEN a.attidentity <> '' THEN ' GENERATED ' || CASE a.attidentity WHEN 'a' THEN 'ALWAYS'"
-    "  ELSE 'BY DEFAULT' END || ' AS IDENTITY' ELSE '' END,"
-    " CASE WHEN {generated} = '' THEN pg_get_expr(f.adbin, f.adrelid) END, a.attinhcount > 0"
-    " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
-    " LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum"
-    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-enum { SCHEMA_NAME, SCHEMA_TYPE, SCHEMA_NOT_NULL, SCHEMA_MADE, SCHEMA_DEFAULT, SCHEMA_INHERITED };
-
 static status MUST_CHECK schema_columns(struct schema_diff *d, struct schema_side *side,
                                         uint32_t table, PGresult **r)
 {
     struct shape_plan p = {.from = &side->db, .arena = d->arena};
     const char *oid = arena_fmt(d->arena, "%" PRIu32, table);
-    return db_query(&side->db, d->arena, "read the columns", shape_sql(&p, schema_columns_sql), 1,
+    return db_query(&side->db, d->arena, "read the columns", shape_sql(&p, shape_columns_sql), 1,
                     &oid, r);
 }
 
 static int schema_column(const PGresult *r, const char *name)
 {
     for (int i = 0; i < PQntuples(r); i++)
-        if (str_is(PQgetvalue(r, i, SCHEMA_NAME), name)) return i;
+        if (str_is(PQgetvalue(r, i, COLUMN_NAME), name)) return i;
     return -1;
 }
 
 static void schema_add_column(struct schema_diff *d, const char *table, const char *column,
                               const PGresult *r, int i)
 {
-    if (db_cell_true(r, i, SCHEMA_INHERITED)) return;  /* comes with the parent's */
-    const char *value = db_cell(r, i, SCHEMA_DEFAULT);
+    if (db_cell_true(r, i, COLUMN_INHERITED)) return;  /* comes with the parent's */
+    const char *value = db_cell(r, i, COLUMN_DEFAULT);
     schema_todo(d, arena_fmt(d->arena, "ALTER TABLE %s ADD COLUMN %s %s%s%s%s%s", table, column,
-                             db_cell(r, i, SCHEMA_TYPE), db_cell(r, i, SCHEMA_MADE),
+                             db_cell(r, i, COLUMN_TYPE), db_cell(r, i, COLUMN_MADE),
                              value ? " DEFAULT " : "", value ? value : "",
-                             db_cell_true(r, i, SCHEMA_NOT_NULL) ? " NOT NULL" : ""));
+                             db_cell_true(r, i, COLUMN_NOT_NULL) ? " NOT NULL" : ""));
 }
 
 static bool schema_same(const PGresult *x, int i, const PGresult *y, int j, int field)
@@ -14077,20 +14194,20 @@ static void schema_alter_column(struct schema_diff *d, const char *table, const 
                                 const PGresult *x, int i, const PGresult *y, int j)
 {
     const char *head = arena_fmt(d->arena, "ALTER TABLE %s ALTER COLUMN %s", table, column);
-    const char *value = db_cell(x, i, SCHEMA_DEFAULT);
-    if (!schema_same(x, i, y, j, SCHEMA_MADE)) {
+    const char *value = db_cell(x, i, COLUMN_DEFAULT);
+    if (!schema_same(x, i, y, j, COLUMN_MADE)) {
         schema_tell(d, "column %s of %s is \"%s\" on a and \"%s\" on b", column, table,
-                    db_cell(x, i, SCHEMA_MADE), db_cell(y, j, SCHEMA_MADE));
+                    db_cell(x, i, COLUMN_MADE), db_cell(y, j, COLUMN_MADE));
         return;
     }
-    if (!schema_same(x, i, y, j, SCHEMA_TYPE) && !db_cell_true(x, i, SCHEMA_INHERITED))
-        schema_todo(d, arena_fmt(d->arena, "%s TYPE %s", head, db_cell(x, i, SCHEMA_TYPE)));
-    if (!schema_same(x, i, y, j, SCHEMA_DEFAULT))
+    if (!schema_same(x, i, y, j, COLUMN_TYPE) && !db_cell_true(x, i, COLUMN_INHERITED))
+        schema_todo(d, arena_fmt(d->arena, "%s TYPE %s", head, db_cell(x, i, COLUMN_TYPE)));
+    if (!schema_same(x, i, y, j, COLUMN_DEFAULT))
         schema_todo(d, arena_fmt(d->arena, "%s %s%s", head, value ? "SET DEFAULT " : "DROP DEFAULT",
                                  value ? value : ""));
-    if (!schema_same(x, i, y, j, SCHEMA_NOT_NULL))
+    if (!schema_same(x, i, y, j, COLUMN_NOT_NULL))
         schema_todo(d, arena_fmt(d->arena, "%s %s NOT NULL", head,
-                                 db_cell_true(x, i, SCHEMA_NOT_NULL) ? "SET" : "DROP"));
+                                 db_cell_true(x, i, COLUMN_NOT_NULL) ? "SET" : "DROP"));
 }
 
 /* Do only columns differ that come from a parent, with which they will be mended? */
@@ -14098,8 +14215,8 @@ static bool schema_by_parent(const PGresult *x, const PGresult *y)
 {
     if (PQntuples(x) != PQntuples(y)) return true;
     for (int i = 0; i < PQntuples(x); i++) {
-        int j = schema_column(y, PQgetvalue(x, i, SCHEMA_NAME));
-        if (j < 0 || !schema_same(x, i, y, j, SCHEMA_TYPE)) return true;
+        int j = schema_column(y, PQgetvalue(x, i, COLUMN_NAME));
+        if (j < 0 || !schema_same(x, i, y, j, COLUMN_TYPE)) return true;
     }
     return false;
 }
@@ -14116,17 +14233,17 @@ static status MUST_CHECK schema_table(struct schema_diff *d, const struct ddl *w
     TRY(schema_columns(d, &d->b, have->table, &y));
     for (int i = 0; i < PQntuples(x); i++) {
         struct buf q = {0};
-        sql_ident(&q, PQgetvalue(x, i, SCHEMA_NAME));
+        sql_ident(&q, PQgetvalue(x, i, COLUMN_NAME));
         const char *column = shape_take(d->arena, &q);
-        int j = schema_column(y, PQgetvalue(x, i, SCHEMA_NAME));
+        int j = schema_column(y, PQgetvalue(x, i, COLUMN_NAME));
         if (j < 0) schema_add_column(d, table, column, x, i);
         else schema_alter_column(d, table, column, x, i, y, j);
     }
     for (int j = 0; j < PQntuples(y); j++)
-        if (schema_column(x, PQgetvalue(y, j, SCHEMA_NAME)) < 0 &&
-            !db_cell_true(y, j, SCHEMA_INHERITED))
+        if (schema_column(x, PQgetvalue(y, j, COLUMN_NAME)) < 0 &&
+            !db_cell_true(y, j, COLUMN_INHERITED))
             schema_tell(d, "column \"%s\" of %s is only on b",
-                        PQgetvalue(y, j, SCHEMA_NAME), table);
+                        PQgetvalue(y, j, COLUMN_NAME), table);
     if (d->todo.len == before && d->open == told && !schema_by_parent(x, y))
         schema_tell(d, "%s differs\na: %s\nb: %s", want->what, want->sql, have->sql);
     return TW_OK;
