@@ -5672,7 +5672,8 @@ static status MUST_CHECK shape_query(struct shape_plan *p, const char *what, con
 static const char shape_schemas_sql[] =
     "SELECT n.nspname, obj_description(n.oid, 'pg_namespace') FROM pg_namespace n"
     " WHERE n.oid IN (SELECT c.relnamespace FROM pg_class c WHERE c.oid = ANY ($1::oid[])"
-    " UNION SELECT t.typnamespace FROM pg_type t WHERE t.oid = ANY ($2::oid[])) ORDER BY 1";
+    " UNION SELECT t.typnamespace FROM pg_type t WHERE t.oid = ANY ($2::oid[])) OR {scope}"
+    " ORDER BY 1";
 
 /* CREATE SCHEMA IF NOT EXISTS asks for the right to create even if there is nothing to do, hence
  * the question of our own. */
@@ -5690,7 +5691,8 @@ static status MUST_CHECK shape_schemas(struct shape_plan *p, const PGresult *wal
         buf_fmt(&types, "%s%s", i ? "," : "", db_cell(walk, i, 0));
     buf_char(&types, '}');
     const char *args[] = {shape_take(p->arena, &relations), shape_take(p->arena, &types)};
-    TRY(db_query(p->from, p->arena, "read the schemas", shape_schemas_sql, 2, args, &r));
+    TRY(db_query(p->from, p->arena, "read the schemas", shape_sql(p, shape_schemas_sql), 2, args,
+                 &r));
     for (int i = 0; i < PQntuples(r); i++) {
         struct buf sql = {0}, name = {0};
         const char *comment = db_cell(r, i, 1);
