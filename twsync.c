@@ -5496,8 +5496,8 @@ enum ddl_section {
 
 /* What the catalog knows an entry by, to look for what it needs. */
 struct ddl_id {
-    char kind;     /* 'r' relation, 't' type, 'f' function, 'o' operator, 'k' key constraint; '\0':
-                    * none refers to it */
+    char kind;     /* 'r' relation, 't' type, 'f' function, 'o' operator, 'k' index or its
+                    * constraint; '\0': none refers to it */
     uint32_t oid;  /* on the source */
 };
 
@@ -5509,6 +5509,7 @@ struct ddl {
     bool optional;           /* rows can do without it: a failure is a warning */
     bool fires;              /* on our writes too, where they cannot be told apart */
     bool again;              /* sql brings one that differs to what it should be */
+    bool follows;            /* in order, the entry before it */
     const char *what;        /* 'table "s"."t"': completes "could not create ..." */
     const char *sql;
     const char *drop_sql;    /* before sql, for one that differs; NULL: not done by us */
@@ -5571,6 +5572,11 @@ static char *shape_take(struct arena *a, struct buf *b)
     char *text = arena_str(a, buf_cstr(b));
     buf_free(b);
     return text;
+}
+
+static void shape_append(struct buf *b, const char *before, const char *text, const char *after)
+{
+    if (text) buf_fmt(b, "%s%s%s", before, text, after);
 }
 
 static const char *shape_exists_relation(struct arena *a, const char *quoted)
@@ -5780,7 +5786,15 @@ static const char shape_walk_sql[] =
     "  UNION ALL SELECT o.reltype FROM pg_inherits h JOIN pg_class o ON o.oid = h.inhparent"
     "   WHERE h.inhrelid = t.typrelid) e(oid) WHERE e.oid >= 16384)"
     " SELECT t.oid, CASE WHEN c.oid = ANY ($1::oid[]) THEN c.oid END, t.typtype, n.nspname,"
-    " t.typname, d.def, obj_description(t.oid, 'pg_type'), d.later"
+    " t.typname, d.def, obj_description(t.oid, 'pg_type'), d.later,"
+    " (SELECT string_agg(format('; COMMENT ON COLUMN %I.%I.%I IS %L', n.nspname, t.typname,"
+    "  a.attname, x.description), '' ORDER BY a.attnum) FROM pg_description x JOIN pg_attribute a"
+    "  ON a.attrelid = x.objoid AND a.attnum = x.objsubid WHERE c.relkind = 'c'"
+    "  AND x.classoid = 'pg_class'::regclass AND x.objoid = c.oid),"
+    " (SELECT string_agg(format('; COMMENT ON CONSTRAINT %I ON DOMAIN %I.%I IS %L', k.conname,"
+    "  n.nspname, t.typname, x.description), '' ORDER BY k.conname) FROM pg_constraint k"
+    "  JOIN pg_description x ON x.classoid = 'pg_constraint'::regclass AND x.objoid = k.oid"
+    "  WHERE k.contypid = t.oid AND k.convalidated)"
     " FROM (SELECT w.oid, max(w.level) AS level FROM walk w GROUP BY w.oid) w"
     " JOIN pg_type t ON t.oid = w.oid JOIN pg_namespace n ON n.oid = t.typnamespace"
     " LEFT JOIN pg_class c ON c.oid = t.typrelid"
@@ -5824,7 +5838,8 @@ static const char shape_walk_sql[] =
     "  THEN t.oid ELSE t.typrelid END AND x.deptype = 'e')"
     " ORDER BY w.level DESC, n.nspname, t.typname";
 enum {
-    WALK_OID, WALK_TABLE, WALK_TYPTYPE, WALK_SCHEMA, WALK_NAME, WALK_DEF, WALK_COMMENT, WALK_LATER
+    WALK_OID, WALK_TABLE, WALK_TYPTYPE, WALK_SCHEMA, WALK_NAME, WALK_DEF, WALK_COMMENT, WALK_LATER,
+    WALK_COLUMN_COMMENTS, WALK_CHECK_COMMENTS
 };
 
 static void shape_type(struct shape_plan *p, const PGresult *r, int row)
@@ -5840,8 +5855,10 @@ static void shape_type(struct shape_plan *p, const PGresult *r, int row)
         shape_warn(p, "type %s is not created: a range type with a canonical function", q);
         return;
     }
-    buf_fmt(&b, "CREATE %s %s %s;", word, q, def);
-    if (comment) buf_fmt(&b, " COMMENT ON %s %s IS %s;", word, q, sql_quoted_literal(a, comment));
+    buf_fmt(&b, "CREATE %s %s %s", word, q, def);
+    if (comment) buf_fmt(&b, "; COMMENT ON %s %s IS %s", word, q, sql_quoted_literal(a, comment));
+    shape_append(&b, "", db_cell(r, row, WALK_COLUMN_COMMENTS), "");
+    shape_append(&b, "", db_cell(r, row, WALK_CHECK_COMMENTS), "");
     struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "%s %s", kind, q), shape_take(a, &b),
                               arena_fmt(a, "SELECT to_regtype(%s) IS NOT NULL",
                                         sql_quoted_literal(a, q)));
@@ -5855,12 +5872,14 @@ static void shape_type(struct shape_plan *p, const PGresult *r, int row)
 
 /* ---- tables ---- */
 
-/* Does constraint k of table c call a function that knows the table?  Then it comes after both. */
-#define SHAPE_RING                                                                                 \
-    "EXISTS (SELECT FROM pg_depend d JOIN pg_depend e ON e.classid = d.refclassid"                 \
-    " AND e.objid = d.refobjid WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid"    \
-    " AND d.refclassid = 'pg_proc'::regclass AND (e.refclassid = 'pg_type'::regclass"              \
-    " AND e.refobjid = c.reltype OR e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid))"
+/* Does a check or default of table c call a function that knows the table?  Then it comes after
+ * both. */
+#define SHAPE_KNOWS(class, oid)                                                                    \
+    "EXISTS (SELECT FROM pg_depend y JOIN pg_depend z ON z.classid = y.refclassid"                 \
+    " AND z.objid = y.refobjid WHERE y.classid = '" class "'::regclass AND y.objid = " oid         \
+    " AND y.refclassid = 'pg_proc'::regclass AND (z.refclassid = 'pg_type'::regclass"              \
+    " AND z.refobjid = c.reltype OR z.refclassid = 'pg_class'::regclass AND z.refobjid = c.oid))"
+#define SHAPE_RING SHAPE_KNOWS("pg_constraint", "k.oid")
 
 /* One row per table, in the order of $1.  A column's definition comes twice: as in a table that
  * stands alone, and as in a child that gets its other columns from its parents.  Of a column's
@@ -5916,7 +5935,8 @@ static const char shape_tables_sql[] =
     "     'n_distinct_inherited') HAVING count(*) > 0), '') AS alters"
     "    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid{not_null_join}"
     "    LEFT JOIN LATERAL (SELECT pg_get_expr(d.adbin, d.adrelid) AS expr FROM pg_attrdef d"
-    "     WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) f ON true"
+    "     WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND ({generated} <> ''"
+    "     OR NOT " SHAPE_KNOWS("pg_attrdef", "d.oid") ")) f ON true"
     /* A partition has no sequence of its own: its identity is the root's (17 and later). */
     "    LEFT JOIN LATERAL (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I"
     " START WITH %s INCREMENT BY %s MINVALUE %s MAXVALUE %s CACHE %s%s)', CASE a.attidentity"
@@ -5950,11 +5970,6 @@ enum {
     SHAPE_OPTIONS, SHAPE_REPLIDENT, SHAPE_INHERITED, SHAPE_ALTERS, SHAPE_CHECK_COMMENTS,
     SHAPE_COMMENTS
 };
-
-static void shape_append(struct buf *b, const char *before, const char *text, const char *after)
-{
-    if (text) buf_fmt(b, "%s%s%s", before, text, after);
-}
 
 /* A partition, and a child whose columns are all its own, is created alone and then attached: so
  * its columns keep their order.  Other children need the INHERITS clause: only that makes columns
@@ -6221,7 +6236,7 @@ static status MUST_CHECK shape_views(struct shape_plan *p)
                       arena_fmt(a, "REFRESH MATERIALIZED VIEW %s", q),
                       arena_fmt(a, "SELECT relispopulated FROM pg_class WHERE oid ="
                                    " to_regclass(%s)", sql_quoted_literal(a, q)));
-        d->optional = true;
+        d->optional = d->follows = true;
     }
     buf_char(&oids, '}');
     p->oids = shape_take(a, &oids);  /* what follows belongs to tables and views */
@@ -6395,7 +6410,7 @@ static status MUST_CHECK shape_constraints(struct shape_plan *p, enum ddl_sectio
 /* ---- what belongs to a table or view ---- */
 
 /* Rows of: what it is, the statements that make it, whether it is there, the statement that takes
- * it away. */
+ * it away, whether it is a view's, which we never write. */
 static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section section,
                                           const char *what, const char *query, bool fires)
 {
@@ -6405,12 +6420,26 @@ static status MUST_CHECK shape_belongings(struct shape_plan *p, enum ddl_section
         struct ddl *d = shape_add(p, section, db_cell(r, i, 0), db_cell(r, i, 1),
                                   db_cell(r, i, 2));
         d->optional = true;
-        d->fires = fires;
+        d->fires = fires && !(PQnfields(r) > 4 && db_cell_true(r, i, 4));
         d->drop_sql = PQnfields(r) > 3 ? db_cell(r, i, 3) : NULL;
         d->again = !d->drop_sql;
     }
     return TW_OK;
 }
+
+/* Defaults that wait for a function. */
+static const char shape_late_defaults_sql[] =
+    "SELECT format('default of column %I of table %I.%I', a.attname, n.nspname, c.relname),"
+    " format('ALTER TABLE ONLY %I.%I ALTER COLUMN %I SET DEFAULT %s', n.nspname, c.relname,"
+    "  a.attname, pg_get_expr(f.adbin, f.adrelid)),"
+    " format('SELECT EXISTS (SELECT FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid ="
+    " f.adrelid AND a.attnum = f.adnum WHERE f.adrelid = to_regclass(%L) AND a.attname = %L)',"
+    "  format('%I.%I', n.nspname, c.relname), a.attname)"
+    " FROM pg_attrdef f JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum"
+    " WHERE c.oid = ANY ($1::oid[]) AND {generated} = '' AND "
+    SHAPE_KNOWS("pg_attrdef", "f.oid") " ORDER BY n.nspname, c.relname, a.attnum";
 
 static const char shape_statistics_sql[] =
     "SELECT format('statistics %I.%I', sn.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)"
@@ -6433,7 +6462,7 @@ static const char shape_triggers_sql[] =
     "  || quote_literal(obj_description(g.oid, 'pg_trigger')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%L)"
     " AND tgname = %L)', format('%I.%I', n.nspname, c.relname), g.tgname),"
-    " format('DROP TRIGGER %I ON %I.%I', g.tgname, n.nspname, c.relname)"
+    " format('DROP TRIGGER %I ON %I.%I', g.tgname, n.nspname, c.relname), c.relkind = 'v'"
     " FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND {scope} {trigger_parent}"
@@ -6460,7 +6489,7 @@ static const char shape_rules_sql[] =
     "  || quote_literal(obj_description(w.oid, 'pg_rewrite')), ''),"
     " format('SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = to_regclass(%L)"
     " AND rulename = %L)', format('%I.%I', n.nspname, c.relname), w.rulename),"
-    " format('DROP RULE %I ON %I.%I', w.rulename, n.nspname, c.relname)"
+    " format('DROP RULE %I ON %I.%I', w.rulename, n.nspname, c.relname), c.relkind = 'v'"
     " FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE w.ev_class = ANY ($1::oid[]) AND w.rulename <> '_RETURN' AND {scope}"
@@ -6512,8 +6541,10 @@ static const char shape_row_security_sql[] =
     "  AND (k.contype IN ('p', 'u') OR k.contype = 'c' AND NOT " SHAPE_RING ")"                    \
     " UNION ALL SELECT 'r', w.ev_class FROM pg_rewrite w WHERE " class " = 'pg_rewrite'::regclass" \
     "  AND w.oid = " oid " AND w.rulename = '_RETURN'"                                             \
-    " UNION ALL SELECT CASE c.relkind WHEN 'c' THEN 't' ELSE 'r' END,"                             \
-    "  CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END FROM pg_class c"                      \
+    " UNION ALL SELECT CASE WHEN c.relkind = 'c' THEN 't' WHEN c.relkind IN ('i', 'I') THEN 'k'"   \
+    "   ELSE 'r' END, CASE c.relkind WHEN 'c' THEN c.reltype ELSE coalesce(i.refobjid, c.oid) END" \
+    "  FROM pg_class c LEFT JOIN pg_depend i ON c.relkind = 'S' AND i.deptype = 'i'"               \
+    "   AND i.classid = 'pg_class'::regclass AND i.objid = c.oid"                                  \
     "  WHERE " class " = 'pg_class'::regclass AND c.oid = " oid                                    \
     " UNION ALL SELECT CASE WHEN c.relkind <> 'c' THEN 'r' ELSE 't' END,"                          \
     "  CASE WHEN c.relkind <> 'c' THEN c.oid ELSE e.oid END FROM pg_type t JOIN pg_type e"         \
@@ -6583,7 +6614,7 @@ static int order_first_need(const struct shape_order *o, struct ddl_id who)
 static void order_visit(struct shape_order *o, int i)
 {
     struct ddl *d = &o->list->items[i];
-    if (o->seen[i]) return;
+    if (o->seen[i] || (d->follows && !o->seen[i - 1])) return;
     o->seen[i] = true;
     int n = d->id.kind ? order_first_need(o, d->id) : o->nneeds;
     for (; n < o->nneeds && !id_order(o->needs[n].who, d->id); n++) {
@@ -6597,6 +6628,7 @@ static void order_visit(struct shape_order *o, int i)
         if (section > d->section && d->optional) d->section = section;
     }
     o->out[o->n++] = i;
+    if (i + 1 < o->list->n && d[1].follows) order_visit(o, i + 1);
 }
 
 /* Views count on keys: after the data, what rows can do without comes behind the rest. */
@@ -6661,6 +6693,7 @@ static status MUST_CHECK shape_plan_all(struct shape_plan *p)
     TRY(shape_views(p));
     TRY(shape_indexes(p));
     TRY(shape_constraints(p, DDL_KEYS, "check constraint", shape_late_checks_sql));
+    TRY(shape_belongings(p, DDL_KEYS, "read the defaults", shape_late_defaults_sql, false));
     TRY(shape_belongings(p, DDL_KEYS, "read the statistics", shape_statistics_sql, false));
     TRY(shape_constraints(p, DDL_LAST, "foreign key", shape_foreign_keys_sql));
     TRY(shape_belongings(p, DDL_LAST, "read the triggers", shape_triggers_sql, true));
@@ -6733,7 +6766,7 @@ static status MUST_CHECK shape_may_fire(struct db *to, const struct ddl_list *li
     int n = 0;
     *leave_out = false;
     for (int i = 0; i < list->n; i++)
-        n += list->items[i].section == section && list->items[i].fires;
+        n += list->items[i].section == section && list->items[i].fires && list->items[i].drop_sql;
     if (!n) return TW_OK;
     status s = db_exec(to, "try session_replication_role",
                        "BEGIN; SET LOCAL session_replication_role = replica; ROLLBACK");
@@ -10435,7 +10468,8 @@ static status check_sequences(struct check *c, struct check_node *n)
     " JOIN pg_depend d ON d.classid = dep.classid AND d.objid = dep.objid" \
     " WHERE d.deptype IN ('n', 'a', 'i') AND d.refclassid IN ('pg_type'::regclass," \
     " 'pg_proc'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass," \
-    " 'pg_operator'::regclass, 'pg_collation'::regclass, 'pg_am'::regclass))"
+    " 'pg_operator'::regclass, 'pg_collation'::regclass, 'pg_am'::regclass," \
+    " 'pg_ts_config'::regclass))"
 
 static const char check_extensions_sql[] =
     CHECK_USED_CTE
@@ -10460,38 +10494,54 @@ static status check_extensions(struct check *c, struct check_node *n)
                       "the extensions that the tables on a use");
 }
 
-/* Functions and collations of users that schema synchronization does not make. */
+/* What users made and schema synchronization does not: $1's tables cannot be without it. */
+static const char check_dependencies_sql[] =
+    CHECK_USED_CTE
+    " SELECT coalesce(json_agg(json_build_object('k', x.k, 'f', x.f)), '[]') FROM ("
+    "  SELECT 'function' AS k, p.oid::regprocedure::text AS f, dep.* FROM dep JOIN pg_proc p"
+    "   ON dep.classid = 'pg_proc'::regclass AND p.oid = dep.objid"
+    "   JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language y ON y.oid = p.prolang"
+    "   WHERE NOT (y.lanname NOT IN ('c', 'internal') AND %s)"
+    "  UNION SELECT 'collation', format('%%I.%%I', n.nspname, l.collname), dep.* FROM dep"
+    "   JOIN pg_collation l ON dep.classid = 'pg_collation'::regclass AND l.oid = dep.objid"
+    "   JOIN pg_namespace n ON n.oid = l.collnamespace"
+    "  UNION SELECT 'operator class', format('%%I.%%I', n.nspname, o.opcname), dep.* FROM dep"
+    "   JOIN pg_opclass o ON dep.classid = 'pg_opclass'::regclass AND o.oid = dep.objid"
+    "   JOIN pg_namespace n ON n.oid = o.opcnamespace"
+    "  UNION SELECT 'text search configuration', format('%%I.%%I', n.nspname, g.cfgname), dep.*"
+    "   FROM dep JOIN pg_ts_config g ON dep.classid = 'pg_ts_config'::regclass"
+    "   AND g.oid = dep.objid JOIN pg_namespace n ON n.oid = g.cfgnamespace"
+    "  UNION SELECT 'cast', format('(%%s AS %%s)', format_type(c.castsource, NULL),"
+    "   format_type(c.casttarget, NULL)), 'pg_cast'::regclass, c.oid FROM dep JOIN pg_cast c"
+    "   ON dep.classid = 'pg_proc'::regclass AND c.castfunc = dep.objid AND dep.objid >= 16384"
+    " ) x WHERE x.objid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e"
+    "  WHERE e.deptype = 'e' AND e.classid = x.classid AND e.objid = x.objid)";
+
+static const char check_lacking_sql[] =
+    "SELECT w.k || ' ' || w.f, '-- on b: create ' || w.k || ' ' || w.f || ' as it is on a'"
+    " FROM json_to_recordset($1::json) AS w(k text, f text) WHERE NOT CASE w.k"
+    " WHEN 'function' THEN to_regprocedure(w.f) IS NOT NULL"
+    " WHEN 'collation' THEN EXISTS (SELECT FROM pg_collation l JOIN pg_namespace n"
+    "  ON n.oid = l.collnamespace WHERE format('%I.%I', n.nspname, l.collname) = w.f)"
+    " WHEN 'operator class' THEN EXISTS (SELECT FROM pg_opclass o JOIN pg_namespace n"
+    "  ON n.oid = o.opcnamespace WHERE format('%I.%I', n.nspname, o.opcname) = w.f)"
+    " WHEN 'cast' THEN EXISTS (SELECT FROM pg_cast c WHERE w.f = format('(%s AS %s)',"
+    "  format_type(c.castsource, NULL), format_type(c.casttarget, NULL)))"
+    " ELSE EXISTS (SELECT FROM pg_ts_config g JOIN pg_namespace n ON n.oid = g.cfgnamespace"
+    "  WHERE format('%I.%I', n.nspname, g.cfgname) = w.f) END ORDER BY 1";
+
 static status check_dependencies(struct check *c, struct check_node *n)
 {
-    static const char used_sql[] =
-        CHECK_USED_CTE
-        " SELECT coalesce(json_agg(json_build_object('k', x.k, 'f', x.f)), '[]') FROM ("
-        "  SELECT DISTINCT CASE WHEN p.oid IS NULL THEN 'collation' ELSE 'function' END AS k,"
-        "  coalesce(p.oid::regprocedure::text, format('%%I.%%I', n.nspname, l.collname)) AS f"
-        "  FROM dep LEFT JOIN pg_proc p"
-        "   ON dep.classid = 'pg_proc'::regclass AND p.oid = dep.objid"
-        "  LEFT JOIN pg_collation l"
-        "   ON dep.classid = 'pg_collation'::regclass AND l.oid = dep.objid"
-        "  LEFT JOIN pg_namespace n ON n.oid = l.collnamespace"
-        "  WHERE (p.oid >= 16384 OR l.oid >= 16384) AND NOT EXISTS (SELECT FROM pg_depend e"
-        "   WHERE e.deptype = 'e' AND e.classid = dep.classid AND e.objid = dep.objid)"
-        "  AND NOT EXISTS (SELECT FROM pg_proc q JOIN pg_namespace n ON n.oid = q.pronamespace"
-        "   JOIN pg_language y ON y.oid = q.prolang WHERE q.oid = p.oid"
-        "   AND y.lanname NOT IN ('c', 'internal') AND %s)) x";
-    static const char missing_sql[] =
-        "SELECT w.k || ' ' || w.f, '-- on b: create ' || w.k || ' ' || w.f || ' as it is on a'"
-        " FROM json_to_recordset($1::json) AS w(k text, f text) WHERE NOT"
-        " CASE w.k WHEN 'function' THEN to_regprocedure(w.f) IS NOT NULL ELSE EXISTS (SELECT"
-        "  FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace"
-        "  WHERE format('%I.%I', n.nspname, l.collname) = w.f) END ORDER BY 1";
     const char *used;
     bool makes = c->job->task[TW_FORWARD].schema;
     TRY(db_value(&c->n[0].db, c->arena, "read dependencies",
-                 arena_fmt(c->arena, used_sql, makes ? shape_scope(c->arena, c->job) : "false"), 1,
+                 arena_fmt(c->arena, check_dependencies_sql,
+                           makes ? shape_scope(c->arena, c->job) : "false"), 1,
                  &c->n[0].oids, &used));
-    return check_rows(c, n, makes ? CHECK_FAILED : CHECK_WARNING,
-                      missing_sql, 1, &used, "functions and collations the tables use are there",
-                      "functions and collations that the tables on a use");
+    return check_rows(c, n, makes ? CHECK_FAILED : CHECK_WARNING, check_lacking_sql, 1, &used,
+                      "functions, collations and the like that the tables use are there",
+                      "functions, collations, operator classes, casts, text search configurations"
+                      " that the tables on a use");
 }
 
 /* What fires on our writes unless session_replication_role is 'replica'. */
