@@ -6114,7 +6114,7 @@ static const char shape_functions_sql[] =
     SHAPE_OPTION("HYPOTHETICAL", "'true'", "g.aggkind = 'h'") " || ')'"
     "  FROM pg_aggregate g WHERE g.aggfnoid = p.oid) END,"
     " obj_description(p.oid, 'pg_proc'), l.lanname IN ('c', 'internal') AND p.prokind <> 'a',"
-    " l.lanname"
+    " l.lanname, p.prosecdef AND p.proowner <> current_user::regrole"
     " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
     " JOIN pg_language l ON l.oid = p.prolang WHERE {scope}" SHAPE_OWN("pg_proc", "p.oid")
     /* Those that CREATE TYPE makes for a range. */
@@ -6144,6 +6144,11 @@ static status MUST_CHECK shape_functions(struct shape_plan *p)
         }
         buf_str(&b, db_cell(r, i, 2));
         shape_comment(&b, "ROUTINE", q, db_cell(r, i, 3));
+        if (db_cell_true(r, i, 6)) {  /* who wrote it would have our rights there */
+            buf_fmt(&b, "; REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC", q);
+            shape_warn(p, "function %s runs with its owner's rights, which is this role on the"
+                          " target: nobody else may execute it there until that is granted", q);
+        }
         struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "function %s", q), shape_take(a, &b),
                                   arena_fmt(a, "SELECT to_regprocedure(%s) IS NOT NULL",
                                             sql_quoted_literal(a, q)));

@@ -550,3 +550,17 @@ def test_many_objects(pair, make_job):
     compare.assert_same(pair)
     assert warnings(job) == []
     assert pair.b.sql("SELECT * FROM s.v490") == [(1, "x")]
+
+
+@pytest.mark.rung("origin")
+def test_rights_of_an_owner_are_not_given_away(pair, make_job, role_of_a):
+    """On B every function is twsync's: one that somebody else wrote to run with his own rights may be called by nobody."""
+    pair.a.sql("CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY);"
+               "CREATE FUNCTION s.theirs() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text';"
+               "CREATE FUNCTION s.mine() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'")
+    pair.a.admin(f'GRANT ALL ON SCHEMA s TO "{role_of_a}"; ALTER FUNCTION s.theirs() OWNER TO "{role_of_a}"')
+    job = make_job(pair, "s").start()
+    may = "SELECT has_function_privilege('public', %s, 'EXECUTE')"
+    assert pair.a.one(may, ("s.theirs()",)) and not pair.b.one(may, ("s.theirs()",))
+    assert pair.b.one(may, ("s.mine()",))
+    assert [w for w in warnings(job) if "theirs" in w and "its owner's rights" in w], warnings(job)
