@@ -13066,13 +13066,30 @@ static status MUST_CHECK task_add_columns(struct task *t, const struct rel *rel,
     return s;
 }
 
+/* A column of the target that the source has no more, or never had; NULL if there is none. */
+static const char *task_odd_column(const struct rel *rel)
+{
+    for (int i = 0; i < rel->ntargets; i++)
+        if (rel->targets[i].source < 0 && !rel->targets[i].generated) return rel->targets[i].quoted;
+    return NULL;
+}
+
+/* A new name on the source need not be a new column: where the target has one that the source lacks
+ * it may be that one, renamed. */
 static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
 {
     status s = rel_resolve(rel, &t->from, &t->to, t->name);
     if (s != TW_ESCHEMA || t->dir == TW_REVERSE || !t->conf->ddl) return s;
     struct tw_error why = t->e;
+    const char *odd = rel->exists ? task_odd_column(rel) : NULL;
     bool any;
     error_clear(&t->e);
+    if (odd) {
+        fail_hint(&t->e, "%c has a column %s there, which %c lacks: if it was renamed or dropped,"
+                         " do the same on %c.", t->target->letter, odd, t->source->letter,
+                  t->target->letter);
+        return fail(&t->e, TW_ESCHEMA, "%s", why.msg);
+    }
     TRY(task_add_columns(t, rel, &any));
     if (any) return rel_resolve(rel, &t->from, &t->to, t->name);
     t->e = why;

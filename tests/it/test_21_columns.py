@@ -80,6 +80,20 @@ def test_not_null_without_a_value(pair, job):
     assert columns(pair.a, "t") == columns(pair.b, "t")
 
 
+@pytest.mark.parametrize("column", ["v", "w"])
+def test_renamed(pair, make_job, column):
+    """A column with a new name is not a new column: its older values would be lost.  The task waits, and says for what."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text, w text); INSERT INTO t VALUES (1, 'old', 'older')")
+    job = make_job(pair).start()
+    pair.a.sql(f"ALTER TABLE t RENAME {column} TO renamed; UPDATE t SET renamed = 'new'; INSERT INTO t VALUES (2, 'x', 'y')")
+    wait_for(lambda: 'column "renamed"' in job.task("forward")["last_error"], "the error")
+    wait_for(lambda: f'b has a column "{column}" there' in job.log_text(), "the hint")
+    assert [c[0] for c in columns(pair.b, "t")] == ["id", "v", "w"]
+    pair.b.sql(f"ALTER TABLE t RENAME {column} TO renamed")
+    job.wait_synced()
+    compare.assert_contents(pair)
+
+
 def test_killed(pair, job):
     """Column and rows are there once, however often twsync dies meanwhile."""
     for n in range(4):
