@@ -5512,6 +5512,7 @@ struct ddl {
     bool follows;            /* in order, the entry before it */
     const char *what;        /* 'table "s"."t"': completes "could not create ..." */
     const char *sql;
+    const char *new_sql;     /* after sql, in the same transaction, for a new one only */
     const char *drop_sql;    /* before sql, for one that differs; NULL: not done by us */
     const char *exists_sql;  /* answers true if there is nothing to do; NULL: run always */
 };
@@ -6144,16 +6145,16 @@ static status MUST_CHECK shape_functions(struct shape_plan *p)
         }
         buf_str(&b, db_cell(r, i, 2));
         shape_comment(&b, "ROUTINE", q, db_cell(r, i, 3));
-        if (db_cell_true(r, i, 6)) {  /* who wrote it would have our rights there */
-            buf_fmt(&b, "; REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC", q);
-            shape_warn(p, "function %s runs with its owner's rights, which is this role on the"
-                          " target: nobody else may execute it there until that is granted", q);
-        }
         struct ddl *d = shape_add(p, DDL_BEFORE, arena_fmt(a, "function %s", q), shape_take(a, &b),
                                   arena_fmt(a, "SELECT to_regprocedure(%s) IS NOT NULL",
                                             sql_quoted_literal(a, q)));
         d->id = (struct ddl_id){'f', (uint32_t) db_cell_int(r, i, 0)};
         d->optional = d->again = true;
+        if (!db_cell_true(r, i, 6)) continue;
+        /* Who wrote it would have our rights there. */
+        d->new_sql = arena_fmt(a, "REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC", q);
+        shape_warn(p, "function %s runs with its owner's rights, which is this role on the"
+                      " target: nobody else may execute it there until that is granted", q);
     }
     return TW_OK;
 }
@@ -6749,6 +6750,12 @@ static status MUST_CHECK shape_plan(struct db *from, struct arena *a, const stru
     return db_exec(from, "set up the session", "SET quote_all_identifiers = off");
 }
 
+/* All that makes a new object. */
+static const char *shape_make_sql(struct arena *a, const struct ddl *ddl)
+{
+    return ddl->new_sql ? arena_fmt(a, "%s; %s", ddl->sql, ddl->new_sql) : ddl->sql;
+}
+
 /* Do one statement of the list unless its object is there. */
 static status MUST_CHECK shape_run_one(struct db *to, const struct ddl *ddl)
 {
@@ -6756,7 +6763,8 @@ static status MUST_CHECK shape_run_one(struct db *to, const struct ddl *ddl)
     const char *what = arena_fmt(&a, "create %s", ddl->what), *there = NULL;
     status s = TW_OK;
     if (ddl->exists_sql) s = db_value(to, &a, what, ddl->exists_sql, 0, NULL, &there);
-    if (s == TW_OK && !(there && *there == 't')) s = db_exec(to, what, ddl->sql);
+    if (s == TW_OK && !(there && *there == 't'))
+        s = db_exec(to, what, shape_make_sql(&a, ddl));
     arena_free(&a);
     if (s == TW_OK || !ddl->optional || PQstatus(to->pg) != CONNECTION_OK) return s;
     log_warning("%s", to->e->msg);
@@ -6861,15 +6869,21 @@ static char *shape_add_column_sql(struct arena *a, const PGresult *r, bool *unsu
     return shape_take(a, &b);
 }
 
+static status MUST_CHECK shape_one_column(struct db *from, struct arena *a, uint32_t table,
+                                          const char *column, PGresult **r)
+{
+    struct shape_plan p = {.from = from, .arena = a};
+    const char *args[] = {arena_fmt(a, "%" PRIu32, table), column};
+    return db_query(from, a, "read a new column", shape_sql(&p, shape_one_column_sql), 2, args, r);
+}
+
 /* Give the target a column the source has; *done false: the source has it no more. */
 static status MUST_CHECK shape_add_column(struct db *from, struct db *to, struct arena *a,
                                           uint32_t table, const char *column, bool *done)
 {
-    struct shape_plan p = {.from = from, .arena = a};
-    const char *args[] = {arena_fmt(a, "%" PRIu32, table), column};
     PGresult *r;
     bool unsure;
-    TRY(db_query(from, a, "read a new column", shape_sql(&p, shape_one_column_sql), 2, args, &r));
+    TRY(shape_one_column(from, a, table, column, &r));
     *done = PQntuples(r) == 1;
     if (!*done) return TW_OK;
     const char *sql = shape_add_column_sql(a, r, &unsure);
@@ -14246,15 +14260,22 @@ static int schema_column(const PGresult *r, const char *name)
     return -1;
 }
 
-static void schema_add_column(struct schema_diff *d, const char *table, const char *column,
-                              const PGresult *r, int i)
+/* A column only A has, as the stream would add it; NOT NULL is asked for here in any case. */
+static status MUST_CHECK schema_add_column(struct schema_diff *d, const struct ddl *want,
+                                           const char *table, const char *column,
+                                           const PGresult *x, int i)
 {
-    if (db_cell_true(r, i, COLUMN_INHERITED)) return;  /* comes with the parent's */
-    const char *value = db_cell(r, i, COLUMN_DEFAULT);
-    schema_todo(d, arena_fmt(d->arena, "ALTER TABLE %s ADD COLUMN %s %s%s%s%s%s", table, column,
-                             db_cell(r, i, COLUMN_TYPE), db_cell(r, i, COLUMN_MADE),
-                             value ? " DEFAULT " : "", value ? value : "",
-                             db_cell_true(r, i, COLUMN_NOT_NULL) ? " NOT NULL" : ""));
+    PGresult *r;
+    bool unsure;
+    if (db_cell_true(x, i, COLUMN_INHERITED)) return TW_OK;  /* comes with the parent's */
+    TRY(shape_one_column(&d->a.db, d->arena, want->table, PQgetvalue(x, i, COLUMN_NAME), &r));
+    if (PQntuples(r) != 1) return TW_OK;
+    schema_todo(d, shape_add_column_sql(d->arena, r, &unsure));
+    if (unsure) fprintf(d->out, "-- older rows hold values of their own there on a\n");
+    if (db_cell_true(r, 0, COLUMN_NOT_NULL))
+        schema_todo(d, arena_fmt(d->arena, "ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", table,
+                                 column));
+    return TW_OK;
 }
 
 static bool schema_same(const PGresult *x, int i, const PGresult *y, int j, int field)
@@ -14310,7 +14331,7 @@ static status MUST_CHECK schema_table(struct schema_diff *d, const struct ddl *w
         sql_ident(&q, PQgetvalue(x, i, COLUMN_NAME));
         const char *column = shape_take(d->arena, &q);
         int j = schema_column(y, PQgetvalue(x, i, COLUMN_NAME));
-        if (j < 0) schema_add_column(d, table, column, x, i);
+        if (j < 0) TRY(schema_add_column(d, want, table, column, x, i));
         else schema_alter_column(d, table, column, x, i, y, j);
     }
     for (int j = 0; j < PQntuples(y); j++)
@@ -14343,7 +14364,9 @@ static status MUST_CHECK schema_entry(struct schema_diff *d, const struct ddl *w
     if (want->fires && d->leave_out) {
         schema_tell(d, "left out: it would fire on our writes on b, where this role may not set"
                        " session_replication_role");
-    } else if (!have || want->again) {
+    } else if (!have) {
+        schema_todo(d, shape_make_sql(d->arena, want));
+    } else if (want->again) {
         schema_todo(d, want->sql);
     } else if (have->drop_sql) {
         schema_todo(d, arena_fmt(d->arena, "%s; %s", have->drop_sql, want->sql));

@@ -56,7 +56,9 @@ def test_everything(pair, make_job):
 
 
 CHANGES = [
-    ("ALTER TABLE own.t ADD COLUMN w numeric(8,2) DEFAULT 1.5 NOT NULL", 'ADD COLUMN "w" numeric(8,2) DEFAULT 1.5 NOT NULL'),
+    ("ALTER TABLE own.t ADD COLUMN w numeric(8,2) DEFAULT 1.5 NOT NULL",
+     'ADD COLUMN "w" numeric(8,2) DEFAULT \'1.50\' NOT NULL'),
+    ("ALTER TABLE own.t ADD COLUMN z int NOT NULL", 'ALTER COLUMN "z" SET NOT NULL'),
     ("ALTER TABLE own.t ALTER n TYPE bigint", 'ALTER COLUMN "n" TYPE bigint'),
     ("ALTER TABLE own.t ALTER v SET DEFAULT 'it''s', ALTER v SET NOT NULL", "SET DEFAULT 'it''s'"),
     ("ALTER TABLE own.t ALTER k DROP DEFAULT", "DROP DEFAULT"),
@@ -84,6 +86,41 @@ def test_each_change(pair, make_job):
         compare.assert_schema(pair)
         code, said = schema(job)
         assert code == 0 and "are equal" in said, (change, said)
+
+
+@pytest.mark.rung("origin")
+def test_older_rows(pair, make_job):
+    """A new column's older rows hold on B what they hold on A, whatever its default says by now."""
+    job = filled(pair, make_job)
+    for node in pair.nodes:
+        node.sql("INSERT INTO own.t (id, n) SELECT g, g FROM generate_series(1, 5) g")
+    pair.a.sql("ALTER TABLE own.t ADD COLUMN stable timestamptz DEFAULT now(), ADD COLUMN c text DEFAULT 'then'; "
+               "ALTER TABLE own.t ALTER c SET DEFAULT 'now'")
+    code, said = schema(job, "--apply")
+    assert code == 0, said
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("origin")
+def test_rights_are_no_difference(pair, make_job):
+    """A function that was revoked when it was made on B is as A's is; a grant there is not taken back."""
+    pair.a.sql(OWN)
+    pair.a.admin("CREATE ROLE other_owner; GRANT ALL ON SCHEMA own TO other_owner; CREATE FUNCTION own.d() RETURNS int "
+                 "LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION own.d() OWNER TO other_owner")
+    try:
+        job = make_job(pair, "own")
+        code, said = schema(job, "--apply")
+        assert code == 0 and "REVOKE EXECUTE ON ROUTINE" in said
+        may = "SELECT has_function_privilege('public', 'own.d()', 'EXECUTE')"
+        assert not pair.b.one(may)
+        code, said = schema(job)
+        assert code == 0 and "are equal" in said, said
+        pair.b.sql("GRANT EXECUTE ON FUNCTION own.d() TO PUBLIC")
+        pair.a.admin("CREATE OR REPLACE FUNCTION own.d() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 2'")
+        code, said = schema(job, "--apply")
+        assert code == 0 and pair.b.one(may) and pair.b.one("SELECT own.d()") == 2, said
+    finally:
+        pair.a.admin("DROP OWNED BY other_owner; DROP ROLE other_owner")
 
 
 @pytest.mark.rung("origin")
