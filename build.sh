@@ -44,6 +44,10 @@ readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-sta
 readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
     shellcheck libfaketime)
 
+# The servers of other major versions that tests run on, and the Debian releases that have them.
+declare -rA SERVERS=([13]=bullseye [15]=bookworm [17]=trixie [18]=forky)
+readonly SERVER_PACKAGES=(mmdebstrap debian-archive-keyring)
+
 readonly MAX_BYTES=$((8 * 1024 * 1024))
 
 # ---- saying things ----------------------------------------------------------------------------
@@ -135,6 +139,95 @@ need_postgres() {
     step "installing PostgreSQL" postgres_install
 }
 
+# ---- servers of other versions ----------------------------------------------------------------
+# Each is a Debian of its own, unpacked in CACHE/pg/VERSION, where tests run it by chroot.  They
+# are for tests alone: one that cannot be had is told, and its tests are skipped.
+
+# Laid out beside its place and moved there whole.  Of what nobody runs there, the large is left
+# out: manuals, Perl, and the compiler of queries, which since 18 is a package of its own.  What
+# mmdebstrap mounts, where it may, is seen by it alone, and goes with it however it ends.
+server_make() {
+    local version=$1 uri=$2 suite=${SERVERS[$1]} dir=$CACHE/pg/$1 alone=(unshare --mount)
+    "${alone[@]}" true || alone=()
+    rm -rf "$dir.part"
+    "${alone[@]}" mmdebstrap --mode=root --variant=extract \
+        --include="postgresql-$version,bash,coreutils,tzdata" \
+        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
+        --aptopt='Acquire::http::Timeout "20"' "$suite" "$dir.part" "deb $uri $suite main"
+    cd "$dir.part"
+    rm -rf usr/share/{doc,man,locale,i18n,perl,perl5} usr/lib/*/{perl,perl-base,perl5} \
+        usr/lib/*/lib{LLVM,perl,z3}* usr/lib/postgresql/*/lib/{bitcode,llvmjit*}
+    [[ -e bin/sh ]] || ln -s bash bin/sh
+    echo "127.0.0.1 localhost" >etc/hosts
+    mkdir -p dev/shm
+    chmod 1777 dev/shm
+    server_key >made
+    rm -rf "$dir"
+    mv "$dir.part" "$dir"
+}
+
+server_key() { declare -f server_make | sha256sum; }
+
+# There, made in this way, and within the last month: then newer minor versions are looked for.
+server_is_good() {
+    [[ $(cat "$1/made" 2>/dev/null) = "$(server_key)" && -n $(find "$1/made" -mtime -30) ]]
+}
+
+# The versions that are neither installed nor good in the cache.
+servers_lacking() {
+    local version
+    for version in $(printf '%s\n' "${!SERVERS[@]}" | sort -n); do
+        [[ -x /usr/lib/postgresql/$version/bin/postgres ]] || server_is_good "$CACHE/pg/$version" ||
+            echo "$version"
+    done
+}
+
+# Runs beside the build, which needs other locks, and therefore with its own; its output is what
+# there is to tell.  Without a network the servers at hand serve, and the next try is tomorrow's.
+servers_fetch() {
+    local uri=$1 version dir log
+    exec {LOCK}>"$CACHE/pg/lock"
+    flock "$LOCK"
+    for version in $(servers_lacking); do
+        dir=$CACHE/pg/$version log=$CACHE/log/server-$version.log
+        set +e
+        (
+            set -e
+            server_make "$version" "$uri"
+        ) >"$log" 2>&1 </dev/null
+        set -e
+        if server_is_good "$dir"; then
+            echo "  PostgreSQL $version to test with: ready"
+        elif [[ -d $dir ]]; then
+            touch -d "29 days ago" "$dir/made"
+            echo "  could not look for a newer PostgreSQL $version: using the one at hand"
+        else
+            echo "  no PostgreSQL $version, whose tests are skipped: the reason is in $log"
+        fi
+    done
+}
+
+# Only root may chroot.  With TWSYNC_SOURCES there is no network.
+servers_begin() {
+    local uri
+    SERVERS_PID='' SERVERS_NEWS=$CACHE/log/servers
+    mkdir -p "$CACHE/pg" "$CACHE/log"
+    is_root && [[ -z ${TWSYNC_SOURCES:-} && -n $(servers_lacking) ]] || return 0
+    set +e # the subshell lets a failure end here
+    (need "${SERVER_PACKAGES[@]}")
+    uri=$(main_mirror) # asked for before it runs beside the build: both may need apt's lock
+    set -e
+    servers_fetch "$uri" >"$SERVERS_NEWS" 2>&1 </dev/null &
+    SERVERS_PID=$!
+}
+
+servers_wait() {
+    [[ -n $SERVERS_PID ]] || return 0
+    wait "$SERVERS_PID" || true
+    cat "$SERVERS_NEWS"
+}
+
 # For the benchmark, which goes on without it.  The subshell lets a failure end here, not the build.
 want_pglogical() {
     local bin=(/usr/lib/postgresql/*/bin) newest
@@ -168,13 +261,19 @@ mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Label: $1" | head -n 1
 }
 
+main_mirror() {
+    local uri
+    uri=$(mirror Debian)
+    if [[ -z $uri ]] && is_root; then
+        apt-get -q update >&2
+        uri=$(mirror Debian)
+    fi
+    echo "$uri"
+}
+
 apt_setup() {
     local main security key=/usr/share/keyrings/debian-archive-keyring.gpg
-    main=$(mirror Debian)
-    if [[ -z $main ]] && is_root; then
-        apt-get -q update
-        main=$(mirror Debian)
-    fi
+    main=$(main_mirror)
     if [[ -z $main ]]; then
         echo "apt knows no Debian mirror; as root, run: apt-get update"
         return 1
@@ -620,9 +719,11 @@ cmd_lint() { exec "$HERE/tests/lint.sh"; }
 cmd_test() {
     need "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
     need_postgres
+    servers_begin
     cmd_release
     cmd_debug
-    exec "$HERE/tests/run.sh" "$@"
+    servers_wait
+    TWSYNC_CACHE=$CACHE exec "$HERE/tests/run.sh" "$@"
 }
 
 cmd_demo() {
@@ -643,7 +744,7 @@ cmd_bench() {
 
 cmd_clean() {
     rm -f "$HERE"/twsync "$HERE"/twsync-debug "$HERE"/twsync-hard "$HERE"/*.part
-    [[ ${1:-} != all ]] || rm -rf "${CACHE:?}"/{apt,src,lib,build,log,stamp,lock}
+    [[ ${1:-} != all ]] || rm -rf "${CACHE:?}"/{apt,src,lib,pg,build,log,stamp,lock}
 }
 
 cmd_help() {

@@ -7,6 +7,8 @@
 #
 # TWSYNC_TEST_BIN      the binary (default ./twsync); a debug build serves too
 # TWSYNC_TEST_PGBIN    folder of initdb, postgres, pg_dump (default the newest installed)
+# TWSYNC_TEST_VERSION  major version of the servers (13, 15, 17, 18; default the installed one);
+#                      ./build.sh test fetches those that are not installed into TWSYNC_CACHE
 # TWSYNC_TEST_SEED     repeats the random choices of a failed run
 # TWSYNC_TEST_SECONDS  length of the acceptance test's writing (default 60)
 # TWSYNC_TEST_KEEP     keep the servers' folders and logs
@@ -50,7 +52,7 @@ pytest_into() {
     local counts=$1
     shift
     TWSYNC_TEST_COUNTS=$counts PYTHONDONTWRITEBYTECODE=1 \
-        "$PYTHON" -m pytest -q -p no:cacheprovider --durations=3 --rootdir tests/it "$@"
+        "$PYTHON" -m pytest -q -rs -p no:cacheprovider --durations=3 --rootdir tests/it "$@"
 }
 
 # Adds what a pytest left; its exit code tells of what has no count.
@@ -82,7 +84,7 @@ one_file() {
 run_all_pytest() {
     local folder file rc order=()
     folder=$(mktemp -d)
-    for file in tests/it/test_{10_,18_,09_,100_,06_,16_,08_,101_,17_,03_,05_}*.py \
+    for file in tests/it/test_{10_,18_,09_,23_,100_,06_,16_,08_,101_,17_,03_,05_}*.py \
         tests/it/test_*.py; do
         if [[ -f $file && " ${order[*]} " != *" $file "* ]]; then order+=("$file"); fi
     done
