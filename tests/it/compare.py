@@ -123,14 +123,18 @@ def content_differences(pair, only=None):
     return out
 
 
-def schema_of(node):
-    """The statements of pg_dump -s, one string each, sorted; without schema twsync."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION}
+def schema_of(node, by):
+    """The statements of pg_dump -s of server `by`, one string each, sorted; without schema twsync.
+
+    A pg_dump in a cage sees no sockets but its own server's, hence TCP.
+    """
+    at = [node.server.root, "postgres"] if by.cage is None else ["127.0.0.1", "tw_super"]
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION, "PGPASSWORD": pg.PASSWORD}
     dump = subprocess.run(
-        [os.path.join(pg.bin_dir(), "pg_dump"), "-s", "-N", "twsync", "--no-owner",
-         "--no-privileges", "--no-publications", "--no-subscriptions",
-         "-h", node.server.root, "-p", str(node.server.port), "-U", "postgres", node.dbname],
-        check=True, capture_output=True, text=True, env=env).stdout
+        by.argv("pg_dump", "-s", "-N", "twsync", "--no-owner",
+                "--no-privileges", "--no-publications", "--no-subscriptions",
+                "-h", at[0], "-p", str(node.server.port), "-U", at[1], node.dbname),
+        check=True, capture_output=True, text=True, env=env, cwd="/").stdout
     lines = [line for line in dump.splitlines()
              if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog.set_config", line)]
     statements = re.split(r";\n", "\n".join(lines))
@@ -138,7 +142,8 @@ def schema_of(node):
 
 
 def schema_differences(pair):
-    a, b = schema_of(pair.a), schema_of(pair.b)
+    newer = max((node.server for node in pair.nodes), key=lambda server: server.major)
+    a, b = (schema_of(node, newer) for node in pair.nodes)
     return [line for line in difflib.unified_diff("\n".join(a).split("\n"), "\n".join(b).split("\n"),
                                                   "schema of a", "schema of b", lineterm="", n=2)]
 

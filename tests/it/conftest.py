@@ -3,9 +3,13 @@
 A test that asks for `pair` runs once for each rung (how loops are avoided, which follows from what
 the role may do): "marker" is an owner with REPLICATION and nothing else, "origin" a superuser.
 `@pytest.mark.rung("marker")` keeps one of them.
+
+`@pytest.mark.parametrize("version", [15, (13, 17)])` gives such a test servers of these major versions,
+the same for A and B or one each.  A version that cannot be had here is skipped.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -29,7 +33,11 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return f"twsync: {tw.BINARY}; PostgreSQL: {pg.bin_dir()}; TWSYNC_TEST_SEED={SEED}"
+    return f"twsync: {tw.BINARY}; PostgreSQL: {pg.major()}, {pg.bin_dir()}; TWSYNC_TEST_SEED={SEED}"
+
+
+def pytest_make_parametrize_id(val, argname):
+    return "-".join(map(str, val)) if argname == "version" and isinstance(val, tuple) else None
 
 
 def pytest_generate_tests(metafunc):
@@ -86,17 +94,28 @@ def folder():
 
 @pytest.fixture(scope="session")
 def templates(folder):
-    """Data directories to copy from.  There are two, because copies share the system identifier."""
-    return [pg.Server(folder, f"template{n}").data for n in (1, 2)]
+    """templates(n, version) -> a data directory to copy; n is 0 or 1, for copies share the system identifier."""
+    @functools.cache
+    def template(n, version):
+        return pg.Server(folder, f"template{n}", version=version).data
+
+    return template
 
 
 @pytest.fixture(scope="session")
 def make_server(folder, templates):
-    """make_server(name, settings, hba) -> a running server; all are stopped at the end."""
+    """make_server(name, settings, hba) -> a running server; all are stopped at the end.
+
+    Its version is a major one, None the usual one; if that cannot be had, the test is skipped.
+    """
     servers = []
 
-    def make(name, settings=None, hba=pg.HBA, template=0):
-        server = pg.Server(folder, f"{name}{next(numbers)}", settings, hba, templates[template]).start()
+    def make(name, settings=None, hba=pg.HBA, template=0, version=None):
+        version = pg.major(version)
+        if pg.why_missing(version):
+            pytest.skip(pg.why_missing(version))
+        data = templates(template, version)
+        server = pg.Server(folder, f"{name}{next(numbers)}", settings, hba, data, version).start()
         servers.append(server)
         server.make_roles()
         return server
@@ -108,9 +127,29 @@ def make_server(folder, templates):
 
 
 @pytest.fixture(scope="session")
-def servers(make_server):
+def servers_of(make_server):
+    """servers_of(version) -> the two servers of this version that tests share; (13, 17): A has 13, B has 17."""
+    @functools.cache
+    def shared(n, version):
+        return make_server("ab"[n], template=n, version=version)
+
+    return lambda version=None: tuple(shared(n, pg.major(v)) for n, v in enumerate(both_versions(version)))
+
+
+def both_versions(version):
+    return version if isinstance(version, tuple) else (version, version)
+
+
+@pytest.fixture(scope="session")
+def servers(servers_of):
     """The two servers that most tests share."""
-    return make_server("a"), make_server("b", template=1)
+    return servers_of()
+
+
+@pytest.fixture
+def version():
+    """The major version of the servers of a test, or of A and of B; a test may parametrize it."""
+    return None
 
 
 @pytest.fixture
@@ -120,15 +159,15 @@ def rng(request):
 
 
 @pytest.fixture
-def pair(request, servers, rung):
+def pair(request, servers_of, version, rung):
     """Two fresh databases on the shared servers."""
-    yield from new_pair(request, *servers, rung)
+    yield from new_pair(request, *servers_of(version), rung)
 
 
 @pytest.fixture
-def own_pair(request, make_server, rung):
+def own_pair(request, make_server, version, rung):
     """Two fresh databases on servers of this test alone, which may crash."""
-    own = make_server("owna"), make_server("ownb", template=1)
+    own = [make_server(f"own{'ab'[n]}", template=n, version=v) for n, v in enumerate(both_versions(version))]
     yield from new_pair(request, *own, rung)
     for server in own:
         server.stop("immediate")

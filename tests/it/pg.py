@@ -3,9 +3,14 @@
 PostgreSQL refuses to run as root, so root runs the servers as an unprivileged user.  One data
 directory is made by initdb and copied for each server.  Over the Unix socket everybody is trusted;
 over TCP (127.0.0.1) a password is needed, so that both ways of connecting are in use.
+
+A server of a major version that is not installed runs in a cage: by chroot, in a Debian that has
+this version.  ./build.sh test keeps these in its cache; a run works on a copy of its own (made of
+links), which holds the folders of these servers.  Nothing is ever mounted.
 """
 
 import contextlib
+import functools
 import glob
 import os
 import pwd
@@ -33,6 +38,7 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
     "wal_level": "logical",
+    "password_encryption": "scram-sha-256",     # which 13 has not by default
     "track_commit_timestamp": "on",
     "max_replication_slots": "20",
     "max_wal_senders": "20",
@@ -64,7 +70,7 @@ SESSION = (
 
 
 def bin_dir():
-    """The folder of initdb, postgres, pg_dump, pgbench: the newest installed."""
+    """The folder of initdb, postgres, pg_dump, pgbench that are installed: the newest."""
     named = os.environ.get("TWSYNC_TEST_PGBIN")
     if named:
         return named
@@ -72,6 +78,65 @@ def bin_dir():
     if not found:
         raise RuntimeError("no PostgreSQL server is installed (apt-get install postgresql)")
     return max(found, key=lambda d: int(re.search(r"/(\d+)/", d).group(1)))
+
+
+@functools.cache
+def installed_version():
+    """The major version of what is in bin_dir()."""
+    told = subprocess.run([os.path.join(bin_dir(), "postgres"), "--version"], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout
+    return int(re.search(r"\) (\d+)", told).group(1))
+
+
+def major(version=None):
+    """A major version; None is what most tests run on: the installed one, unless the environment names another."""
+    return version or int(os.environ.get("TWSYNC_TEST_VERSION") or installed_version())
+
+
+def release_dir(version):
+    """Where ./build.sh test put a Debian with this major version; it must name the same folder."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/root", ".cache")
+    cache = os.environ.get("TWSYNC_CACHE") or os.path.join(caches, "twsync")
+    return os.path.join(cache, "pg", str(version))
+
+
+def why_missing(version):
+    """Why no server of this major version can run here; None when it can."""
+    if version == installed_version():
+        return None
+    if os.geteuid() != 0:
+        return f"PostgreSQL {version} is not installed, and only root may run it by chroot"
+    if not os.path.exists(os.path.join(release_dir(version), "made")):
+        return f"no PostgreSQL {version} is at hand: ./build.sh test fetches it, given a network"
+    return None
+
+
+def make_cage(folder, version):
+    """Lays out folder/VERSION, unless it is there, as a root for servers of this version; returns it.
+
+    Seen from inside, a folder in the cage has the same path as outside: the cage's own path leads to its top.
+    """
+    cage = os.path.join(folder, str(version))
+    if os.path.exists(cage):
+        return cage
+    if subprocess.run(["cp", "-al", release_dir(version), cage], stderr=subprocess.DEVNULL).returncode:
+        shutil.rmtree(cage, ignore_errors=True)     # links do not reach to another file system
+        subprocess.run(["cp", "-a", release_dir(version), cage], check=True)
+    inside = cage + cage
+    os.makedirs(os.path.dirname(inside))
+    os.symlink(os.path.relpath(cage, os.path.dirname(inside)), inside)
+    for name in ("passwd", "group"):
+        with open(os.path.join(cage, "etc", name), "w") as f:
+            f.write("postgres:x:{0.pw_uid}:{0.pw_gid}::/:/bin/sh\n".format(server_user()))
+    null = os.path.join(cage, "dev", "null")
+    try:
+        os.close(os.open(null, os.O_RDWR))
+    except OSError:     # missing, or devices do not work here: an ordinary file does
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(null)
+        open(null, "w").close()
+        os.chmod(null, 0o666)
+    return cage
 
 
 def server_user():
@@ -126,9 +191,13 @@ def lsn_text(value):
 
 
 class Server:
-    """One running PostgreSQL server in a folder of its own."""
+    """One running PostgreSQL server in a folder of its own; its version is a major one, None the usual one."""
 
-    def __init__(self, root, name, settings=None, hba=HBA, template=None):
+    def __init__(self, root, name, settings=None, hba=HBA, template=None, version=None):
+        self.major, self.cage = major(version), None
+        if self.major != installed_version():
+            self.cage = make_cage(root, self.major)
+            root = os.path.join(self.cage, "srv")
         self.root, self.name = os.path.join(root, name), name
         self.data = os.path.join(self.root, "data")
         self.log = os.path.join(self.root, "server.log")
@@ -169,10 +238,18 @@ class Server:
         if server_user():
             os.chown(path, server_user().pw_uid, server_user().pw_gid)
 
+    def argv(self, tool, *args):
+        """The command line of a tool of this server's version, run as the server's user."""
+        if self.cage is None:
+            return as_server_user([os.path.join(bin_dir(), tool), *args])
+        user = server_user()
+        return ["chroot", f"--userspec={user.pw_uid}:{user.pw_gid}", "--groups=", self.cage,
+                f"/usr/lib/postgresql/{self.major}/bin/{tool}", *args]
+
     def _run(self, tool, *args, check=True):
         # Output goes to a file: a server started by pg_ctl would keep a pipe open.
         with open(self.log + ".tools", "ab") as out:
-            done = subprocess.run(as_server_user([os.path.join(bin_dir(), tool), *args]),
+            done = subprocess.run(self.argv(tool, *args),
                                   stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/",
                                   env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"})
         if check and done.returncode:
