@@ -66,8 +66,9 @@
  *  23  check      rights and the precheck
  *  24  copy       the full copy
  *  25  settle     after a conflict: the same row on both sides
+ *  26  ddl        what DDL changed on A, told by event triggers there and done on B
  *  VI. Running
- *  26  task       one direction: initialise, stream, retry
+ *  27  task       one direction: initialise, stream, retry
  *  28  sup        the supervisor
  *  29  release    leaving; sequences and status commands
  *  30  tw_        the public API
@@ -741,7 +742,8 @@ static uint64_t sum_bytes(uint64_t seed, const void *data, size_t len)
 #define STAT_COUNTERS(X)                                                                           \
     X(transactions) X(rows) X(inserts) X(updates) X(deletes) X(truncates) X(conflicts)             \
     X(settled) X(skipped_transactions) X(bytes) X(restarts) X(copy_tables) X(copy_tables_done)     \
-    X(copy_chunks) X(copy_chunks_done) X(copy_rows) X(copy_bytes)
+    X(copy_chunks) X(copy_chunks_done) X(copy_rows) X(copy_bytes) X(ddl) X(ddl_skipped)            \
+    X(ddl_failed) X(parked)
 
 #define TASK_STATES(X)                                                                             \
     X(NotStarted) X(Prechecking) X(PrecheckFailed) X(Initializing) X(Running) X(Retrying)          \
@@ -765,7 +767,7 @@ static const char *task_state_name(int64_t state)
     return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
 }
 
-enum { STAT_MAGIC = 0x74775336 };  /* "twS6": changes with the layout */
+enum { STAT_MAGIC = 0x74775337 };  /* "twS7": changes with the layout */
 
 enum { MEMORY_DELETES = 8192, MEMORY_KEYS = 4096 };
 
@@ -793,7 +795,7 @@ struct stat_task {
 #define X(n) _Atomic int64_t n;
     STAT_COUNTERS(X)
 #undef X
-    char phase[16], rung[16];
+    char phase[16], rung[16], ddl_by[16];
     char last_error[2048];
 };
 
@@ -3810,6 +3812,7 @@ struct msg_column {
     bool is_key;
     const char *name;
     uint32_t type;
+    bool gone;  /* not in messages: the target has dropped it already */
 };
 
 struct msg {
@@ -4341,6 +4344,7 @@ struct rel {
     enum policy policy;
     enum merge_unit merge;
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
+    bool parked;          /* left out until it is copied again: the fields above are not filled */
     struct stmt *stmts;
     int nstmts;
 };
@@ -4416,7 +4420,7 @@ static void rel_read_columns(struct rel *rel, const PGresult *r)
     if (!n) return;
     rel->only = PQgetvalue(r, 0, 1)[0] == 'p' ? "" : "ONLY ";
     rel->target_of = arena_array(&rel->arena, int, rel->ncolumns);
-    for (int i = 0; i < rel->ncolumns; i++) rel->target_of[i] = -1;
+    for (int i = 0; i < rel->ncolumns; i++) rel->target_of[i] = rel->columns[i].gone ? -2 : -1;
     for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) rel_read_column(rel, r, i);
 }
 
@@ -4593,7 +4597,7 @@ static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
                     to->node->letter);
     }
     for (int i = 0; i < rel->ncolumns; i++)
-        if (rel->target_of[i] == -1)
+        if (rel->target_of[i] == -1 && !rel->columns[i].gone)
             return fail(to->e, TW_ESCHEMA, "column \"%s\" of table %s does not exist on %c",
                         rel->columns[i].name, rel->quoted, to->node->letter);
     if (!rel->nident && rel->replident != 'f' && rel->replident != 'n')
@@ -4604,12 +4608,14 @@ static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
 }
 
 static const char rel_skip_sql[] =
-    "SELECT max(snapshot_lsn) FROM twsync.copied"
+    "SELECT max(snapshot_lsn), EXISTS (SELECT FROM twsync.parked WHERE schema_name = $1"
+    "  AND table_name = $2 AND task = $3) FROM twsync.copied"
     " WHERE schema_name = $1 AND table_name = $2 AND task = $3";
 
 static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const PGresult *r)
 {
     const char *lsn = db_cell(r, 0, 0);
+    rel->parked = db_cell_true(r, 0, 1);
     if (lsn && !lsn_parse(lsn, &rel->skip_until_lsn))
         return fail(to->e, TW_EPROTO, "bad position in twsync.copied");
     return TW_OK;
@@ -4682,14 +4688,15 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
     rel->ntargets = rel->nkeys = rel->nident = 0;  /* it may have been tried before */
     rel->has_deferrable = rel->has_secondary = false;
     rel->identity = NULL;
+    TRY(rel_read_skip(rel, to, q[SKIP].r));
+    if (rel->parked) return TW_OK;
     rel_read_columns(rel, q[COLUMNS].r);
     if (rel->exists) rel_read_keys(rel, q[KEYS].r);
     rel_read_key_uses(rel, q[KEY_USES].r);
     if (rel->exists) rel_choose_identity(rel);
     TRY(rel_check_columns(rel, to));
     rel_read_firing(rel, q[FIRES].r);
-    TRY(rel_compare_keys(rel, from, to, scratch));
-    return rel_read_skip(rel, to, q[SKIP].r);
+    return rel_compare_keys(rel, from, to, scratch);
 }
 
 static status MUST_CHECK rel_resolve(struct rel *rel, struct db *from, struct db *to,
@@ -5637,34 +5644,51 @@ static const struct {
      "|| CASE WHEN s.stxstattarget >= 0 THEN format('; ALTER STATISTICS %I.%I SET STATISTICS %s',"
      " sn.nspname, s.stxname, s.stxstattarget) ELSE '' END", ""},
     {"{trigger_parent}", 130000, "AND g.tgparentid = 0", ""},
+    {"{trigger_own}", 130000, "g.tgparentid = 0", "true"},
+    {"{compression}", 140000, "a.attcompression::text", "''"},
     {"{domain_not_null}", 170000,
      "(SELECT format(' CONSTRAINT %I NOT NULL', k.conname) FROM pg_constraint k"
      " WHERE k.contypid = t.oid AND k.contype = 'n')",
      "CASE WHEN t.typnotnull THEN ' NOT NULL' END"},
 };
 
-/* A query with its {parts} filled in for this server. */
-static const char *shape_sql(struct shape_plan *p, const char *template)
+/* A word of a template and what it stands for. */
+struct shape_word {
+    const char *name, *text;
+};
+
+/* The template with its {parts} for this server, and `words`, filled in. */
+static const char *shape_fill(struct arena *a, int version, const char *template,
+                              const struct shape_word *words, size_t nwords)
 {
     struct buf b = {0};
     for (const char *c = template; *c; c++) {
-        size_t i = 0, n = sizeof shape_parts / sizeof *shape_parts;
-        if (!strncmp(c, "{scope}", 7) || !strncmp(c, "{excluded}", 10)) {
-            buf_str(&b, c[1] == 's' ? p->scope : p->excluded);
-            c = strchr(c, '}');
-            continue;
-        }
-        if (*c == '{')
-            while (i < n && strncmp(c, shape_parts[i].name, strlen(shape_parts[i].name))) i++;
-        if (*c != '{' || i == n) {
+        size_t i = 0, k = 0, n = sizeof shape_parts / sizeof *shape_parts;
+        if (*c != '{') {
             buf_char(&b, *c);
             continue;
         }
-        buf_str(&b, p->from->version >= shape_parts[i].since ? shape_parts[i].then
-                                                             : shape_parts[i].before);
-        c += strlen(shape_parts[i].name) - 1;
+        while (k < nwords && strncmp(c, words[k].name, strlen(words[k].name))) k++;
+        while (i < n && strncmp(c, shape_parts[i].name, strlen(shape_parts[i].name))) i++;
+        if (k < nwords) {
+            buf_str(&b, words[k].text);
+            c += strlen(words[k].name) - 1;
+        } else if (i < n) {
+            buf_str(&b, version >= shape_parts[i].since ? shape_parts[i].then
+                                                        : shape_parts[i].before);
+            c += strlen(shape_parts[i].name) - 1;
+        } else {
+            buf_char(&b, *c);
+        }
     }
-    return shape_take(p->arena, &b);
+    return shape_take(a, &b);
+}
+
+/* A query with its {parts} filled in for this server. */
+static const char *shape_sql(struct shape_plan *p, const char *template)
+{
+    const struct shape_word words[] = {{"{scope}", p->scope}, {"{excluded}", p->excluded}};
+    return shape_fill(p->arena, p->from->version, template, words, p->scope ? 2 : 0);
 }
 
 /* Run a query whose only parameter is the list of table oids. */
@@ -5770,6 +5794,18 @@ static void shape_sequence_owner(struct shape_plan *p, const struct sequence *s)
     " JOIN pg_namespace ln ON ln.oid = l.collnamespace WHERE l.oid = " collation                   \
     " AND l.oid <> " type_default "), '')"
 
+#define SHAPE_RANGE                                                                                \
+    "format('AS RANGE (SUBTYPE = %s', format_type(r.rngsubtype, NULL))"                            \
+    "   || (SELECT format(', SUBTYPE_OPCLASS = %I.%I', pn.nspname, o.opcname) FROM pg_opclass o"   \
+    "    JOIN pg_namespace pn ON pn.oid = o.opcnamespace WHERE o.oid = r.rngsubopc)"               \
+    "   || coalesce((SELECT format(', COLLATION = %I.%I', ln.nspname, l.collname)"                 \
+    "    FROM pg_collation l JOIN pg_namespace ln ON ln.oid = l.collnamespace"                     \
+    "    JOIN pg_type y ON y.oid = r.rngsubtype"                                                   \
+    "    WHERE l.oid = r.rngcollation AND l.oid <> y.typcollation), '')"                           \
+    "   || CASE WHEN r.rngsubdiff <> 0 THEN ', SUBTYPE_DIFF = ' || r.rngsubdiff::regproc"          \
+    "    ELSE '' END"                                                                              \
+    "   || coalesce({multirange_name}, '') || ')'"
+
 /* Every table and every type a column of it needs, deepest first.  A table is known by its row
  * type, so one walk orders types that contain rows of tables, children after parents, and all
  * else.  Oids below 16384 (FirstNormalObjectId) are the server's own. */
@@ -5820,16 +5856,7 @@ static const char shape_walk_sql[] =
     "    k.conname, pg_get_constraintdef(k.oid)), '') FILTER (WHERE NOT k.convalidated) AS later"
     "    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c') k"
     "   WHERE t.typtype = 'd' AND y.oid = t.typbasetype"
-    "  UNION ALL SELECT format('AS RANGE (SUBTYPE = %s', format_type(r.rngsubtype, NULL))"
-    "   || (SELECT format(', SUBTYPE_OPCLASS = %I.%I', pn.nspname, o.opcname) FROM pg_opclass o"
-    "    JOIN pg_namespace pn ON pn.oid = o.opcnamespace WHERE o.oid = r.rngsubopc)"
-    "   || coalesce((SELECT format(', COLLATION = %I.%I', ln.nspname, l.collname)"
-    "    FROM pg_collation l JOIN pg_namespace ln ON ln.oid = l.collnamespace"
-    "    JOIN pg_type y ON y.oid = r.rngsubtype"
-    "    WHERE l.oid = r.rngcollation AND l.oid <> y.typcollation), '')"
-    "   || CASE WHEN r.rngsubdiff <> 0 THEN ', SUBTYPE_DIFF = ' || r.rngsubdiff::regproc"
-    "    ELSE '' END"
-    "   || coalesce({multirange_name}, '') || ')', NULL"
+    "  UNION ALL SELECT " SHAPE_RANGE ", NULL"
     "   FROM pg_range r WHERE t.typtype = 'r' AND r.rngtypid = t.oid AND r.rngcanonical = 0) d"
     "  ON c.oid IS NULL OR c.relkind = 'c'"
     " WHERE (c.oid = ANY ($1::oid[]) OR t.typtype IN ('d', 'e', 'r', 'c') AND t.typarray <> 0)"
@@ -6078,42 +6105,45 @@ static status MUST_CHECK shape_compression(struct shape_plan *p)
     " || CASE WHEN " given " THEN ', " word " = ' || " value " ELSE '' END"
 
 /* pg_get_functiondef() knows all but aggregates. */
+#define SHAPE_FUNCTION                                                                             \
+    "CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)"                                    \
+    " ELSE (SELECT format('CREATE AGGREGATE %I.%I(%s) (SFUNC = %s, STYPE = %s', n.nspname,"        \
+    "  p.proname, CASE WHEN p.pronargs = 0 AND g.aggkind = 'n' THEN '*'"                           \
+    "   ELSE pg_get_function_arguments(p.oid) END, g.aggtransfn::regproc,"                         \
+    "  format_type(g.aggtranstype, NULL))"                                                         \
+    SHAPE_OPTION("SSPACE", "g.aggtransspace", "g.aggtransspace <> 0")                              \
+    SHAPE_OPTION("FINALFUNC", "g.aggfinalfn::regproc", "g.aggfinalfn <> 0")                        \
+    SHAPE_OPTION("FINALFUNC_EXTRA", "'true'", "g.aggfinalextra")                                   \
+    SHAPE_OPTION("FINALFUNC_MODIFY",                                                               \
+                 "CASE g.aggfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"       \
+                 " ELSE 'READ_WRITE' END",                                                         \
+                 "g.aggfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r' ELSE 'w' END::\"char\"")    \
+    SHAPE_OPTION("COMBINEFUNC", "g.aggcombinefn::regproc", "g.aggcombinefn <> 0")                  \
+    SHAPE_OPTION("SERIALFUNC", "g.aggserialfn::regproc", "g.aggserialfn <> 0")                     \
+    SHAPE_OPTION("DESERIALFUNC", "g.aggdeserialfn::regproc", "g.aggdeserialfn <> 0")               \
+    SHAPE_OPTION("INITCOND", "quote_literal(g.agginitval)", "g.agginitval IS NOT NULL")            \
+    SHAPE_OPTION("MSFUNC", "g.aggmtransfn::regproc", "g.aggmtransfn <> 0")                         \
+    SHAPE_OPTION("MINVFUNC", "g.aggminvtransfn::regproc", "g.aggminvtransfn <> 0")                 \
+    SHAPE_OPTION("MSTYPE", "format_type(g.aggmtranstype, NULL)", "g.aggmtranstype <> 0")           \
+    SHAPE_OPTION("MSSPACE", "g.aggmtransspace", "g.aggmtransspace <> 0")                           \
+    SHAPE_OPTION("MFINALFUNC", "g.aggmfinalfn::regproc", "g.aggmfinalfn <> 0")                     \
+    SHAPE_OPTION("MFINALFUNC_EXTRA", "'true'", "g.aggmfinalextra")                                 \
+    SHAPE_OPTION("MFINALFUNC_MODIFY",                                                              \
+                 "CASE g.aggmfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"      \
+                 " ELSE 'READ_WRITE' END",                                                         \
+                 "g.aggmtransfn <> 0 AND g.aggmfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r'"    \
+                 " ELSE 'w' END::\"char\"")                                                        \
+    SHAPE_OPTION("MINITCOND", "quote_literal(g.aggminitval)", "g.aggminitval IS NOT NULL")         \
+    SHAPE_OPTION("SORTOP", "(SELECT format('OPERATOR(%I.%s)', on_.nspname, o.oprname)"             \
+                 " FROM pg_operator o JOIN pg_namespace on_ ON on_.oid = o.oprnamespace"           \
+                 " WHERE o.oid = g.aggsortop)", "g.aggsortop <> 0")                                \
+    SHAPE_OPTION("PARALLEL", "CASE p.proparallel WHEN 's' THEN 'SAFE' ELSE 'RESTRICTED' END",      \
+                 "p.proparallel <> 'u'")                                                           \
+    SHAPE_OPTION("HYPOTHETICAL", "'true'", "g.aggkind = 'h'") " || ')'"                            \
+    "  FROM pg_aggregate g WHERE g.aggfnoid = p.oid) END"
+
 static const char shape_functions_sql[] =
-    "SELECT p.oid, p.oid::regprocedure, CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)"
-    " ELSE (SELECT format('CREATE AGGREGATE %I.%I(%s) (SFUNC = %s, STYPE = %s', n.nspname,"
-    "  p.proname, CASE WHEN p.pronargs = 0 AND g.aggkind = 'n' THEN '*'"
-    "   ELSE pg_get_function_arguments(p.oid) END, g.aggtransfn::regproc,"
-    "  format_type(g.aggtranstype, NULL))"
-    SHAPE_OPTION("SSPACE", "g.aggtransspace", "g.aggtransspace <> 0")
-    SHAPE_OPTION("FINALFUNC", "g.aggfinalfn::regproc", "g.aggfinalfn <> 0")
-    SHAPE_OPTION("FINALFUNC_EXTRA", "'true'", "g.aggfinalextra")
-    SHAPE_OPTION("FINALFUNC_MODIFY",
-                 "CASE g.aggfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"
-                 " ELSE 'READ_WRITE' END",
-                 "g.aggfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r' ELSE 'w' END::\"char\"")
-    SHAPE_OPTION("COMBINEFUNC", "g.aggcombinefn::regproc", "g.aggcombinefn <> 0")
-    SHAPE_OPTION("SERIALFUNC", "g.aggserialfn::regproc", "g.aggserialfn <> 0")
-    SHAPE_OPTION("DESERIALFUNC", "g.aggdeserialfn::regproc", "g.aggdeserialfn <> 0")
-    SHAPE_OPTION("INITCOND", "quote_literal(g.agginitval)", "g.agginitval IS NOT NULL")
-    SHAPE_OPTION("MSFUNC", "g.aggmtransfn::regproc", "g.aggmtransfn <> 0")
-    SHAPE_OPTION("MINVFUNC", "g.aggminvtransfn::regproc", "g.aggminvtransfn <> 0")
-    SHAPE_OPTION("MSTYPE", "format_type(g.aggmtranstype, NULL)", "g.aggmtranstype <> 0")
-    SHAPE_OPTION("MSSPACE", "g.aggmtransspace", "g.aggmtransspace <> 0")
-    SHAPE_OPTION("MFINALFUNC", "g.aggmfinalfn::regproc", "g.aggmfinalfn <> 0")
-    SHAPE_OPTION("MFINALFUNC_EXTRA", "'true'", "g.aggmfinalextra")
-    SHAPE_OPTION("MFINALFUNC_MODIFY",
-                 "CASE g.aggmfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'"
-                 " ELSE 'READ_WRITE' END",
-                 "g.aggmtransfn <> 0 AND g.aggmfinalmodify <> CASE g.aggkind WHEN 'n' THEN 'r'"
-                 " ELSE 'w' END::\"char\"")
-    SHAPE_OPTION("MINITCOND", "quote_literal(g.aggminitval)", "g.aggminitval IS NOT NULL")
-    SHAPE_OPTION("SORTOP", "(SELECT format('OPERATOR(%I.%s)', on_.nspname, o.oprname)"
-                 " FROM pg_operator o JOIN pg_namespace on_ ON on_.oid = o.oprnamespace"
-                 " WHERE o.oid = g.aggsortop)", "g.aggsortop <> 0")
-    SHAPE_OPTION("PARALLEL", "CASE p.proparallel WHEN 's' THEN 'SAFE' ELSE 'RESTRICTED' END",
-                 "p.proparallel <> 'u'")
-    SHAPE_OPTION("HYPOTHETICAL", "'true'", "g.aggkind = 'h'") " || ')'"
-    "  FROM pg_aggregate g WHERE g.aggfnoid = p.oid) END,"
+    "SELECT p.oid, p.oid::regprocedure, " SHAPE_FUNCTION ","
     " obj_description(p.oid, 'pg_proc'), l.lanname IN ('c', 'internal') AND p.prokind <> 'a',"
     " l.lanname, p.prosecdef AND p.proowner <> current_user::regrole"
     " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
@@ -6160,21 +6190,24 @@ static status MUST_CHECK shape_functions(struct shape_plan *p)
 }
 
 /* A shell, left by another's COMMUTATOR, has no function. */
+#define SHAPE_OPERATOR                                                                             \
+    "format('CREATE OPERATOR %I.%s (FUNCTION = %s', n.nspname,"                                    \
+    " o.oprname, o.oprcode::regproc)"                                                              \
+    SHAPE_OPTION("LEFTARG", "format_type(o.oprleft, NULL)", "o.oprleft <> 0")                      \
+    SHAPE_OPTION("RIGHTARG", "format_type(o.oprright, NULL)", "o.oprright <> 0")                   \
+    SHAPE_OPTION("COMMUTATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"           \
+                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"               \
+                 " WHERE c.oid = o.oprcom)", "o.oprcom <> 0")                                      \
+    SHAPE_OPTION("NEGATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"              \
+                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"               \
+                 " WHERE c.oid = o.oprnegate)", "o.oprnegate <> 0")                                \
+    " || CASE WHEN o.oprcanmerge THEN ', MERGES' ELSE '' END"                                      \
+    " || CASE WHEN o.oprcanhash THEN ', HASHES' ELSE '' END"                                       \
+    SHAPE_OPTION("RESTRICT", "o.oprrest::regproc", "o.oprrest <> 0")                               \
+    SHAPE_OPTION("JOIN", "o.oprjoin::regproc", "o.oprjoin <> 0") " || ')'"
+
 static const char shape_operators_sql[] =
-    "SELECT o.oid, o.oid::regoperator, format('CREATE OPERATOR %I.%s (FUNCTION = %s', n.nspname,"
-    " o.oprname, o.oprcode::regproc)"
-    SHAPE_OPTION("LEFTARG", "format_type(o.oprleft, NULL)", "o.oprleft <> 0")
-    SHAPE_OPTION("RIGHTARG", "format_type(o.oprright, NULL)", "o.oprright <> 0")
-    SHAPE_OPTION("COMMUTATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"
-                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"
-                 " WHERE c.oid = o.oprcom)", "o.oprcom <> 0")
-    SHAPE_OPTION("NEGATOR", "(SELECT format('OPERATOR(%I.%s)', k.nspname, c.oprname)"
-                 " FROM pg_operator c JOIN pg_namespace k ON k.oid = c.oprnamespace"
-                 " WHERE c.oid = o.oprnegate)", "o.oprnegate <> 0")
-    " || CASE WHEN o.oprcanmerge THEN ', MERGES' ELSE '' END"
-    " || CASE WHEN o.oprcanhash THEN ', HASHES' ELSE '' END"
-    SHAPE_OPTION("RESTRICT", "o.oprrest::regproc", "o.oprrest <> 0")
-    SHAPE_OPTION("JOIN", "o.oprjoin::regproc", "o.oprjoin <> 0") " || ')',"
+    "SELECT o.oid, o.oid::regoperator, " SHAPE_OPERATOR ","
     " obj_description(o.oid, 'pg_operator')"
     " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace"
     " WHERE {scope} AND o.oprcode <> 0" SHAPE_OWN("pg_operator", "o.oid") " ORDER BY o.oid";
@@ -11166,6 +11199,23 @@ static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, 
     return s;
 }
 
+/* One table whole, in the target's open transaction. */
+static status MUST_CHECK copy_one(struct copy *c, struct arena *a, struct db *from, struct db *to)
+{
+    const struct copy_chunk k = {.of = 1};
+    const struct table *t = c->tables->items;
+    const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
+    const char *values[] = {c->ledger, t->schema, t->name};
+    c->shared = arena_alloc(a, sizeof *c->shared + 3 * sizeof c->shared->rows[0]);
+    TRY(db_exec_params(to, "write the copy ledger", "DELETE FROM twsync.copied WHERE task = $1"
+                       " AND schema_name = $2 AND table_name = $3", 3, values));
+    TRY(copy_ledger(c, a, &k, to));
+    TRY(copy_columns(from, a, t, &columns));
+    if (columns) TRY(copy_stream(c, a, &k, from, to, columns, name));
+    else TRY(copy_no_columns(c, a, 0, from, to));
+    return copy_ledger_counts(c, a, &k, to);
+}
+
 /* ---- workers ---- */
 
 /* Join the exported snapshot, and make sure the server gave what it promised (polardb.md: some
@@ -11877,7 +11927,7 @@ static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, i
     m.columns = arena_array(a, struct msg_column, m.ncolumns + 1);
     for (int i = 0; i < m.ncolumns; i++)
         m.columns[i] = (struct msg_column){true, PQgetvalue(r, i, 0),
-                                           (uint32_t) db_cell_int(r, i, 1)};
+                                           (uint32_t) db_cell_int(r, i, 1), false};
     *out = rel_learn(&m);
     enum tw_direction dir = from ? TW_REVERSE : TW_FORWARD;
     (*out)->policy = job_policy(s->job, dir, p->schema, p->table);
@@ -12136,7 +12186,952 @@ static status MUST_CHECK settle_step(struct settle *s)
     return s->list ? settle_steps(s) : TW_OK;
 }
 
-/* ==== 26. task =============================================================
+/* ==== 26. ddl ==============================================================
+ * DDL from A to B, by shape.
+ *
+ * On A two event triggers run one function of ours at the end of every DDL command.  It writes what
+ * the command has changed into twsync.ddl, in the command's own transaction, so that it arrives in
+ * the stream in its place between the rows.  It does not look at the command's text: it reads the
+ * shape of what the command named (twsync.shape_of: facets, each with the statement that makes it),
+ * and takes the difference to what it had been (twsync.shape).  Objects are known by oid there: a
+ * renamed one is seen to be the same.  That is why DDL inside functions, in strings of several
+ * statements, or with CASCADE is carried like any other.
+ *
+ * On B a change is done only where B is not so already: what is there is left, and what differs on
+ * B for reasons of its own is touched only when the same facet changes on A.  Statements are those
+ * of the catalog (pg_get_indexdef and its sisters), with every name quoted; the row's only writer
+ * is our function, which runs with our rights and looks up every name in pg_catalog alone. */
+
+/* Of the functions: what their answers and their names depend on. */
+#define DDL_SETTINGS                                                                               \
+    " SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = on"                        \
+    " SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC'"              \
+    " SET extra_float_digits = 3 SET bytea_output = 'hex' SET standard_conforming_strings = on"    \
+    " SET row_security = off"
+
+#define SHAPE_SEQUENCE(word)                                                                       \
+    "format(' " word "INCREMENT BY %s " word "MINVALUE %s " word "MAXVALUE %s " word "START WITH"  \
+    " %s " word "CACHE %s " word "%s', v.seqincrement, v.seqmin, v.seqmax, v.seqstart,"            \
+    " v.seqcache, CASE WHEN v.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END)"
+
+/* One row per facet.  obj: the object, its kind and oid; part: what of it, by attnum or oid; facet:
+ * '' for the part's being there.  Facets are made in the order of phase.  what: the same on both
+ * sides for the same thing.  make: where there is none; alter_: where there is another; unmake;
+ * rename_: a format of the old name and the new one.  Statements are NULL where nothing is to be
+ * done by itself: a child's column comes with its parent's. */
+static const char ddl_shape_sql[] =
+    "SELECT pg_advisory_xact_lock(hashtext('twsync setup'));"
+    "DO $$ BEGIN IF to_regtype('twsync.facet') IS NULL THEN CREATE TYPE twsync.facet AS (obj text,"
+    " part text, facet text, phase int, what text, name text, value text, make text, alter_ text,"
+    " unmake text, rename_ text); END IF; END $$;"
+    "CREATE TABLE IF NOT EXISTS twsync.shape (job text, obj text, part text, facet text,"
+    " phase int NOT NULL, what text, name text, value text, PRIMARY KEY (job, obj, part, facet));"
+    "CREATE INDEX IF NOT EXISTS shape_part ON twsync.shape (job, part) WHERE facet = '';"
+    "CREATE OR REPLACE FUNCTION twsync.shape_of(oid[], oid[], oid[], oid[], oid[]) RETURNS SETOF"
+    " twsync.facet LANGUAGE sql STABLE" DDL_SETTINGS " AS $twsync$"
+    "WITH r AS ( SELECT c.oid, c.relname, c.relkind, c.relispartition, c.reloptions,"
+    " c.reltoastrelid, c.relnamespace, c.relrowsecurity, c.relforcerowsecurity, c.relreplident,"
+    " c.relpartbound, n.nspname, format('%I.%I', n.nspname, c.relname) AS fq, k.word, k.kind,"
+    " replace(format('%I', n.nspname), '%', '%%') AS ns, replace(format('%I', c.relname), '%',"
+    " '%%') AS rn, replace(format('%I.%I', n.nspname, c.relname), '%', '%%') AS ft FROM pg_class c"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN"
+    " 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,"
+    " CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN"
+    " 'sequence' ELSE 'table' END) k(word, kind) WHERE c.oid = ANY ($1) AND c.relpersistence = 'p'"
+    " AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND NOT EXISTS (SELECT FROM pg_depend d WHERE"
+    " d.classid = 'pg_class'::regclass AND d.objid = c.oid AND (d.deptype = 'e' OR d.deptype = 'i'"
+    " AND c.relkind = 'S'))), col AS ( SELECT r.*, a.attnum, a.attname, a.attinhcount > 0 AS"
+    " inherited, a.attislocal, a.attidentity, a.attnotnull, a.attstorage, a.attstattarget,"
+    " a.attoptions, {compression} AS compression, {generated} AS generated, t.typstorage,"
+    " format_type(a.atttypid, a.atttypmod) || " SHAPE_COLLATE("a.attcollation", "t.typcollation")
+    " AS type, CASE WHEN a.atthasmissing THEN quote_literal((a.attmissingval::text::text[])[1]) END"
+    " AS missing, f.expr, i.def, i.opts FROM r JOIN pg_attribute a ON a.attrelid = r.oid AND"
+    " a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN LATERAL"
+    " (SELECT pg_get_expr(d.adbin, d.adrelid) AS expr FROM pg_attrdef d WHERE d.adrelid ="
+    " a.attrelid AND d.adnum = a.attnum) f ON true LEFT JOIN LATERAL (SELECT format(' GENERATED %s"
+    " AS IDENTITY (SEQUENCE NAME %I.%I%s)', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY"
+    " DEFAULT' END, sn.nspname, s.relname, " SHAPE_SEQUENCE("") ") AS def, " SHAPE_SEQUENCE(" SET ")
+    " AS opts FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid ="
+    " s.relnamespace JOIN pg_sequence v ON v.seqrelid = s.oid WHERE a.attidentity <> '' AND"
+    " d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid ="
+    " a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i') i ON true), tab AS ( SELECT r.*,"
+    " p.names, k.cols FROM r CROSS JOIN LATERAL (SELECT CASE WHEN NOT r.relispartition AND EXISTS"
+    " (SELECT FROM col WHERE col.oid = r.oid AND NOT col.attislocal) THEN"
+    " string_agg(h.inhparent::regclass::text, ', ' ORDER BY h.inhseqno) END AS names FROM"
+    " pg_inherits h WHERE h.inhrelid = r.oid) p CROSS JOIN LATERAL (SELECT string_agg(format('%I"
+    " %s', col.attname, col.type) || CASE WHEN col.generated <> '' THEN format(' GENERATED ALWAYS"
+    " AS (%s) %s', col.expr, CASE col.generated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END) ELSE"
+    " coalesce(col.def, '') END, ', ' ORDER BY col.attnum) AS cols FROM col WHERE col.oid = r.oid"
+    " AND (p.names IS NULL OR col.attislocal)) k WHERE r.relkind IN ('r', 'p')), con AS ( SELECT"
+    " r.*, k.oid AS con, k.conname, k.contype, k.convalidated, k.conindid, k.conislocal,"
+    " pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid = r.oid WHERE"
+    " k.contype IN ('p', 'u', 'x', 'c', 'f') AND NOT (k.contype = 'f' AND k.conparentid <> 0)),"
+    " part(obj, part, phase, what, name, value, make, alter_, unmake, rename_, class, id, sub,"
+    " target) AS ( SELECT 'r' || t.oid, '', 14, 'table ' || t.fq, t.relname::text, t.relkind::text,"
+    " format('CREATE TABLE %s (%s)', t.fq, coalesce(t.cols, '')) || coalesce(' INHERITS (' ||"
+    " t.names || ')', '') || coalesce(' PARTITION BY ' || pg_get_partkeydef(t.oid), ''), NULL,"
+    " format('DROP TABLE IF EXISTS %s', t.fq), format('ALTER TABLE %s.%%1$I RENAME TO %%2$I',"
+    " t.ns), 'pg_class'::regclass, t.oid, 0, 'TABLE ' || t.fq FROM tab t UNION ALL SELECT 'r' ||"
+    " r.oid, '', CASE r.relkind WHEN 'S' THEN 8 ELSE 60 END, r.kind || ' ' || r.fq, r.relname, CASE"
+    " r.relkind WHEN 'S' THEN 'S' ELSE rtrim(pg_get_viewdef(r.oid), ';') END, CASE r.relkind WHEN"
+    " 'S' THEN (SELECT format('CREATE SEQUENCE %s AS %s%s', r.fq, format_type(v.seqtypid, NULL), "
+    SHAPE_SEQUENCE("") ") FROM pg_sequence v WHERE v.seqrelid = r.oid) ELSE format('CREATE %s %s AS"
+    " %s%s', r.word, r.fq, rtrim(pg_get_viewdef(r.oid), ';'), CASE r.relkind WHEN 'm' THEN ' WITH"
+    " NO DATA' ELSE '' END) END, CASE r.relkind WHEN 'v' THEN format('CREATE OR REPLACE VIEW %s AS"
+    " %s', r.fq, rtrim(pg_get_viewdef(r.oid), ';')) END, format('DROP %s IF EXISTS %s', r.word,"
+    " r.fq), format('ALTER %s %s.%%1$I RENAME TO %%2$I', r.word, r.ns), 'pg_class'::regclass,"
+    " r.oid, 0, r.word || ' ' || r.fq FROM r WHERE r.relkind IN ('v', 'm', 'S') UNION ALL SELECT"
+    " 'r' || col.oid, 'c' || col.attnum, 20, format('column %I of %s', col.attname, col.fq),"
+    " col.attname, '', CASE WHEN col.relkind IN ('r', 'p') AND NOT col.inherited THEN format("
+    " 'ALTER TABLE %s ADD COLUMN %I %s', col.fq, col.attname, col.type) || CASE WHEN col.generated"
+    " <> '' THEN format(' GENERATED ALWAYS AS (%s) %s', col.expr, CASE col.generated WHEN 's' THEN"
+    " 'STORED' ELSE 'VIRTUAL' END) WHEN col.def IS NOT NULL THEN col.def WHEN col.missing IS NOT"
+    " NULL THEN format( ' DEFAULT %s; ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', col.missing,"
+    " col.fq, col.attname) ELSE '' END END, NULL, CASE WHEN col.relkind IN ('r', 'p') AND NOT"
+    " col.inherited THEN format('ALTER TABLE %s DROP COLUMN IF EXISTS %I', col.fq, col.attname)"
+    " END, CASE WHEN NOT col.inherited AND col.relkind <> 'S' THEN format( 'ALTER TABLE %s RENAME"
+    " COLUMN %%1$I TO %%2$I', col.ft) END, 'pg_class'::regclass, col.oid, col.attnum::int,"
+    " format('COLUMN %s.%I', col.fq, col.attname) FROM col WHERE col.relkind <> 'S' UNION ALL"
+    " SELECT 'r' || con.oid, 'k' || con.con, CASE con.contype WHEN 'f' THEN 70 WHEN 'c' THEN 44"
+    " ELSE CASE con.relkind WHEN 'p' THEN 41 ELSE 40 END END, format('constraint %I of %s',"
+    " con.conname, con.fq), con.conname, replace(con.def, ' NOT VALID', ''), CASE WHEN"
+    " con.conislocal OR con.contype <> 'c' THEN format('ALTER TABLE %s%s ADD CONSTRAINT %I %s',"
+    " CASE WHEN con.contype IN ('p', 'u', 'x') THEN 'ONLY ' ELSE '' END, con.fq, con.conname,"
+    " con.def) END, NULL, CASE WHEN con.conislocal THEN format('ALTER TABLE %s DROP CONSTRAINT IF"
+    " EXISTS %I', con.fq, con.conname) END, CASE WHEN con.conislocal THEN format( 'ALTER TABLE %s"
+    " RENAME CONSTRAINT %%1$I TO %%2$I', con.ft) END, 'pg_constraint'::regclass, con.con, 0,"
+    " format('CONSTRAINT %I ON %s', con.conname, con.fq) FROM con UNION ALL SELECT 'r' || r.oid,"
+    " 'i' || x.oid, CASE r.relkind WHEN 'p' THEN 43 WHEN 'm' THEN 62 ELSE 42 END, format('index"
+    " %I.%I', xn.nspname, x.relname), x.relname, pg_get_indexdef(x.oid), pg_get_indexdef(x.oid),"
+    " NULL, format('DROP INDEX IF EXISTS %I.%I', xn.nspname, x.relname), format('ALTER INDEX"
+    " %s.%%1$I RENAME TO %%2$I', replace(format('%I', xn.nspname), '%', '%%')),"
+    " 'pg_class'::regclass, x.oid, 0, format('INDEX %I.%I', xn.nspname, x.relname) FROM r JOIN"
+    " pg_index i ON i.indrelid = r.oid AND (i.indisvalid OR r.relkind = 'p') JOIN pg_class x ON"
+    " x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace WHERE NOT EXISTS (SELECT"
+    " FROM pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = r.oid AND k.contype IN ('p',"
+    " 'u', 'x')) UNION ALL SELECT 'r' || r.oid, 's' || s.oid, 64, format('statistics %I.%I',"
+    " sn.nspname, s.stxname), s.stxname, pg_get_statisticsobjdef(s.oid),"
+    " pg_get_statisticsobjdef(s.oid), NULL, format('DROP STATISTICS IF EXISTS %I.%I', sn.nspname,"
+    " s.stxname), format('ALTER STATISTICS %s.%%1$I RENAME TO %%2$I', replace(format('%I',"
+    " sn.nspname), '%', '%%')), 'pg_statistic_ext'::regclass, s.oid, 0, format('STATISTICS %I.%I',"
+    " sn.nspname, s.stxname) FROM r JOIN pg_statistic_ext s ON s.stxrelid = r.oid JOIN pg_namespace"
+    " sn ON sn.oid = s.stxnamespace UNION ALL SELECT 'r' || r.oid, 'g' || g.oid, 72,"
+    " format('trigger %I on %s', g.tgname, r.fq), g.tgname, pg_get_triggerdef(g.oid), CASE WHEN"
+    " {trigger_own} THEN pg_get_triggerdef(g.oid) END, NULL, CASE WHEN {trigger_own} THEN"
+    " format('DROP TRIGGER IF EXISTS %I ON %s', g.tgname, r.fq) END, CASE WHEN {trigger_own} THEN"
+    " format('ALTER TRIGGER %%1$I ON %s RENAME TO %%2$I', r.ft) END, 'pg_trigger'::regclass, g.oid,"
+    " 0, format('TRIGGER %I ON %s', g.tgname, r.fq) FROM r JOIN pg_trigger g ON g.tgrelid = r.oid"
+    " AND NOT g.tgisinternal UNION ALL SELECT 'r' || r.oid, 'w' || w.oid, 74, format('rule %I on"
+    " %s', w.rulename, r.fq), w.rulename, pg_get_ruledef(w.oid), pg_get_ruledef(w.oid), NULL,"
+    " format('DROP RULE IF EXISTS %I ON %s', w.rulename, r.fq), format('ALTER RULE %%1$I ON %s"
+    " RENAME TO %%2$I', r.ft), 'pg_rewrite'::regclass, w.oid, 0, format('RULE %I ON %s',"
+    " w.rulename, r.fq) FROM r JOIN pg_rewrite w ON w.ev_class = r.oid AND w.rulename <> '_RETURN'"
+    " UNION ALL SELECT 'r' || r.oid, 'y' || y.oid, 76, format('policy %I on %s', y.polname, r.fq),"
+    " y.polname, d.def, format('CREATE POLICY %I ON %s %s', y.polname, r.fq, d.def), NULL,"
+    " format('DROP POLICY IF EXISTS %I ON %s', y.polname, r.fq), format('ALTER POLICY %%1$I ON %s"
+    " RENAME TO %%2$I', r.ft), 'pg_policy'::regclass, y.oid, 0, format('POLICY %I ON %s',"
+    " y.polname, r.fq) FROM r JOIN pg_policy y ON y.polrelid = r.oid CROSS JOIN LATERAL (SELECT"
+    " format('AS %s FOR %s TO %s%s%s', CASE WHEN y.polpermissive THEN 'PERMISSIVE' ELSE"
+    " 'RESTRICTIVE' END, CASE y.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN"
+    " 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END, (SELECT string_agg(CASE u WHEN 0 THEN"
+    " 'PUBLIC' ELSE quote_ident(pg_get_userbyid(u)) END, ', ') FROM unnest(y.polroles) u), ' USING"
+    " (' || pg_get_expr(y.polqual, y.polrelid) || ')', ' WITH CHECK (' ||"
+    " pg_get_expr(y.polwithcheck, y.polrelid) || ')')) d(def) UNION ALL SELECT 'n' || n.oid, '', 0,"
+    " format('schema %I', n.nspname), n.nspname, '', format('CREATE SCHEMA %I', n.nspname), NULL,"
+    " format('DROP SCHEMA IF EXISTS %I', n.nspname), 'ALTER SCHEMA %1$I RENAME TO %2$I',"
+    " 'pg_namespace'::regclass, n.oid, 0, format('SCHEMA %I', n.nspname) FROM pg_namespace n WHERE"
+    " n.oid = ANY ($4) UNION ALL SELECT 't' || t.oid, '', 2, format('type %I.%I', n.nspname,"
+    " t.typname), t.typname, CASE t.typtype WHEN 'r' THEN d.def ELSE t.typtype::text END,"
+    " format('CREATE %s %I.%I %s', k.word, n.nspname, t.typname, d.def), NULL, format('DROP %s IF"
+    " EXISTS %I.%I', k.word, n.nspname, t.typname), format('ALTER %s %s.%%1$I RENAME TO %%2$I',"
+    " k.word, replace(format('%I', n.nspname), '%', '%%')), 'pg_type'::regclass, t.oid, 0,"
+    " format('%s %I.%I', k.word, n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid"
+    " = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid CROSS JOIN LATERAL (SELECT CASE"
+    " t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END) k(word) CROSS JOIN LATERAL (SELECT 'AS ENUM"
+    " (' || coalesce((SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)"
+    " FROM pg_enum e WHERE e.enumtypid = t.oid), '') || ')' AS def WHERE t.typtype = 'e' UNION ALL"
+    " SELECT 'AS (' || coalesce((SELECT string_agg(quote_ident(a.attname) || ' ' ||"
+    " format_type(a.atttypid, a.atttypmod) || " SHAPE_COLLATE("a.attcollation", "y.typcollation")
+    ", ', ' ORDER BY a.attnum) FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE"
+    " a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), '') || ')' WHERE t.typtype"
+    " = 'c' UNION ALL SELECT 'AS ' || format_type(t.typbasetype, t.typtypmod) || "
+    SHAPE_COLLATE("t.typcollation", "y.typcollation") " FROM pg_type y WHERE t.typtype = 'd' AND"
+    " y.oid = t.typbasetype UNION ALL SELECT " SHAPE_RANGE " FROM pg_range r WHERE t.typtype = 'r'"
+    " AND r.rngtypid = t.oid AND r.rngcanonical = 0) d WHERE t.oid = ANY ($2) AND (t.typtype IN"
+    " ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind = 'c') UNION ALL SELECT 't' || t.oid, 'e' ||"
+    " e.oid, 4, format('value %L of type %I.%I', e.enumlabel, n.nspname, t.typname), e.enumlabel,"
+    " '', format('ALTER TYPE %I.%I ADD VALUE %L%s', n.nspname, t.typname, e.enumlabel,"
+    " coalesce((SELECT format(' AFTER %L', o.enumlabel) FROM pg_enum o WHERE o.enumtypid = t.oid"
+    " AND o.enumsortorder < e.enumsortorder ORDER BY o.enumsortorder DESC LIMIT 1), (SELECT"
+    " format(' BEFORE %L', o.enumlabel) FROM pg_enum o WHERE o.enumtypid = t.oid AND"
+    " o.enumsortorder > e.enumsortorder ORDER BY o.enumsortorder LIMIT 1), '')), NULL, NULL,"
+    " format('ALTER TYPE %s RENAME VALUE %%1$L TO %%2$L', replace(format('%I.%I', n.nspname,"
+    " t.typname), '%', '%%')), 'pg_enum'::regclass, e.oid, 0, NULL FROM pg_type t JOIN pg_namespace"
+    " n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.oid = ANY ($2)"
+    " UNION ALL SELECT 't' || t.oid, 'c' || a.attnum, 4, format('attribute %I of %I.%I', a.attname,"
+    " n.nspname, t.typname), a.attname, y.def, format('ALTER TYPE %I.%I ADD ATTRIBUTE %I %s"
+    " CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE %I.%I ALTER ATTRIBUTE"
+    " %I TYPE %s CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE %I.%I DROP"
+    " ATTRIBUTE IF EXISTS %I CASCADE', n.nspname, t.typname, a.attname), format('ALTER TYPE %s"
+    " RENAME ATTRIBUTE %%1$I TO %%2$I CASCADE', replace(format('%I.%I', n.nspname, t.typname), '%',"
+    " '%%')), 'pg_class'::regclass, t.typrelid, a.attnum::int, format('COLUMN %I.%I.%I', n.nspname,"
+    " t.typname, a.attname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
+    " pg_class c ON c.oid = t.typrelid AND c.relkind = 'c' JOIN pg_attribute a ON a.attrelid ="
+    " c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type ay ON ay.oid = a.atttypid CROSS"
+    " JOIN LATERAL (SELECT format_type(a.atttypid, a.atttypmod) || "
+    SHAPE_COLLATE("a.attcollation", "ay.typcollation") ") y(def) WHERE t.oid = ANY ($2) UNION ALL"
+    " SELECT 't' || t.oid, 'k' || k.oid, 6, format('constraint %I of domain %I.%I', k.conname,"
+    " n.nspname, t.typname), k.conname, replace(pg_get_constraintdef(k.oid), ' NOT VALID', ''),"
+    " format('ALTER DOMAIN %I.%I ADD CONSTRAINT %I %s', n.nspname, t.typname, k.conname,"
+    " pg_get_constraintdef(k.oid)), NULL, format('ALTER DOMAIN %I.%I DROP CONSTRAINT IF EXISTS %I',"
+    " n.nspname, t.typname, k.conname), format('ALTER DOMAIN %s RENAME CONSTRAINT %%1$I TO %%2$I',"
+    " replace(format('%I.%I', n.nspname, t.typname), '%', '%%')), 'pg_constraint'::regclass, k.oid,"
+    " 0, format('CONSTRAINT %I ON DOMAIN %I.%I', k.conname, n.nspname, t.typname) FROM pg_type t"
+    " JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_constraint k ON k.contypid = t.oid AND"
+    " k.contype = 'c' WHERE t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 10, 'function ' ||"
+    " p.oid::regprocedure, p.proname, d.def, d.def || CASE WHEN p.prosecdef AND p.proowner <>"
+    " current_user::regrole THEN format( '; REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC',"
+    " p.oid::regprocedure) ELSE '' END, CASE WHEN p.prokind <> 'a' THEN d.def END, format('DROP"
+    " ROUTINE IF EXISTS %s', p.oid::regprocedure), format('ALTER ROUTINE %s.%%1$I(%s) RENAME TO"
+    " %%2$I', replace(format('%I', n.nspname), '%', '%%'),"
+    " replace(pg_get_function_identity_arguments(p.oid), '%', '%%')), 'pg_proc'::regclass, p.oid,"
+    " 0, 'ROUTINE ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid ="
+    " p.pronamespace JOIN pg_language l ON l.oid = p.prolang CROSS JOIN LATERAL (SELECT "
+    SHAPE_FUNCTION ") d(def) WHERE p.oid = ANY ($3) AND (l.lanname NOT IN ('c', 'internal') OR"
+    " p.prokind = 'a') UNION ALL SELECT 'o' || o.oid, '', 12, 'operator ' || o.oid::regoperator,"
+    " o.oprname, d.def, d.def, NULL, format('DROP OPERATOR IF EXISTS %s', o.oid::regoperator),"
+    " NULL, 'pg_operator'::regclass, o.oid, 0, 'OPERATOR ' || o.oid::regoperator FROM pg_operator o"
+    " JOIN pg_namespace n ON n.oid = o.oprnamespace CROSS JOIN LATERAL (SELECT " SHAPE_OPERATOR ")"
+    " d(def) WHERE o.oid = ANY ($5) AND o.oprcode <> 0) SELECT obj, part, '', phase, what, name,"
+    " value, make, alter_, unmake, rename_ FROM part UNION ALL SELECT p.obj, p.part, 'comment', 90,"
+    " 'comment on ' || p.what, NULL, quote_literal(d.description), format('COMMENT ON %s IS %L',"
+    " p.target, d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
+    " format('COMMENT ON %s IS NULL', p.target), NULL FROM part p JOIN pg_description d ON"
+    " d.classoid = p.class AND d.objoid = p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' ||"
+    " r.oid, '', 'schema', 1, NULL, r.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s"
+    " %%1$I.%s SET SCHEMA %%2$I', r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '', 'schema',"
+    " 1, NULL, n.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA"
+    " %%2$I', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, replace(format('%I',"
+    " t.typname), '%', '%%')) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE"
+    " t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 'schema', 1, NULL, n.nspname::text, NULL,"
+    " NULL, NULL, NULL, format('ALTER ROUTINE %%1$I.%s(%s) SET SCHEMA %%2$I', replace(format('%I',"
+    " p.proname), '%', '%%'), replace(pg_get_function_identity_arguments(p.oid), '%', '%%')) FROM"
+    " pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = ANY ($3) UNION ALL"
+    " SELECT 'r' || c.oid, 'c' || c.attnum, f.facet, f.phase, format('%s of column %I of %s',"
+    " f.facet, c.attname, c.fq), NULL, f.value, f.make, f.alter_, f.unmake, NULL FROM col c CROSS"
+    " JOIN LATERAL (SELECT format('ALTER TABLE %s ALTER COLUMN %I', c.fq, c.attname), format('ALTER"
+    " TABLE ONLY %s ALTER COLUMN %I', c.fq, c.attname)) h(head, sole) CROSS JOIN LATERAL (VALUES"
+    " ('type', 22, CASE WHEN c.relkind IN ('r', 'p') THEN c.type END, NULL, CASE WHEN NOT"
+    " c.inherited THEN h.head || ' TYPE ' || c.type END, NULL), ('default', 30, CASE WHEN"
+    " c.generated = '' THEN c.expr END, h.sole || ' SET DEFAULT ' || c.expr, h.sole || ' SET"
+    " DEFAULT ' || c.expr, h.sole || ' DROP DEFAULT'), ('not null', 32, CASE WHEN c.attnotnull AND"
+    " c.relkind IN ('r', 'p') THEN 't' END, h.head || ' SET NOT NULL', NULL, h.head || ' DROP NOT"
+    " NULL'), ('identity', 34, CASE WHEN NOT c.inherited THEN nullif(c.attidentity, '')::text END,"
+    " h.head || ' ADD' || c.def, h.head || ' SET GENERATED ' || CASE c.attidentity WHEN 'a' THEN"
+    " 'ALWAYS' ELSE 'BY DEFAULT' END, h.head || ' DROP IDENTITY IF EXISTS'), ('sequence', 35,"
+    " c.opts, h.head || c.opts, h.head || c.opts, NULL), ('expression', 34, CASE WHEN c.generated"
+    " <> '' THEN c.expr END, NULL, h.head || ' SET EXPRESSION AS (' || c.expr || ')', h.head || '"
+    " DROP EXPRESSION IF EXISTS'), ('storage', 36, CASE WHEN c.attstorage <> c.typstorage AND"
+    " c.relkind IN ('r', 'p', 'm') THEN c.attstorage::text END, h.sole || ' SET STORAGE ' || CASE"
+    " c.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE"
+    " 'EXTENDED' END, h.sole || ' SET STORAGE ' || CASE c.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e'"
+    " THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END, h.sole || ' SET STORAGE ' || CASE"
+    " c.typstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE"
+    " 'EXTENDED' END), ('compression', 36, nullif(c.compression, ''), h.sole || ' SET COMPRESSION '"
+    " || CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION ' ||"
+    " CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION"
+    " DEFAULT'), ('statistics', 36, CASE WHEN c.attstattarget >= 0 THEN c.attstattarget::text END,"
+    " h.sole || ' SET STATISTICS ' || c.attstattarget, h.sole || ' SET STATISTICS ' ||"
+    " c.attstattarget, h.sole || ' SET STATISTICS -1')) f(facet, phase, value, make, alter_,"
+    " unmake) WHERE f.value IS NOT NULL AND c.relkind <> 'S' UNION ALL SELECT 'r' || c.oid, 'c' ||"
+    " c.attnum, 'option ' || z.option_name, 36, format( 'option %s of column %I of %s',"
+    " z.option_name, c.attname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER TABLE ONLY"
+    " %s ALTER COLUMN %I RESET (%s)', c.fq, c.attname, z.option_name), NULL FROM col c CROSS JOIN"
+    " LATERAL pg_options_to_table(c.attoptions) z CROSS JOIN LATERAL (SELECT format( 'ALTER TABLE"
+    " ONLY %s ALTER COLUMN %I SET (%s = %L)', c.fq, c.attname, z.option_name, z.option_value))"
+    " s(sql) WHERE z.option_name IN ('n_distinct', 'n_distinct_inherited') UNION ALL SELECT 'r' ||"
+    " r.oid, '', 'option ' || y.prefix || z.option_name, 36, format('option %s%s of %s %s',"
+    " y.prefix, z.option_name, r.kind, r.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER %s"
+    " %s RESET (%s%I)', r.word, r.fq, y.prefix, z.option_name), NULL FROM r CROSS JOIN LATERAL"
+    " (SELECT '', r.reloptions UNION ALL SELECT 'toast.', tc.reloptions FROM pg_class tc WHERE"
+    " tc.oid = r.reltoastrelid) y(prefix, options) CROSS JOIN LATERAL"
+    " pg_options_to_table(y.options) z CROSS JOIN LATERAL (SELECT format( 'ALTER %s %s SET (%s%I ="
+    " %L)', r.word, r.fq, y.prefix, z.option_name, z.option_value)) s(sql) UNION ALL SELECT 'r' ||"
+    " c.oid, 'k' || c.con, 'option ' || z.option_name, 46, format( 'option %s of constraint %I of"
+    " %s', z.option_name, c.conname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER INDEX"
+    " %s RESET (%I)', c.conindid::regclass, z.option_name), NULL FROM con c JOIN pg_class x ON"
+    " x.oid = c.conindid AND c.contype IN ('p', 'u', 'x') CROSS JOIN LATERAL"
+    " pg_options_to_table(x.reloptions) z CROSS JOIN LATERAL (SELECT format( 'ALTER INDEX %s SET"
+    " (%I = %L)', c.conindid::regclass, z.option_name, z.option_value)) s(sql) UNION ALL SELECT 'r'"
+    " || c.oid, 'k' || c.con, 'validity', 78, format('validity of constraint %I of %s', c.conname,"
+    " c.fq), NULL, 't', s.sql, NULL, NULL, NULL FROM con c CROSS JOIN LATERAL (SELECT format("
+    " 'ALTER TABLE %s VALIDATE CONSTRAINT %I', c.fq, c.conname)) s(sql) WHERE c.convalidated AND"
+    " c.contype IN ('c', 'f') UNION ALL SELECT 't' || t.oid, 'k' || k.oid, 'validity', 78,"
+    " format('validity of constraint %I of domain %I.%I', k.conname, n.nspname, t.typname), NULL,"
+    " 't', format('ALTER DOMAIN %I.%I VALIDATE CONSTRAINT %I', n.nspname, t.typname, k.conname),"
+    " NULL, NULL, NULL FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
+    " pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' AND k.convalidated WHERE t.oid ="
+    " ANY ($2) UNION ALL SELECT 't' || t.oid, '', f.facet, 6, format('%s of domain %I.%I', f.facet,"
+    " n.nspname, t.typname), NULL, f.value, f.make, f.make, f.unmake, NULL FROM pg_type t JOIN"
+    " pg_namespace n ON n.oid = t.typnamespace CROSS JOIN LATERAL (SELECT format('ALTER DOMAIN"
+    " %I.%I', n.nspname, t.typname)) h(head) CROSS JOIN LATERAL (VALUES ('default',"
+    " pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || ' SET DEFAULT ' ||"
+    " pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || ' DROP DEFAULT'), ('not null',"
+    " CASE WHEN t.typnotnull THEN 't' END, h.head || ' SET NOT NULL', h.head || ' DROP NOT NULL'))"
+    " f(facet, value, make, unmake) WHERE t.oid = ANY ($2) AND t.typtype = 'd' AND f.value IS NOT"
+    " NULL UNION ALL SELECT 'r' || r.oid, '', f.facet, f.phase, format('%s of %s %s', f.facet,"
+    " r.kind, r.fq), NULL, f.value, f.make, f.make, f.unmake, NULL FROM r CROSS JOIN LATERAL"
+    " (VALUES ('row security', 80, CASE WHEN r.relrowsecurity THEN 't' END, format('ALTER TABLE"
+    " ONLY %s ENABLE ROW LEVEL SECURITY', r.fq), format('ALTER TABLE ONLY %s DISABLE ROW LEVEL"
+    " SECURITY', r.fq)), ('forced row security', 80, CASE WHEN r.relforcerowsecurity THEN 't' END,"
+    " format('ALTER TABLE ONLY %s FORCE ROW LEVEL SECURITY', r.fq), format('ALTER TABLE ONLY %s NO"
+    " FORCE ROW LEVEL SECURITY', r.fq)), ('replica identity', 82, CASE WHEN r.relkind IN ('r', 'p')"
+    " THEN r.relreplident::text || coalesce( (SELECT x.relname FROM pg_index i JOIN pg_class x ON"
+    " x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisreplident), '') END, format( 'ALTER"
+    " TABLE ONLY %s REPLICA IDENTITY %s', r.fq, CASE r.relreplident WHEN 'f' THEN 'FULL' WHEN 'n'"
+    " THEN 'NOTHING' WHEN 'd' THEN 'DEFAULT' ELSE (SELECT format('USING INDEX %I', x.relname) FROM"
+    " pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND"
+    " i.indisreplident) END), NULL), ('clustering', 82, (SELECT x.relname::text FROM pg_index i"
+    " JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisclustered),"
+    " (SELECT format('ALTER TABLE %s CLUSTER ON %I', r.fq, x.relname) FROM pg_index i JOIN pg_class"
+    " x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisclustered), format('ALTER TABLE"
+    " %s SET WITHOUT CLUSTER', r.fq)), ('rows', 92, (SELECT 't' FROM pg_class c WHERE c.oid = r.oid"
+    " AND c.relispopulated AND c.relkind = 'm'), format('REFRESH MATERIALIZED VIEW %s', r.fq),"
+    " format('REFRESH MATERIALIZED VIEW %s WITH NO DATA', r.fq))) f(facet, phase, value, make,"
+    " unmake) WHERE f.value IS NOT NULL UNION ALL SELECT 'r' || r.oid, 'p' || h.inhparent, '', 48,"
+    " format('parent %s of %s', h.inhparent::regclass, r.fq), h.inhparent::regclass::text, s.bound,"
+    " CASE WHEN r.relispartition THEN format( 'ALTER TABLE ONLY %s ATTACH PARTITION %s %s',"
+    " h.inhparent::regclass, r.fq, s.bound) ELSE format('ALTER TABLE %s INHERIT %s', r.fq,"
+    " h.inhparent::regclass) END, NULL, CASE WHEN r.relispartition THEN format('ALTER TABLE %s"
+    " DETACH PARTITION %s', h.inhparent::regclass, r.fq) ELSE format('ALTER TABLE %s NO INHERIT"
+    " %s', r.fq, h.inhparent::regclass) END, NULL FROM r JOIN pg_inherits h ON h.inhrelid = r.oid"
+    " CROSS JOIN LATERAL (SELECT CASE WHEN r.relispartition THEN pg_get_expr(r.relpartbound, r.oid)"
+    " ELSE '' END) s(bound) WHERE r.relkind IN ('r', 'p') UNION ALL SELECT 'r' || r.oid, 'i' ||"
+    " x.oid, 'parent', 50, format('parent of index %I.%I', xn.nspname, x.relname), NULL,"
+    " h.inhparent::regclass::text, format('ALTER INDEX %s ATTACH PARTITION %I.%I',"
+    " h.inhparent::regclass, xn.nspname, x.relname), NULL, NULL, NULL FROM r JOIN pg_index i ON"
+    " i.indrelid = r.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid ="
+    " x.relnamespace JOIN pg_inherits h ON h.inhrelid = x.oid UNION ALL SELECT 'r' || r.oid, 'g' ||"
+    " g.oid, 'state', 84, format('state of trigger %I on %s', g.tgname, r.fq), NULL,"
+    " g.tgenabled::text, s.sql, s.sql, format('ALTER TABLE ONLY %s ENABLE TRIGGER %I', r.fq,"
+    " g.tgname), NULL FROM r JOIN pg_trigger g ON g.tgrelid = r.oid AND NOT g.tgisinternal AND"
+    " g.tgenabled <> 'O' CROSS JOIN LATERAL (SELECT format('ALTER TABLE ONLY %s %s TRIGGER %I',"
+    " r.fq, CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE"
+    " REPLICA' END, g.tgname)) s(sql) UNION ALL SELECT 'r' || r.oid, 'w' || w.oid, 'state', 84,"
+    " format('state of rule %I on %s', w.rulename, r.fq), NULL, w.ev_enabled::text, s.sql, s.sql,"
+    " format('ALTER TABLE %s ENABLE RULE %I', r.fq, w.rulename), NULL FROM r JOIN pg_rewrite w ON"
+    " w.ev_class = r.oid AND w.rulename <> '_RETURN' AND w.ev_enabled <> 'O' CROSS JOIN LATERAL"
+    " (SELECT format('ALTER TABLE %s %s RULE %I', r.fq, CASE w.ev_enabled WHEN 'D' THEN 'DISABLE'"
+    " WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, w.rulename)) s(sql) UNION ALL SELECT"
+    " 'r' || r.oid, 's' || s.oid, 'target', 66, format('target of statistics %I.%I', sn.nspname,"
+    " s.stxname), NULL, to_jsonb(s)->>'stxstattarget', q.sql, q.sql, format( 'ALTER STATISTICS"
+    " %I.%I SET STATISTICS -1', sn.nspname, s.stxname), NULL FROM r JOIN pg_statistic_ext s ON"
+    " s.stxrelid = r.oid AND (to_jsonb(s)->>'stxstattarget')::int >= 0 JOIN pg_namespace sn ON"
+    " sn.oid = s.stxnamespace CROSS JOIN LATERAL (SELECT format( 'ALTER STATISTICS %I.%I SET"
+    " STATISTICS %s', sn.nspname, s.stxname, to_jsonb(s)->>'stxstattarget')) q(sql) UNION ALL"
+    " SELECT 'r' || r.oid, '', 'sequence', 9, format('settings of sequence %s', r.fq), NULL,"
+    " s.opts, format('ALTER SEQUENCE %s%s', r.fq, s.opts), format('ALTER SEQUENCE %s%s', r.fq,"
+    " s.opts), NULL, NULL FROM r JOIN pg_sequence v ON v.seqrelid = r.oid CROSS JOIN LATERAL"
+    " (SELECT ' AS ' || format_type(v.seqtypid, NULL) || " SHAPE_SEQUENCE("") ") s(opts) UNION ALL"
+    " SELECT 'r' || r.oid, '', 'owner', 26, format('owner of sequence %s', r.fq), NULL, s.sql,"
+    " format('ALTER SEQUENCE %s OWNED BY %s', r.fq, s.sql), format('ALTER SEQUENCE %s OWNED BY %s',"
+    " r.fq, s.sql), format('ALTER SEQUENCE %s OWNED BY NONE', r.fq), NULL FROM r JOIN pg_depend d"
+    " ON d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.refclassid ="
+    " 'pg_class'::regclass AND d.deptype = 'a' JOIN pg_attribute a ON a.attrelid = d.refobjid AND"
+    " a.attnum = d.refobjsubid CROSS JOIN LATERAL (SELECT format('%s.%I', d.refobjid::regclass,"
+    " a.attname)) s(sql) WHERE r.relkind = 'S'"
+    "$twsync$;"
+    "REVOKE ALL ON twsync.shape FROM PUBLIC;"
+    "REVOKE ALL ON FUNCTION twsync.shape_of(oid[], oid[], oid[], oid[], oid[]) FROM PUBLIC";
+
+/* What the event triggers run.  A failure of ours does not fail the command: it is written down,
+ * and the task says so. */
+static const char ddl_capture_sql[] =
+    "DECLARE query_ constant text := current_query(); named text[]; rels oid[]; types oid[]; procs"
+    " oid[]; spaces oid[]; opers oid[]; keys text[]; fresh twsync.facet[]; changes_ jsonb; names_"
+    " jsonb; copies_ jsonb := '[]'; why text; what_ text; stack text; item record; found_ boolean;"
+    " number bigint; BEGIN GET DIAGNOSTICS stack = PG_CONTEXT; IF (SELECT count(*) > 1 FROM"
+    " regexp_matches(stack, '^PL/pgSQL function \"?twsync\"?\\.', 'gn')) THEN RETURN; END IF; IF"
+    " tg_event = 'sql_drop' THEN SELECT array_agg(DISTINCT CASE d.object_type WHEN 'default value'"
+    " THEN 'pg_class ' || coalesce( to_regclass(format('%I.%I', d.address_names[1],"
+    " d.address_names[2]))::oid, 0) ELSE d.classid::regclass || ' ' || d.objid END),"
+    " string_agg(DISTINCT d.object_identity, ', ') FILTER (WHERE d.original) INTO named, what_ FROM"
+    " pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary AND coalesce(d.schema_name, '')"
+    " NOT IN ('twsync', 'pg_toast') AND d.object_type !~ '^(publication|subscription|event"
+    " trigger)'; ELSE SELECT array_agg(DISTINCT c.classid::regclass || ' ' || c.objid),"
+    " string_agg(DISTINCT c.object_identity, ', ') INTO named, what_ FROM"
+    " pg_event_trigger_ddl_commands() c WHERE NOT c.in_extension AND c.objid IS NOT NULL AND"
+    " coalesce(c.schema_name, '') NOT IN ('pg_temp', 'twsync') AND c.object_identity <> 'twsync'"
+    " AND c.object_type !~ '^(publication|subscription|event trigger)'; END IF; IF named IS NULL"
+    " THEN RETURN; END IF; BEGIN SELECT coalesce(array_agg(n.oid), '{}') INTO spaces FROM"
+    " pg_namespace n WHERE '\"pg_namespace\" ' || n.oid = ANY (named); WITH RECURSIVE x(oid) AS ("
+    " SELECT coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid ="
+    " c.oid WHERE '\"pg_class\" ' || c.oid = ANY (named) AND c.relkind IN ('r', 'p', 'v', 'm', 'S',"
+    " 'i', 'I') UNION SELECT k.conrelid FROM pg_constraint k WHERE '\"pg_constraint\" ' || k.oid ="
+    " ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE '\"pg_trigger\" ' || g.oid = ANY"
+    " (named) UNION SELECT w.ev_class FROM pg_rewrite w WHERE '\"pg_rewrite\" ' || w.oid = ANY"
+    " (named) UNION SELECT y.polrelid FROM pg_policy y WHERE '\"pg_policy\" ' || y.oid = ANY"
+    " (named) UNION SELECT s.stxrelid FROM pg_statistic_ext s WHERE '\"pg_statistic_ext\" ' ||"
+    " s.oid = ANY (named) UNION SELECT f.adrelid FROM pg_attrdef f WHERE '\"pg_attrdef\" ' || f.oid"
+    " = ANY (named) UNION SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND"
+    " s.obj ~ '^r' AND s.facet = '' AND s.part IN (SELECT v.letter || split_part(u, ' ', 2) FROM"
+    " unnest(named) u JOIN (VALUES ('\"pg_class\"', 'i'), ('\"pg_constraint\"', 'k'),"
+    " ('\"pg_trigger\"', 'g'), ('\"pg_rewrite\"', 'w'), ('\"pg_policy\"', 'y'),"
+    " ('\"pg_statistic_ext\"', 's')) v(class, letter) ON split_part(u, ' ', 1) = v.class) UNION"
+    " SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN twsync.shape"
+    " s ON s.job = {job} AND s.obj = 'r' || c.oid AND s.facet = 'schema' AND s.name <> n.nspname"
+    " WHERE n.oid = ANY (spaces)), down(oid) AS (SELECT x.oid FROM x UNION SELECT i.inhrelid FROM"
+    " down JOIN pg_inherits i ON i.inhparent = down.oid JOIN pg_class c ON c.oid = i.inhrelid AND"
+    " c.relkind IN ('r', 'p')) SELECT coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid"
+    " FROM down UNION SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND"
+    " s.facet = '' AND s.part IN (SELECT 'p' || down.oid FROM down)) z; WITH mine(oid) AS (SELECT"
+    " c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels)"
+    " AND c.relpersistence = 'p' AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype"
+    " = 'e' AND e.classid = 'pg_class'::regclass AND e.objid = c.oid) AND (c.relkind IN ('r', 'p')"
+    " AND ({match} OR c.relispartition AND EXISTS (SELECT FROM pg_inherits i JOIN twsync.shape s ON"
+    " s.job = {job} AND s.obj = 'r' || i.inhparent WHERE i.inhrelid = c.oid)) OR c.relkind IN ('v',"
+    " 'm', 'S') AND {scope} AND NOT {excluded}) UNION SELECT c.oid FROM pg_class c JOIN"
+    " twsync.shape s ON s.job = {job} AND s.obj = 'r' || c.oid WHERE c.oid = ANY (rels)) SELECT"
+    " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM mine UNION SELECT d.objid FROM"
+    " pg_depend d JOIN mine ON mine.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass AND"
+    " d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z; WITH"
+    " RECURSIVE used(oid) AS (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY (rels)"
+    " AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 UNION SELECT e.oid FROM used"
+    " JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT"
+    " t.typbasetype UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid UNION"
+    " ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND"
+    " NOT a.attisdropped) e(oid) WHERE e.oid >= 16384) SELECT coalesce(array_agg(DISTINCT t.oid),"
+    " '{}') INTO types FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN"
+    " pg_class c ON c.oid = t.typrelid LEFT JOIN pg_constraint k ON k.contypid = t.oid CROSS JOIN"
+    " LATERAL (SELECT EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj = 't' ||"
+    " t.oid) AS known) y WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind ="
+    " 'c') AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid ="
+    " 'pg_type'::regclass AND e.objid = t.oid) AND (('\"pg_type\" ' || t.oid = ANY (named) OR"
+    " '\"pg_class\" ' || c.oid = ANY (named) OR '\"pg_constraint\" ' || k.oid = ANY (named) OR"
+    " n.oid = ANY (spaces)) AND (y.known OR {scope}) OR NOT y.known AND t.oid IN (SELECT oid FROM"
+    " used)); SELECT coalesce(array_agg(p.oid), '{}') INTO procs FROM pg_proc p JOIN pg_namespace n"
+    " ON n.oid = p.pronamespace CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM twsync.shape s WHERE"
+    " s.job = {job} AND s.obj = 'f' || p.oid) AS known) y WHERE ('\"pg_proc\" ' || p.oid = ANY"
+    " (named) AND {scope} OR y.known AND ('\"pg_proc\" ' || p.oid = ANY (named) OR n.oid = ANY"
+    " (spaces))) AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid ="
+    " 'pg_proc'::regclass AND e.objid = p.oid) AND NOT EXISTS (SELECT FROM pg_depend d WHERE"
+    " d.deptype = 'i' AND d.classid = 'pg_proc'::regclass AND d.objid = p.oid); SELECT"
+    " coalesce(array_agg(o.oid), '{}') INTO opers FROM pg_operator o JOIN pg_namespace n ON n.oid ="
+    " o.oprnamespace WHERE '\"pg_operator\" ' || o.oid = ANY (named) AND {scope} AND NOT EXISTS"
+    " (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid = 'pg_operator'::regclass AND"
+    " e.objid = o.oid); SELECT coalesce(array_agg(n.oid), '{}') INTO spaces FROM pg_namespace n"
+    " WHERE {user} AND (n.oid = ANY (spaces) AND {scope} OR EXISTS (SELECT FROM twsync.shape s"
+    " WHERE s.job = {job} AND s.obj = 'n' || n.oid) AND n.oid = ANY (spaces) OR NOT EXISTS (SELECT"
+    " FROM twsync.shape s WHERE s.job = {job} AND s.obj = 'n' || n.oid) AND n.oid IN (SELECT"
+    " c.relnamespace FROM pg_class c WHERE c.oid = ANY (rels) UNION ALL SELECT t.typnamespace FROM"
+    " pg_type t WHERE t.oid = ANY (types) UNION ALL SELECT p.pronamespace FROM pg_proc p WHERE"
+    " p.oid = ANY (procs))); SELECT array_agg(k) INTO keys FROM (SELECT 'r' || unnest(rels) UNION"
+    " SELECT 't' || unnest(types) UNION SELECT 'f' || unnest(procs) UNION SELECT 'n' ||"
+    " unnest(spaces) UNION SELECT 'o' || unnest(opers) UNION SELECT s.obj FROM twsync.shape s JOIN"
+    " (SELECT CASE split_part(u, ' ', 1) WHEN '\"pg_class\"' THEN 'r' WHEN '\"pg_type\"' THEN 't'"
+    " WHEN '\"pg_proc\"' THEN 'f' WHEN '\"pg_namespace\"' THEN 'n' WHEN '\"pg_operator\"' THEN 'o'"
+    " END || split_part(u, ' ', 2) FROM unnest(named) u) g(obj) ON s.job = {job} AND s.obj = g.obj)"
+    " z(k); IF keys IS NULL THEN INSERT INTO twsync.ddl (job, tag, skipped, names) VALUES ({job},"
+    " tg_tag, 'not selected', to_jsonb(what_)); RETURN; END IF; why := CASE WHEN"
+    " current_setting('session_replication_role') = 'replica' THEN 'session_replication_role is"
+    " replica' WHEN NOT {ddl} THEN 'ddl = no' END; FOR item IN SELECT c.oid, c.relkind,"
+    " c.relreplident, format('%I.%I', n.nspname, c.relname) AS fq FROM pg_class c JOIN pg_namespace"
+    " n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels) AND why IS NULL AND c.relkind IN ('r',"
+    " 'p') AND c.relpersistence = 'p' AND NOT EXISTS (SELECT FROM pg_publication_rel m JOIN"
+    " pg_publication u ON u.oid = m.prpubid WHERE m.prrelid = c.oid AND u.pubname = {publication})"
+    " LOOP IF {full} AND item.relreplident <> 'f' THEN EXECUTE format('ALTER TABLE ONLY %s REPLICA"
+    " IDENTITY FULL', item.fq); END IF; EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY %s',"
+    " {publication}, item.fq); CONTINUE WHEN item.relkind = 'p'; EXECUTE format('SELECT EXISTS"
+    " (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ ||"
+    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', true); END IF; END LOOP; fresh :="
+    " array(SELECT f FROM twsync.shape_of(rels, types, procs, spaces, opers) f WHERE f.part !~"
+    " '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
+    " 'r' || c.oid = f.obj AND {scope})); FOR item IN SELECT DISTINCT c.oid, format('%I.%I',"
+    " n.nspname, c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON f.obj = 'r' || c.oid AND"
+    " c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON"
+    " a.attrelid = c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON k.job = {job} AND"
+    " k.obj = f.obj AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON o.job = {job} AND"
+    " o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL AND (f.facet = ''"
+    " AND o.obj IS NULL AND NOT a.atthasmissing AND {generated} = '' AND (a.atthasdef OR"
+    " a.attidentity <> '' OR EXISTS (SELECT FROM pg_type t WHERE t.oid = a.atttypid AND t.typtype ="
+    " 'd' AND t.typdefaultbin IS NOT NULL)) OR f.facet = 'type' AND o.value <> f.value AND (query_"
+    " ~* '\\musing\\M' OR query_ ~*"
+    " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M' OR NOT EXISTS (SELECT FROM"
+    " (SELECT to_regtype(regexp_replace(o.value, ' COLLATE .*', ''))::oid AS oid) b WHERE b.oid ="
+    " a.atttypid UNION ALL SELECT FROM pg_cast x LEFT JOIN pg_proc p ON p.oid = x.castfunc WHERE"
+    " x.castsource = to_regtype(regexp_replace(o.value, ' COLLATE .*', '')) AND x.casttarget ="
+    " a.atttypid AND (x.castmethod = 'b' OR p.provolatile = 'i')))) LOOP EXECUTE format('SELECT"
+    " EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ ||"
+    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END LOOP; WITH o AS"
+    " (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f AS (SELECT *"
+    " FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) ORDER BY x.phase, x.what) INTO changes_ FROM"
+    " ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what, NULL AS value, format(f.rename_,"
+    " o.name, f.name) AS make, NULL AS alter_, (SELECT substr(m.what, 7) FROM f m WHERE m.obj ="
+    " f.obj AND m.part = '' AND m.facet = '' AND m.what ~ '^table ') AS table_, CASE WHEN f.part ~"
+    " '^c' THEN f.name END AS name FROM o JOIN f USING (obj, part, facet) JOIN o om ON om.obj ="
+    " o.obj AND om.part = o.part AND om.facet = '' JOIN f fm ON fm.obj = f.obj AND fm.part = f.part"
+    " AND fm.facet = '' WHERE o.name <> f.name AND f.rename_ IS NOT NULL UNION ALL SELECT 'drop',"
+    " o.phase, NULL, o.what, NULL, NULL, NULL, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7)"
+    " END, NULL FROM o LEFT JOIN f m ON m.obj = o.obj AND m.part = '' AND m.facet = '' LEFT JOIN f"
+    " ON f.obj = o.obj AND f.part = o.part AND f.facet = o.facet WHERE f.obj IS NULL AND o.what IS"
+    " NOT NULL AND (o.part = '' AND o.facet = '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj AND"
+    " g.facet = '' AND g.part = CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c'"
+    " AND o.facet = '' OR NOT EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT"
+    " 'set', f.phase, NULL, f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN"
+    " substr(m.what, 7) END, NULL FROM f JOIN f m ON m.obj = f.obj AND m.part = '' AND m.facet = ''"
+    " LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE f.what IS NOT"
+    " NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM f.value)) x; SELECT jsonb_agg(DISTINCT"
+    " jsonb_build_array(left(z.obj, 1), substr(z.what, position('\"' in z.what)))) INTO names_ FROM"
+    " (SELECT s.obj, s.what FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys) AND"
+    " s.part = '' AND s.facet = '' UNION ALL SELECT u.obj, u.what FROM unnest(fresh) u WHERE u.part"
+    " = '' AND u.facet = '') z; DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY"
+    " (keys); INSERT INTO twsync.shape SELECT {job}, u.obj, u.part, u.facet, u.phase, u.what,"
+    " u.name, u.value FROM unnest(fresh) u; IF changes_ IS NULL AND copies_ = '[]' THEN RETURN; END"
+    " IF; INSERT INTO twsync.ddl (job, tag, skipped, names, changes, copies) VALUES ({job}, tg_tag,"
+    " why, names_, CASE WHEN why IS NULL THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL"
+    " THEN copies_ END) RETURNING id INTO number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d"
+    " WHERE d.job = {job} AND d.id < number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO"
+    " twsync.ddl (job, tag, names, failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' ('"
+    " || sqlstate || ')'); END; END";
+
+static const char ddl_tables_sql[] =
+    "CREATE TABLE IF NOT EXISTS twsync.ddl (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+    " job text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(), tag text NOT NULL,"
+    " names jsonb, changes jsonb, copies jsonb, skipped text, failed text);"
+    "CREATE TABLE IF NOT EXISTS twsync.parked (task text, schema_name text, table_name text,"
+    " reason text NOT NULL, parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
+    " PRIMARY KEY (task, schema_name, table_name));"
+    "REVOKE ALL ON twsync.ddl, twsync.parked FROM PUBLIC";
+
+/* A template with the job's words filled in. */
+static const char *ddl_fill(struct arena *a, struct db *d, const struct job *job,
+                            const char *template)
+{
+    struct buf match = {0};
+    cat_match_job(&match, job);
+    struct shape_word words[] = {
+        {"{job}", sql_quoted_literal(a, job->name)},
+        {"{ddl}", job->task[TW_FORWARD].ddl ? "true" : "false"},
+        {"{full}", job->task[TW_FORWARD].identity == IDENTITY_FULL ? "true" : "false"},
+        {"{publication}", sql_quoted_literal(a, slot_name(a, job, TW_FORWARD))},
+        {"{user}", cat_user_schema},
+        {"{match}", arena_fmt(a, "(%s)", buf_cstr(&match))},
+        {"{scope}", shape_scope(a, job)},
+        {"{excluded}", shape_excluded(a, job)},
+    };
+    buf_free(&match);
+    return shape_fill(a, d->version, template, words, sizeof words / sizeof *words);
+}
+
+/* Is there an object of ours by this name, made of this text? */
+static status MUST_CHECK ddl_is_there(struct db *d, struct arena *a, const char *function,
+                                      const char *text, const char **mark, bool *there)
+{
+    const char *found = NULL, *values[] = {function};
+    *mark = arena_fmt(a, "twsync %016" PRIx64, sum_bytes(0, text, strlen(text)));
+    TRY(db_value(d, a, "look for a function",
+                 "SELECT obj_description(to_regprocedure($1)::oid, 'pg_proc')", 1, values, &found));
+    *there = found && str_is(found, *mark);
+    return TW_OK;
+}
+
+/* What either side needs: the reading of shapes, and the tables. */
+static status MUST_CHECK ddl_setup(struct db *d)
+{
+    static const char name[] = "twsync.shape_of(oid[], oid[], oid[], oid[], oid[])";
+    struct arena a = {0};
+    const char *mark, *sql = shape_fill(&a, d->version, ddl_shape_sql, NULL, 0);
+    bool there;
+    status s = ddl_is_there(d, &a, name, sql, &mark, &there);
+    if (s == TW_OK && !there)
+        s = db_exec(d, "set up the reading of shapes",
+                    arena_fmt(&a, "BEGIN; %s; %s; COMMENT ON FUNCTION %s IS '%s'; COMMIT", sql,
+                              ddl_tables_sql, name, mark));
+    arena_free(&a);
+    return s;
+}
+
+/* What the job's objects are like now. */
+static const char ddl_learn_sql[] =
+    "DELETE FROM twsync.shape WHERE job = {job};"
+    "WITH RECURSIVE t(oid) AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n"
+    "  ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
+    "  AND {user} AND {match}" SHAPE_OWN("pg_class", "c.oid")
+    " UNION SELECT i.inhrelid FROM t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c"
+    "  ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')),"
+    " o(oid) AS (SELECT oid FROM t UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n"
+    "  ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm', 'S') AND c.relpersistence = 'p'"
+    "  AND {scope} AND NOT {excluded}"
+    " UNION SELECT d.objid FROM pg_depend d JOIN t ON t.oid = d.refobjid"
+    "  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
+    "  AND d.deptype = 'a'),"
+    " u(oid) AS (SELECT a.atttypid FROM pg_attribute a JOIN t ON t.oid = a.attrelid"
+    "  WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384"
+    " UNION SELECT e.oid FROM u JOIN pg_type y ON y.oid = u.oid CROSS JOIN LATERAL"
+    "  (SELECT y.typelem UNION ALL SELECT y.typbasetype"
+    "   UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = y.oid UNION ALL SELECT a.atttypid FROM pg_attribute a"
+    "   WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) e(oid)"
+    "  WHERE e.oid >= 16384),"
+    " y(oid) AS (SELECT y.oid FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace"
+    "  LEFT JOIN pg_class c ON c.oid = y.typrelid WHERE (y.typtype IN ('d', 'e', 'r') OR"
+    "  c.relkind = 'c') AND ({scope} OR y.oid IN (SELECT oid FROM u))"
+    SHAPE_OWN("pg_type", "y.oid") ")"
+    " INSERT INTO twsync.shape SELECT {job}, f.obj, f.part, f.facet, f.phase, f.what, f.name,"
+    " f.value FROM twsync.shape_of(array(SELECT oid FROM o), array(SELECT oid FROM y),"
+    " array(SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+    "  WHERE {scope}" SHAPE_OWN("pg_proc", "p.oid") "),"
+    " array(SELECT n.oid FROM pg_namespace n WHERE {user} AND ({scope} OR n.oid IN (SELECT"
+    "  c.relnamespace FROM o JOIN pg_class c ON c.oid = o.oid))),"
+    " array(SELECT p.oid FROM pg_operator p JOIN pg_namespace n ON n.oid = p.oprnamespace"
+    "  WHERE {scope}" SHAPE_OWN("pg_operator", "p.oid") ")) f"
+    " WHERE f.part !~ '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n"
+    "  ON n.oid = c.relnamespace WHERE 'r' || c.oid = f.obj AND {scope})";
+
+/* The event triggers; ENABLE ALWAYS, to see what is left out under session_replication_role too. */
+static const char ddl_triggers_sql[] =
+    "DROP EVENT TRIGGER IF EXISTS \"twsync_%1$s_ddl\"; DROP EVENT TRIGGER IF EXISTS"
+    " \"twsync_%1$s_drop\";"
+    "CREATE EVENT TRIGGER \"twsync_%1$s_ddl\" ON ddl_command_end EXECUTE FUNCTION"
+    " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_ddl\" ENABLE ALWAYS;"
+    "CREATE EVENT TRIGGER \"twsync_%1$s_drop\" ON sql_drop EXECUTE FUNCTION"
+    " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_drop\" ENABLE ALWAYS";
+
+static const char ddl_triggers_there_sql[] =
+    "SELECT count(*) = 2 FROM pg_event_trigger WHERE evtenabled = 'A'"
+    " AND evtname IN ('twsync_' || $1 || '_ddl', 'twsync_' || $1 || '_drop')";
+
+/* The source's part: the event triggers and what they know.  *on false: this role may not create
+ * event triggers, and only what Relation messages tell is carried. */
+static status MUST_CHECK ddl_install(struct db *from, const struct job *job, bool *on)
+{
+    struct arena a = {0};
+    const char *mark, *triggers = NULL, *publication = slot_name(&a, job, TW_FORWARD);
+    const char *function = arena_fmt(&a, "twsync.\"ddl_%s\"()", job->name);
+    const char *body = ddl_fill(&a, from, job, ddl_capture_sql);
+    const char *values[] = {job->name}, *published = NULL;
+    bool there = false;
+    *on = true;
+    status s = ddl_setup(from);
+    if (s == TW_OK) s = ddl_is_there(from, &a, function, body, &mark, &there);
+    if (s == TW_OK)
+        s = db_value(from, &a, "look for event triggers", ddl_triggers_there_sql, 1, values,
+                     &triggers);
+    bool complete = there && triggers && *triggers == 't';
+    if (s == TW_OK && !complete) {
+        s = db_exec(from, "create the event triggers", arena_fmt(&a,
+                    "BEGIN; CREATE OR REPLACE FUNCTION %s RETURNS event_trigger LANGUAGE plpgsql"
+                    " SECURITY DEFINER" DDL_SETTINGS " AS $twsync$%s$twsync$;"
+                    "REVOKE ALL ON FUNCTION %s FROM PUBLIC; COMMENT ON FUNCTION %s IS '%s';",
+                    function, body, function, function, mark));
+        if (s == TW_OK)
+            s = db_exec(from, "create the event triggers",
+                        arena_fmt(&a, ddl_triggers_sql, job->name));
+        if (s == TW_OK)
+            s = db_exec(from, "read the shapes", ddl_fill(&a, from, job, ddl_learn_sql));
+        if (s == TW_OK) s = db_exec(from, "commit", "COMMIT");
+        if (s != TW_OK && str_is(from->e->sqlstate, "42501")) {
+            *on = false;
+            error_clear(from->e);
+            s = db_exec(from, "roll back", "ROLLBACK");
+        }
+    }
+    values[0] = publication;
+    if (s == TW_OK)
+        s = db_value(from, &a, "read the publication", "SELECT 1 FROM pg_publication u WHERE"
+                     " u.pubname = $1 AND NOT EXISTS (SELECT FROM pg_publication_rel m WHERE"
+                     " m.prpubid = u.oid AND m.prrelid = 'twsync.ddl'::regclass)", 1, values,
+                     &published);
+    if (s == TW_OK && published)
+        s = db_exec(from, "publish the DDL",
+                    arena_fmt(&a, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY twsync.ddl",
+                              publication));
+    arena_free(&a);
+    return s;
+}
+
+/* What the source of DDL calls something now that was called `what`: it may have been renamed, more
+ * than once.  *known false: DDL knows nothing of it; *now NULL: it was dropped. */
+static status MUST_CHECK ddl_follow(struct db *d, struct arena *a, const struct job *job,
+                                    const char *what, const char **now, bool *known)
+{
+    static const char sql[] =
+        "WITH RECURSIVE e AS (SELECT d.id, c->>'op' AS op, coalesce(c->>'old', c->>'what') AS old,"
+        "  CASE c->>'op' WHEN 'rename' THEN c->>'what' END AS what, c->>'name' AS name"
+        "  FROM twsync.ddl d, jsonb_array_elements(d.changes) c"
+        "  WHERE d.job = $1 AND c->>'op' IN ('rename', 'drop')),"
+        " walk(id, what, name) AS ((SELECT id, what, name FROM e WHERE old = $2 ORDER BY id DESC"
+        "  LIMIT 1) UNION ALL SELECT n.id, n.what, n.name FROM walk CROSS JOIN LATERAL"
+        "  (SELECT * FROM e WHERE e.id > walk.id AND e.old = walk.what ORDER BY e.id LIMIT 1) n)"
+        " SELECT what, coalesce(name, substr(what, 7)) FROM walk ORDER BY id DESC LIMIT 1";
+    const char *values[] = {job->name, what};
+    PGresult *r;
+    TRY(db_query(d, a, "read what was renamed", sql, 2, values, &r));
+    *known = PQntuples(r) == 1;
+    *now = *known && db_cell(r, 0, 0) ? db_cell(r, 0, 1) : NULL;
+    return TW_OK;
+}
+
+/* ---- an event ---- */
+
+/* A row of twsync.ddl, as it came. */
+struct ddl_event {
+    const char *tag, *names, *changes, *copies, *skipped, *failed;
+};
+
+struct ddl_change {
+    char op;                 /* 'r'ename, 'd'rop, 's'et */
+    int phase;
+    const char *old, *what;  /* old: of a rename, before it */
+    const char *value, *make, *alter;
+    const char *table;       /* quoted, NULL if it belongs to none */
+    bool done;
+    struct tw_error why;     /* not done, because */
+};
+
+/* A facet the target has. */
+struct ddl_have {
+    const char *what, *value, *unmake;
+};
+
+/* A table whose rows the stream does not bring: made by CREATE TABLE AS, or written anew. */
+struct ddl_copy {
+    uint32_t oid;       /* on A */
+    const char *table;  /* quoted */
+};
+
+struct ddl_work {
+    struct db *to;
+    struct arena *arena;
+    const struct ddl_event *event;
+    struct ddl_change *changes;
+    int n;
+    struct ddl_have *have;
+    int nhave;
+    struct ddl_copy *copies;
+    int ncopies;
+    const char *publication;  /* of the way back, which new tables join; NULL: none yet */
+    int done;                 /* statements */
+};
+
+static const char ddl_changes_sql[] =
+    "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_"
+    " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
+    " make text, alter_ text, table_ text)";
+
+/* What the target has of the objects that the event names. */
+static const char ddl_have_sql[] =
+    "WITH n AS (SELECT x->>0 AS kind, CASE x->>0 WHEN 'r' THEN to_regclass(x->>1)::oid"
+    "  WHEN 't' THEN to_regtype(x->>1)::oid WHEN 'f' THEN to_regprocedure(x->>1)::oid"
+    "  WHEN 'n' THEN to_regnamespace(x->>1)::oid WHEN 'o' THEN to_regoperator(x->>1)::oid END AS id"
+    "  FROM jsonb_array_elements($1::jsonb) x)"
+    " SELECT f.what, f.value, f.unmake FROM twsync.shape_of("
+    " array(SELECT id FROM n WHERE kind = 'r' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 't' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'f' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'n' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'o' AND id IS NOT NULL)) f WHERE f.what IS NOT NULL";
+
+static int ddl_have_order(const void *x, const void *y)
+{
+    return strcmp(((const struct ddl_have *) x)->what, ((const struct ddl_have *) y)->what);
+}
+
+static status MUST_CHECK ddl_look(struct ddl_work *w)
+{
+    PGresult *r;
+    TRY(db_query(w->to, w->arena, "read what is there", ddl_have_sql, 1, &w->event->names, &r));
+    w->nhave = PQntuples(r);
+    w->have = arena_array(w->arena, struct ddl_have, w->nhave + 1);
+    for (int i = 0; i < w->nhave; i++)
+        w->have[i] = (struct ddl_have){db_cell(r, i, 0), db_cell(r, i, 1), db_cell(r, i, 2)};
+    qsort(w->have, (size_t) w->nhave, sizeof *w->have, ddl_have_order);
+    return TW_OK;
+}
+
+static struct ddl_have *ddl_find(const struct ddl_work *w, const char *what)
+{
+    struct ddl_have key = {.what = what};
+    return bsearch(&key, w->have, (size_t) w->nhave, sizeof key, ddl_have_order);
+}
+
+enum { DDL_TRIES = 5 };
+
+/* One statement, which may be several, in a savepoint.  Writers are never held up by our waiting
+ * for longer than two seconds.  *done false: the server refused it, and e says why. */
+static status MUST_CHECK ddl_exec(struct ddl_work *w, const char *sql, bool *done)
+{
+    const char *text = arena_fmt(w->arena, "SAVEPOINT tw_ddl; SET LOCAL lock_timeout = '2s';"
+                                           " %s; SET LOCAL lock_timeout = 0;"
+                                           " RELEASE SAVEPOINT tw_ddl", sql);
+    struct tw_error why;
+    for (int i = 0;; i++) {
+        status s = db_exec(w->to, "follow the source's DDL", text);
+        *done = s == TW_OK;
+        if (*done) break;
+        why = *w->to->e;
+        if (PQstatus(w->to->pg) != CONNECTION_OK || s == TW_ESTOP) return s;
+        error_clear(w->to->e);
+        TRY(db_exec(w->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_ddl"));
+        bool locked = str_is(why.sqlstate, "55P03");
+        *w->to->e = why;
+        if (!locked && s != TW_ESERVER) return s;
+        if (!locked) return TW_OK;
+        if (i + 1 == DDL_TRIES) return s;
+        error_clear(w->to->e);
+        log_info("locked on %c, trying again: %s", w->to->node->letter, sql);
+        for (int k = 0; k < 10; k++) {
+            os_sleep_ms(50);
+            TRY(db_tick(w->to));
+        }
+    }
+    w->done++;
+    log_info("done on %c as on the source: %s", w->to->node->letter, sql);
+    return TW_OK;
+}
+
+static status MUST_CHECK ddl_read(struct ddl_work *w)
+{
+    PGresult *r;
+    TRY(db_query(w->to, w->arena, "read the changes", ddl_changes_sql, 1, &w->event->changes, &r));
+    w->n = PQntuples(r);
+    w->changes = arena_array(w->arena, struct ddl_change, w->n + 1);
+    for (int i = 0; i < w->n; i++)
+        w->changes[i] = (struct ddl_change){
+            .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
+            .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
+            .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7)};
+    TRY(db_query(w->to, w->arena, "read the tables to copy",
+                 "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
+                 &w->event->copies, &r));
+    w->ncopies = PQntuples(r);
+    w->copies = arena_array(w->arena, struct ddl_copy, w->ncopies + 1);
+    for (int i = 0; i < w->ncopies; i++)
+        w->copies[i] = (struct ddl_copy){(uint32_t) db_cell_int(r, i, 0), db_cell(r, i, 1)};
+    return TW_OK;
+}
+
+/* The table is to be filled anew: its old values need no conversion. */
+static bool ddl_is_copied(const struct ddl_work *w, const char *table)
+{
+    for (int i = 0; table && i < w->ncopies; i++)
+        if (str_is(w->copies[i].table, table)) return true;
+    return false;
+}
+
+/* A default that changes with its column's type stands in the way of the new type. */
+static status MUST_CHECK ddl_clear_default(struct ddl_work *w, const char *type_what)
+{
+    const char *what = arena_fmt(w->arena, "default%s", type_what + strlen("type"));
+    struct ddl_have *have = ddl_find(w, what);
+    bool done;
+    for (int i = 0; have && have->value && i < w->n; i++) {
+        if (!str_is(w->changes[i].what, what)) continue;
+        TRY(ddl_exec(w, have->unmake, &done));
+        if (!done) error_clear(w->to->e);
+        have->value = NULL;
+    }
+    return TW_OK;
+}
+
+/* The statement that brings the target nearer; NULL if there is nothing to do. */
+static const char *ddl_statement(const struct ddl_work *w, const struct ddl_change *c)
+{
+    const struct ddl_have *have = ddl_find(w, c->what);
+    switch (c->op) {
+    case 'r': return ddl_find(w, c->old) && !have ? c->make : NULL;
+    case 'd': return have ? have->unmake : NULL;
+    default: break;
+    }
+    if (!have || !have->value) return c->make;
+    if (c->value && str_is(have->value, c->value)) return NULL;
+    if (c->alter) return c->alter;
+    if (!c->make || !have->unmake) return NULL;
+    return arena_fmt(w->arena, "%s; %s", have->unmake, c->make);
+}
+
+static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
+{
+    bool is_type = c->op == 's' && !strncmp(c->what, "type of column ", 15);
+    const char *sql = ddl_statement(w, c);
+    if (!sql) {
+        c->done = true;
+        return TW_OK;
+    }
+    if (is_type) TRY(ddl_clear_default(w, c->what));
+    TRY(ddl_exec(w, sql, &c->done));
+    if (!c->done && is_type && ddl_is_copied(w, c->table)) {
+        error_clear(w->to->e);
+        TRY(ddl_exec(w, arena_fmt(w->arena, "%s USING NULL", sql), &c->done));
+    }
+    if (!c->done && c->op == 's' && c->alter && c->make) {  /* OR REPLACE has its limits */
+        struct ddl_have *have = ddl_find(w, c->what);
+        error_clear(w->to->e);
+        if (have && have->unmake)
+            TRY(ddl_exec(w, arena_fmt(w->arena, "%s; %s", have->unmake, c->make), &c->done));
+    }
+    c->why = *w->to->e;
+    error_clear(w->to->e);
+    if (c->done && w->publication && c->op == 's' && !strncmp(c->what, "table ", 6)) {
+        bool joined;
+        TRY(ddl_exec(w, arena_fmt(w->arena, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY %s",
+                                  w->publication, c->what + 6), &joined));
+        error_clear(w->to->e);
+    }
+    return TW_OK;
+}
+
+/* All changes of one kind that are not done, forwards or backwards, again and again while that gets
+ * some of them done: one may need another that comes later. */
+static status MUST_CHECK ddl_pass(struct ddl_work *w, char op)
+{
+    bool again = true;
+    while (again) {
+        bool any = false, left = false;
+        int made = -1;
+        for (int k = 0; k < w->n; k++) {
+            struct ddl_change *c = &w->changes[op == 'd' ? w->n - 1 - k : k];
+            if (c->op != op || c->done) continue;
+            if (made >= 0 && c->phase > made) {  /* what was made has facets of its own */
+                TRY(ddl_look(w));
+                made = -1;
+            }
+            int before = w->done;
+            TRY(ddl_do(w, c));
+            any = any || c->done;
+            left = left || !c->done;
+            if (op == 's' && w->done > before && c->make) made = c->phase;
+            if (op == 'r' && w->done > before) TRY(ddl_look(w));
+        }
+        if (made >= 0) TRY(ddl_look(w));
+        if (made < 0 && op == 'd' && any) TRY(ddl_look(w));
+        again = any && left;
+    }
+    return TW_OK;
+}
+
+/* Up to what must come before tables are emptied. */
+static status MUST_CHECK ddl_begin(struct ddl_work *w)
+{
+    TRY(db_exec(w->to, "set up the session", "SET LOCAL check_function_bodies = off"));
+    TRY(ddl_read(w));
+    TRY(ddl_look(w));
+    return ddl_pass(w, 'r');
+}
+
+static status MUST_CHECK ddl_finish(struct ddl_work *w)
+{
+    TRY(ddl_pass(w, 'd'));
+    return ddl_pass(w, 's');
+}
+
+/* Rows can do without comments, options, triggers, rules, policies and views: their failure is
+ * told. */
+static bool ddl_parks(const struct ddl_change *c)
+{
+    return c->table && c->phase != 36 && (c->phase <= 50 || c->phase == 70 || c->phase == 78);
+}
+
+/* ==== 27. task =============================================================
  * One direction: from nothing to streaming, and back to streaming after anything.
  *
  * A session opens the connections, fences out any older one, reads what is true from the servers,
@@ -12195,6 +13190,7 @@ struct task {
     size_t held_len;
     bool behind;             /* the source has much to send */
     bool care;               /* the transaction changes tables with deferrable keys */
+    bool alone;              /* the transaction holds DDL: its batch ends with it */
     bool in_txn, decided, dropping;  /* decided: whether the transaction carries our marker */
     struct msg begin;
     int64_t seq;
@@ -12352,7 +13348,8 @@ static status MUST_CHECK task_setup_node(struct db *d)
 {
     bool has;
     TRY(task_has_schema(d, &has));
-    return has ? TW_OK : slot_setup_node(d);
+    if (!has) TRY(slot_setup_node(d));
+    return ddl_setup(d);
 }
 
 static status MUST_CHECK task_connect(struct task *t)
@@ -12601,6 +13598,21 @@ static status MUST_CHECK task_check_first(struct task *t)
     return task_gap_hint(t);
 }
 
+/* DDL of the source is written into the stream from here on. */
+static status MUST_CHECK task_capture_ddl(struct task *t)
+{
+    bool on;
+    if (t->dir == TW_REVERSE) return TW_OK;
+    TRY(task_setup_node(&t->from));
+    TRY(ddl_install(&t->from, t->job, &on));
+    const char *by = on ? "trigger" : t->conf->ddl ? "relation" : "no";
+    if (!on && t->conf->ddl && !str_is(t->stat->ddl_by, by))
+        log_warning("DDL on %c: only added columns are carried, for this role may not create event"
+                    " triggers there", t->source->letter);
+    str_copy(t->stat->ddl_by, sizeof t->stat->ddl_by, by);
+    return TW_OK;
+}
+
 /* First steps: what must be there before the slot, and then the slot (requirement 58a). */
 static status MUST_CHECK task_init_source(struct task *t, const char **snapshot, lsn_t *point)
 {
@@ -12611,6 +13623,7 @@ static status MUST_CHECK task_init_source(struct task *t, const char **snapshot,
     TRY(task_tables(t, &t->from, &tables));
     if (t->conf->identity == IDENTITY_FULL) TRY(slot_identity_full(&t->from, &tables));
     TRY(slot_publish(&t->from, t->slot, &tables));
+    TRY(task_capture_ddl(t));
     /* Phase init: a slot of our name was made by a process that died before it could say so. */
     TRY(slot_inspect(&t->from, t->slot, &info));
     if (info.exists) TRY(slot_drop(&t->from, t->slot));
@@ -12975,6 +13988,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->apply.rtt_us = os_now() - began;
     t->apply.how = t->conf->bulk;
     TRY(task_retention_cap(t));
+    TRY(task_capture_ddl(t));
     TRY(task_warn_new_tables(t));
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
@@ -13088,12 +14102,82 @@ static const char *task_odd_column(const struct rel *rel)
     return NULL;
 }
 
+/* The reverse task's source is behind in DDL: A may have renamed or dropped meanwhile what B still
+ * writes to.  *any: something was found to be so. */
+static status MUST_CHECK task_follow_columns(struct task *t, struct rel *rel, bool *any)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (int i = 0; s == TW_OK && i < rel->ncolumns; i++) {
+        struct msg_column *c = &rel->columns[i];
+        struct buf old = {0};
+        const char *now = NULL;
+        bool known;
+        if (rel->target_of[i] != -1 || c->gone) continue;
+        sql_ident(&old, c->name);
+        s = ddl_follow(&t->to, &a, t->job,
+                       arena_fmt(&a, "column %s of %s", buf_cstr(&old), rel->quoted), &now, &known);
+        buf_free(&old);
+        if (s != TW_OK || !known) continue;
+        *any = true;
+        c->gone = !now;
+        if (now) c->name = arena_str(&rel->arena, now);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_follow_table(struct task *t, struct rel *rel, bool *any)
+{
+    struct arena a = {0};
+    const char *now = NULL;
+    bool known;
+    status s = ddl_follow(&t->to, &a, t->job, arena_fmt(&a, "table %s", rel->quoted), &now, &known);
+    if (s == TW_OK && known && now) {
+        PGresult *r;
+        s = db_query(&t->to, &a, "read a name", "SELECT i[1], i[2] FROM parse_ident($1) i", 1, &now,
+                     &r);
+        if (s == TW_OK) {
+            rel->schema = arena_str(&rel->arena, db_cell(r, 0, 0));
+            rel->name = arena_str(&rel->arena, db_cell(r, 0, 1));
+            rel->quoted = arena_str(&rel->arena, now);
+        }
+    } else if (s == TW_OK && known) {
+        log_warning("changes of table %s are left out: it was dropped on %c", rel->quoted,
+                    t->target->letter);
+        rel->parked = rel->resolved = true;
+    }
+    *any = s == TW_OK && known;
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK task_resolve_behind(struct task *t, struct rel *rel)
+{
+    status s;
+    bool any = true;
+    struct tw_error why;
+    for (int i = 0; (s = rel_resolve(rel, &t->from, &t->to, t->name)) == TW_ESCHEMA && i < 8; i++) {
+        why = t->e;
+        any = false;
+        error_clear(&t->e);
+        if (rel->exists) TRY(task_follow_columns(t, rel, &any));
+        else TRY(task_follow_table(t, rel, &any));
+        if (rel->resolved) return TW_OK;
+        if (any) continue;
+        t->e = why;
+        return s;
+    }
+    return s;
+}
+
 /* A new name on the source need not be a new column: where the target has one that the source lacks
  * it may be that one, renamed. */
 static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
 {
+    if (t->dir == TW_REVERSE) return task_resolve_behind(t, rel);
     status s = rel_resolve(rel, &t->from, &t->to, t->name);
-    if (s != TW_ESCHEMA || t->dir == TW_REVERSE || !t->conf->ddl) return s;
+    if (s != TW_ESCHEMA || !t->conf->ddl) return s;
     struct tw_error why = t->e;
     const char *odd = rel->exists ? task_odd_column(rel) : NULL;
     bool any;
@@ -13128,7 +14212,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
     }
-    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
+    if (rel->parked || t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* not, or copied */
     *out = rel;
     return TW_OK;
 }
@@ -13143,6 +14227,233 @@ static void task_remember_delete(struct task *t, const struct rel *rel, const st
     t->page->memory.deleted[t->dir][i].key = key;
 }
 
+/* ---- DDL ---- */
+
+/* Any commit writes the WAL before it to disk, from where the reverse task's source reads it; our
+ * open transaction's would lie there for up to 15 s. */
+static status MUST_CHECK task_flush_wal(struct task *t)
+{
+    struct db d;
+    task_db(t, &d, t->target, "flush");
+    status s = db_open(&d, false);
+    if (s == TW_OK) s = db_exec(&d, "write the WAL", "SELECT txid_current()");
+    db_close(&d);
+    return s;
+}
+
+/* What was committed on B before now is on A too: the reverse task has passed it.  Nobody writes to
+ * the table meanwhile, for we hold its lock. */
+static status MUST_CHECK task_wait_reverse(struct task *t, struct arena *a)
+{
+    const struct stat_task *reverse = &t->page->task[TW_REVERSE];
+    const char *text;
+    lsn_t until;
+    usec began = os_now();
+    if (!t->progress.reverse_made || !t->job->task[TW_REVERSE].enabled) return TW_OK;
+    TRY(db_value(&t->to, a, "read the position", "SELECT pg_current_wal_insert_lsn()", 0, NULL,
+                 &text));
+    if (!lsn_parse(text, &until)) return fail(&t->e, TW_EPROTO, "bad position \"%s\"", text);
+    TRY(task_flush_wal(t));
+    while (reverse->passed_lsn < until) {
+        if (os_now() - began > 30 * USEC_SEC)
+            return fail(&t->e, TW_EBUSY, "task %s has not passed " LSN_FMT " yet: a table that is"
+                        " to be copied again waits for it", t->opposite, LSN_ARG(until));
+        os_sleep_ms(20);
+        TRY(db_tick(&t->to));
+    }
+    return TW_OK;
+}
+
+/* Its rows on B go, for those of A come. */
+static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const char *table)
+{
+    const char *there;
+    TRY(db_value(&t->to, a, "look for a table", "SELECT to_regclass($1)", 1, &table, &there));
+    if (!there) return TW_OK;
+    TRY(db_exec(&t->to, "lock a table", arena_fmt(a, "SET LOCAL lock_timeout = '10s'; LOCK TABLE"
+                                                     " ONLY %s IN EXCLUSIVE MODE;"
+                                                     " SET LOCAL lock_timeout = 0", table)));
+    TRY(task_wait_reverse(t, a));
+    return db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", table));
+}
+
+/* The table is left out of the stream until it is copied again. */
+static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason)
+{
+    const char *values[] = {t->name, table, reason};
+    log_warning("table %s is parked, its changes are left out: %s", table, reason);
+    t->stat->parked++;
+    return db_exec_params(&t->to, "park a table",
+                          "INSERT INTO twsync.parked (task, schema_name, table_name, reason)"
+                          " SELECT $1, i[1], i[2], $3 FROM parse_ident($2) i"
+                          " ON CONFLICT (task, schema_name, table_name) DO UPDATE"
+                          " SET reason = EXCLUDED.reason", 3, values);
+}
+
+static const char task_alike_sql[] =
+    "SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '"
+    " ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = to_regclass($1)"
+    " AND a.attnum > 0 AND NOT a.attisdropped";
+
+/* Copy its rows under a snapshot whose position is known: the stream leaves out what was committed
+ * before.  *moved_on: the table is another by now; what made it so comes later in the stream. */
+static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, const char *table,
+                                        struct db *lead, lsn_t point, bool *moved_on)
+{
+    struct table item = {0};
+    struct table_list one = {.items = &item, .n = 1};
+    struct copy c = {.job = t->job, .source = t->source, .target = t->target, .e = &t->e,
+                     .ledger = t->name, .snapshot_lsn = point, .tables = &one};
+    const char *there = NULL, *here = NULL;
+    PGresult *r;
+    TRY(db_value(lead, a, "read the table", task_alike_sql, 1, &table, &there));
+    TRY(db_value(&t->to, a, "read the table", task_alike_sql, 1, &table, &here));
+    *moved_on = !there != !here || (here && !str_is(there, here));
+    if (*moved_on) return TW_OK;
+    TRY(db_query(lead, a, "read the table", "SELECT i[1], i[2], to_regclass($1)::oid"
+                 " FROM parse_ident($1) i", 1, &table, &r));
+    item.schema = db_cell(r, 0, 0);
+    item.name = db_cell(r, 0, 1);
+    item.oid = (uint32_t) db_cell_int(r, 0, 2);
+    TRY(copy_one(&c, a, lead, &t->to));
+    log_info("table %s copied again: %" PRId64 " rows as of " LSN_FMT, table, c.chunk_rows,
+             LSN_ARG(point));
+    return TW_OK;
+}
+
+static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const char *table,
+                                         bool *moved_on)
+{
+    struct db repl, lead;
+    struct copy c = {.e = &t->e};
+    lsn_t point;
+    task_db(t, &repl, t->source, "slot");
+    task_db(t, &lead, t->source, "copy");
+    status s = db_open(&repl, true);
+    if (s == TW_OK)
+        s = task_create_slot(t, &repl, &t->from, arena_fmt(a, "twsync_%s_table", t->job->name),
+                             true, &point, &c.snapshot);
+    if (s == TW_OK) s = db_open(&lead, false);
+    if (s == TW_OK) s = copy_import(&c, &lead);
+    if (s == TW_OK) s = task_copy_rows(t, a, table, &lead, point, moved_on);
+    db_close(&lead);
+    db_close(&repl);
+    return s;
+}
+
+/* The tables of an event that need their rows, and those that waited for it. */
+static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct ddl_work *w)
+{
+    for (int i = 0; i < w->ncopies; i++) {
+        const char *table = w->copies[i].table;
+        bool moved_on, bad = false;
+        for (int k = 0; k < w->n; k++)
+            bad = bad || (!w->changes[k].done && ddl_parks(&w->changes[k]) &&
+                          str_is(w->changes[k].table, table));
+        if (bad) continue;
+        TRY(task_copy_table(t, a, table, &moved_on));
+        if (moved_on) TRY(task_park(t, table, "it has been changed again on the source"));
+    }
+    return TW_OK;
+}
+
+/* What the target refused. */
+static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struct ddl_work *w)
+{
+    for (int i = 0; i < w->n; i++) {
+        const struct ddl_change *c = &w->changes[i];
+        if (c->done) continue;
+        t->stat->ddl_failed++;
+        if (ddl_parks(c)) {
+            TRY(task_park(t, c->table, arena_fmt(a, "%s: %s", c->what, c->why.msg)));
+        } else {
+            log_warning("%s could not be made on %c as it is on %c: %s", c->what,
+                        t->target->letter, t->source->letter, c->why.msg);
+        }
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
+                                        const struct ddl_event *event)
+{
+    struct ddl_work w = {.to = &t->to, .arena = a, .event = event};
+    if (t->progress.reverse_made && t->job->task[TW_REVERSE].enabled)
+        w.publication = slot_name(a, t->job, TW_REVERSE);
+    TRY(ddl_begin(&w));
+    for (int i = 0; i < w.ncopies; i++) TRY(task_empty_table(t, a, w.copies[i].table));
+    TRY(ddl_finish(&w));
+    TRY(task_ddl_copies(t, a, &w));
+    return task_ddl_refused(t, a, &w);
+}
+
+/* Which value of a row belongs to a column of twsync.ddl. */
+static const char *task_ddl_value(const struct rel *rel, const struct msg *m, const char *column)
+{
+    for (int i = 0; i < rel->ncolumns && i < m->row.new.n; i++)
+        if (str_is(rel->columns[i].name, column)) return value_text(&m->row.new.values[i]);
+    return NULL;
+}
+
+/* All that was known of tables on the target may be otherwise now. */
+static void task_relearn(struct task *t)
+{
+    struct arena a = {0};
+    struct rel *old = t->apply.rels, *next, *fresh = NULL;
+    for (struct rel *r = old; r; r = r->next) {
+        struct msg m = {.kind = 'R', .relid = r->relid, .schema = r->schema, .name = r->name,
+                        .replident = r->replident, .ncolumns = r->ncolumns, .columns = r->columns};
+        struct rel *copy = rel_learn(&m);
+        copy->next = fresh;
+        fresh = copy;
+    }
+    for (struct rel *r = old; r; r = next) {
+        next = r->next;
+        apply_forget_rel(&t->apply, r->relid);
+    }
+    t->apply.rels = fresh;
+    arena_free(&a);
+}
+
+/* A row of twsync.ddl: DDL of the source at its place between the rows. */
+static status MUST_CHECK task_ddl(struct task *t, const struct rel *rel, const struct msg *m,
+                                  enum take *take)
+{
+    struct arena a = {0};
+    struct window none = {0};
+    bool committed;
+    const char *job = task_ddl_value(rel, m, "job");
+    if (m->kind != 'I' || t->dir == TW_REVERSE || !job || !str_is(job, t->job->name)) return TW_OK;
+    struct ddl_event event = {
+        .tag = task_ddl_value(rel, m, "tag"), .names = task_ddl_value(rel, m, "names"),
+        .changes = task_ddl_value(rel, m, "changes"), .copies = task_ddl_value(rel, m, "copies"),
+        .skipped = task_ddl_value(rel, m, "skipped"), .failed = task_ddl_value(rel, m, "failed")};
+    if (event.skipped || event.failed || !event.changes) {
+        *(event.failed ? &t->stat->ddl_failed : &t->stat->ddl_skipped) += 1;
+        log_warning("%s of %s on %c is not carried: %s", event.tag, event.names ? event.names : "?",
+                    t->source->letter, event.skipped ? event.skipped : event.failed);
+        return TW_OK;
+    }
+    if (t->writing || t->w->n) {
+        *take = TAKE_LATER;
+        return TW_OK;
+    }
+    if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
+    settle_touch_all(&t->page->memory);
+    TRY(apply_window(&t->apply, &none, 0, &committed));
+    TESTPOINT(&t->e, "task.ddl");
+    log_info("%s on %c", event.tag, t->source->letter);
+    status s = task_ddl_apply(t, &a, &event);
+    arena_free(&a);
+    t->apply.rows++;
+    t->alone = true;
+    t->stat->ddl++;
+    task_relearn(t);
+    return s;
+}
+
+/* ---- messages ---- */
+
 static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum take *take)
 {
     struct rel *rel = apply_rel(&t->apply, m->relid);
@@ -13151,6 +14462,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
         t->dropping = rel && task_is_our_mark(t, rel, m);
         if (t->dropping) return TW_OK;
     }
+    if (rel && rel->is_marker && str_is(rel->name, "ddl")) return task_ddl(t, rel, m, take);
     TRY(task_rel(t, m->relid, &rel, take));
     if (!rel) return TW_OK;
     if ((m->kind != 'D' && m->row.new.n != rel->ncolumns) ||
@@ -13203,10 +14515,10 @@ static void task_end_txn(struct task *t, const struct msg *m)
     }
     int64_t rows = w->n + (t->writing ? 0 : t->apply.rows);
     w->settle = t->care;
-    if (t->care || t->solo_until_lsn || rows >= t->conf->batch ||
+    if (t->care || t->alone || t->solo_until_lsn || rows >= t->conf->batch ||
         window_bytes(w) > WINDOW_BYTES / 4 * 3)
         w->closed = true;
-    t->care = false;
+    t->care = t->alone = false;
 #ifdef TWSYNC_HARD
     w->closed = true;
 #endif
@@ -13219,7 +14531,7 @@ static status MUST_CHECK task_message(struct task *t, const struct msg *m, enum 
         if (t->in_txn) return fail(&t->e, TW_EPROTO, "BEGIN inside a transaction");
         t->begin = *m;
         t->in_txn = true;
-        t->decided = t->care = false;
+        t->decided = t->care = t->alone = false;
         t->seq = 0;
         t->dropping = m->final_lsn < t->progress.applied_lsn;
         t->behind = t->repl.source_us - m->commit_us > TASK_BEHIND_MS * 1000;
@@ -14065,6 +15377,11 @@ static int release_statements(struct release *r, int node, const char **out)
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
                             " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
                             " END IF; END $$", origin, origin);
+    if (node == 0) {
+        out[n++] = arena_fmt(a, "DROP EVENT TRIGGER IF EXISTS \"twsync_%s_ddl\"", r->job->name);
+        out[n++] = arena_fmt(a, "DROP EVENT TRIGGER IF EXISTS \"twsync_%s_drop\"", r->job->name);
+        out[n++] = arena_fmt(a, "DROP FUNCTION IF EXISTS twsync.\"ddl_%s\"()", r->job->name);
+    }
     const char *settle = arena_fmt(a, "twsync_%s_settle", r->job->name);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
                             " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
@@ -14075,15 +15392,19 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%s';"
                             " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%s';"
-                            " IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
+                            " IF to_regclass('twsync.parked') IS NOT NULL THEN"
+                            " DELETE FROM twsync.ddl WHERE job = '%s';"
+                            " DELETE FROM twsync.shape WHERE job = '%s';"
+                            " DELETE FROM twsync.parked WHERE split_part(task, '/', 1) = '%s';"
+                            " END IF; IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
                             " DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
                          r->job->name, r->job->name, r->job->name, r->job->name,
-                         r->job->name);
+                         r->job->name, r->job->name, r->job->name, r->job->name);
     return n;
 }
 
-enum { RELEASE_MAX = 8, RELEASE_TRIES = 50 };
+enum { RELEASE_MAX = 12, RELEASE_TRIES = 50 };
 
 /* A slot stays active for a moment after its session was ended. */
 static status MUST_CHECK release_one(struct db *d, const char *sql)

@@ -124,7 +124,7 @@ def content_differences(pair, only=None):
 
 
 def schema_of(node, by):
-    """The statements of pg_dump -s of server `by`, one string each, sorted; without schema twsync.
+    """The statements of pg_dump -s of server `by`, one string each, sorted; without what is twsync's own.
 
     A pg_dump in a cage sees no sockets but its own server's, hence TCP.
     """
@@ -138,7 +138,7 @@ def schema_of(node, by):
     lines = [line for line in dump.splitlines()
              if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog.set_config", line)]
     statements = re.split(r";\n", "\n".join(lines))
-    return sorted(s.strip() for s in statements if s.strip())
+    return sorted(s.strip() for s in statements if s.strip() and "EVENT TRIGGER twsync_" not in s)
 
 
 def schema_differences(pair):
