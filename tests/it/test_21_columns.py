@@ -1,5 +1,6 @@
 """Columns added on A are added on B, in their place between the rows, on any server and without any right beyond owning
-the tables: the stream describes a table anew before its next row."""
+the tables: the stream describes a table anew before its next row.  With event triggers (rung origin) more is carried:
+test 22."""
 
 import pytest
 
@@ -62,6 +63,7 @@ def test_partitions(pair, job):
     compare.assert_contents(pair)
 
 
+@pytest.mark.rung("marker")
 def test_own_values(pair, job):
     """Where each older row got a value of its own, that is told: these rows differ."""
     pair.a.sql("ALTER TABLE t ADD COLUMN r float8 DEFAULT random(); INSERT INTO t (id) VALUES (70)")
@@ -70,6 +72,7 @@ def test_own_values(pair, job):
     assert columns(pair.a, "t") == columns(pair.b, "t")
 
 
+@pytest.mark.rung("marker")
 def test_not_null_without_a_value(pair, job):
     """NOT NULL waits where rows may lack a value still; `twsync schema` has it."""
     pair.a.sql("ALTER TABLE t ADD COLUMN n int; UPDATE t SET n = 1; ALTER TABLE t ALTER n SET NOT NULL")
@@ -80,6 +83,7 @@ def test_not_null_without_a_value(pair, job):
     assert columns(pair.a, "t") == columns(pair.b, "t")
 
 
+@pytest.mark.rung("marker")
 @pytest.mark.parametrize("column", ["v", "w"])
 def test_renamed(pair, make_job, column):
     """A column with a new name is not a new column: its older values would be lost.  The task waits, and says for what."""
