@@ -3688,8 +3688,10 @@ static status MUST_CHECK slot_publish(struct db *d, const char *name,
         sql_ident(&b, name);
         buf_str(&b, " FOR TABLE ");
         slot_append_tables(&b, tables, d->version);
-        buf_str(&b, ", ONLY twsync.progress, ONLY twsync.copied"
-                    " WITH (publish = 'insert, update, delete, truncate')");
+        buf_fmt(&b, ", ONLY twsync.progress, ONLY twsync.copied"
+                    " WITH (publish = 'insert, update, delete, truncate'%s)",
+                /* else 18 refuses updates of tables with a whole-row identity and such columns */
+                d->version >= 180000 ? ", publish_generated_columns = stored" : "");
         s = db_exec(d, "create the publication", b.data);
     }
     buf_free(&b);
@@ -9961,8 +9963,15 @@ static status check_rung(struct check *c, struct check_node *n)
 
 static status check_event_trigger(struct check *c, struct check_node *n)
 {
-    check_ok(c, "event triggers %s created by this role; DDL is not carried yet",
-             n->rights.event_trigger ? "can be" : "cannot be");
+    if (!c->job->task[TW_FORWARD].ddl) {
+        check_ok(c, "ddl = no: no DDL is carried");
+    } else if (n->rights.event_trigger) {
+        check_ok(c, "event triggers can be created by this role: DDL is carried");
+    } else {
+        check_add(c, CHECK_OK, "event triggers cannot be created by this role: of DDL only added"
+                  " columns are carried", "nothing; a superuser, or the provider's role for it, can"
+                  " raise it", "");
+    }
     return TW_OK;
 }
 
@@ -11202,7 +11211,7 @@ static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, 
 /* One table whole, in the target's open transaction. */
 static status MUST_CHECK copy_one(struct copy *c, struct arena *a, struct db *from, struct db *to)
 {
-    const struct copy_chunk k = {.of = 1};
+    const struct copy_chunk k = {.number = -1, .of = 1};  /* DDL before its snapshot is in it */
     const struct table *t = c->tables->items;
     const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
     const char *values[] = {c->ledger, t->schema, t->name};
@@ -12250,26 +12259,27 @@ static const char ddl_shape_sql[] =
     " a.attname AND b.atthasmissing LIMIT 1) END AS missing, f.expr, i.def, i.opts FROM r JOIN"
     " pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t"
     " ON t.oid = a.atttypid LEFT JOIN LATERAL (SELECT pg_get_expr(d.adbin, d.adrelid) AS expr FROM"
-    " pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) f ON true LEFT JOIN LATERAL"
-    " (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I%s)', CASE a.attidentity WHEN"
-    " 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, sn.nspname, s.relname, " SHAPE_SEQUENCE("") ") AS"
-    " def, " SHAPE_SEQUENCE(" SET ") " AS opts FROM pg_depend d JOIN pg_class s ON s.oid = d.objid"
-    " JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN pg_sequence v ON v.seqrelid = s.oid"
-    " WHERE a.attidentity <> '' AND d.classid = 'pg_class'::regclass AND d.refclassid ="
-    " 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype ="
-    " 'i') i ON true), tab AS ( SELECT r.*, p.names, k.cols FROM r CROSS JOIN LATERAL (SELECT CASE"
-    " WHEN NOT r.relispartition AND EXISTS (SELECT FROM col WHERE col.oid = r.oid AND NOT"
-    " col.attislocal) THEN string_agg(h.inhparent::regclass::text, ', ' ORDER BY h.inhseqno) END AS"
-    " names FROM pg_inherits h WHERE h.inhrelid = r.oid) p CROSS JOIN LATERAL (SELECT"
-    " string_agg(format('%I %s', col.attname, col.type) || CASE WHEN col.generated <> '' THEN"
-    " format(' GENERATED ALWAYS AS (%s) %s', col.expr, CASE col.generated WHEN 's' THEN 'STORED'"
-    " ELSE 'VIRTUAL' END) ELSE coalesce(col.def, '') END, ', ' ORDER BY col.attnum) AS cols FROM"
-    " col WHERE col.oid = r.oid AND (p.names IS NULL OR col.attislocal)) k WHERE r.relkind IN ('r',"
-    " 'p')), con AS ( SELECT r.*, k.oid AS con, k.conname, k.contype, k.convalidated, k.conindid,"
-    " k.conislocal, pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid ="
-    " r.oid WHERE k.contype IN ('p', 'u', 'x', 'c', 'f') AND NOT (k.contype = 'f' AND k.conparentid"
-    " <> 0)), part(obj, part, phase, what, name, value, make, alter_, unmake, rename_, class, id,"
-    " sub, target) AS ( SELECT 'r' || t.oid, '', 14, 'table ' || t.fq, t.relname::text,"
+    " pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) f ON true LEFT JOIN"
+    " LATERAL (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I%s)', CASE"
+    " a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, sn.nspname, s.relname, "
+    SHAPE_SEQUENCE("") ") AS def, " SHAPE_SEQUENCE(" SET ") " AS opts FROM pg_depend d JOIN"
+    " pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN"
+    " pg_sequence v ON v.seqrelid = s.oid WHERE a.attidentity <> '' AND d.classid ="
+    " 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND"
+    " d.refobjsubid = a.attnum AND d.deptype = 'i') i ON true), tab AS ( SELECT r.*, p.names,"
+    " k.cols FROM r CROSS JOIN LATERAL (SELECT CASE WHEN NOT r.relispartition AND EXISTS (SELECT"
+    " FROM col WHERE col.oid = r.oid AND NOT col.attislocal) THEN"
+    " string_agg(h.inhparent::regclass::text, ', ' ORDER BY h.inhseqno) END AS names FROM"
+    " pg_inherits h WHERE h.inhrelid = r.oid) p CROSS JOIN LATERAL (SELECT string_agg(format('%I"
+    " %s', col.attname, col.type) || CASE WHEN col.generated <> '' THEN format(' GENERATED ALWAYS"
+    " AS (%s) %s', col.expr, CASE col.generated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END) ELSE"
+    " coalesce(col.def, '') END, ', ' ORDER BY col.attnum) AS cols FROM col WHERE col.oid = r.oid"
+    " AND (p.names IS NULL OR col.attislocal)) k WHERE r.relkind IN ('r', 'p')), con AS ( SELECT"
+    " r.*, k.oid AS con, k.conname, k.contype, k.convalidated, k.conindid, k.conislocal,"
+    " pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid = r.oid WHERE"
+    " k.contype IN ('p', 'u', 'x', 'c', 'f') AND NOT (k.contype = 'f' AND k.conparentid <> 0)),"
+    " part(obj, part, phase, what, name, value, make, alter_, unmake, rename_, class, id, sub,"
+    " target) AS ( SELECT 'r' || t.oid, '', 14, 'table ' || t.fq, t.relname::text,"
     " t.relkind::text, format('CREATE TABLE %s (%s)', t.fq, coalesce(t.cols, '')) || coalesce('"
     " INHERITS (' || t.names || ')', '') || coalesce(' PARTITION BY ' || pg_get_partkeydef(t.oid),"
     " ''), NULL, format('DROP TABLE IF EXISTS %s', t.fq), format('ALTER TABLE %s.%%1$I RENAME TO"
@@ -12291,40 +12301,41 @@ static const char ddl_shape_sql[] =
     " col.def WHEN col.missing IS NOT NULL THEN format( ' DEFAULT %s; ALTER TABLE %s ALTER COLUMN"
     " %I DROP DEFAULT', col.missing, col.fq, col.attname) ELSE '' END END, NULL, CASE WHEN"
     " col.relkind IN ('r', 'p') AND NOT col.inherited THEN format('ALTER TABLE %s DROP COLUMN IF"
-    " EXISTS %I', col.fq, col.attname) END, CASE WHEN NOT col.inherited AND col.relkind <> 'S' THEN"
-    " format( 'ALTER TABLE %s RENAME COLUMN %%1$I TO %%2$I', col.ft) END, 'pg_class'::regclass,"
-    " col.oid, col.attnum::int, format('COLUMN %s.%I', col.fq, col.attname) FROM col WHERE"
-    " col.relkind <> 'S' UNION ALL SELECT 'r' || con.oid, 'k' || con.con, CASE con.contype WHEN 'f'"
-    " THEN 70 WHEN 'c' THEN 44 ELSE CASE con.relkind WHEN 'p' THEN 41 ELSE 40 END END,"
-    " format('constraint %I of %s', con.conname, con.fq), con.conname, replace(con.def, ' NOT"
-    " VALID', ''), CASE WHEN con.conislocal OR con.contype <> 'c' THEN format('ALTER TABLE %s%s ADD"
-    " CONSTRAINT %I %s', CASE WHEN con.contype IN ('p', 'u', 'x') THEN 'ONLY ' ELSE '' END, con.fq,"
-    " con.conname, con.def) END, NULL, CASE WHEN con.conislocal THEN format('ALTER TABLE %s DROP"
-    " CONSTRAINT IF EXISTS %I', con.fq, con.conname) END, CASE WHEN con.conislocal THEN format("
-    " 'ALTER TABLE %s RENAME CONSTRAINT %%1$I TO %%2$I', con.ft) END, 'pg_constraint'::regclass,"
-    " con.con, 0, format('CONSTRAINT %I ON %s', con.conname, con.fq) FROM con UNION ALL SELECT 'r'"
-    " || r.oid, 'i' || x.oid, CASE r.relkind WHEN 'p' THEN 43 WHEN 'm' THEN 62 ELSE 42 END,"
-    " format('index %I.%I', xn.nspname, x.relname), x.relname, pg_get_indexdef(x.oid),"
-    " pg_get_indexdef(x.oid), NULL, format('DROP INDEX IF EXISTS %I.%I', xn.nspname, x.relname),"
-    " format('ALTER INDEX %s.%%1$I RENAME TO %%2$I', replace(format('%I', xn.nspname), '%', '%%')),"
-    " 'pg_class'::regclass, x.oid, 0, format('INDEX %I.%I', xn.nspname, x.relname) FROM r JOIN"
-    " pg_index i ON i.indrelid = r.oid AND (i.indisvalid OR r.relkind = 'p') JOIN pg_class x ON"
-    " x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace WHERE NOT EXISTS (SELECT"
-    " FROM pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = r.oid AND k.contype IN ('p',"
-    " 'u', 'x')) UNION ALL SELECT 'r' || r.oid, 's' || s.oid, 64, format('statistics %I.%I',"
-    " sn.nspname, s.stxname), s.stxname, pg_get_statisticsobjdef(s.oid),"
-    " pg_get_statisticsobjdef(s.oid), NULL, format('DROP STATISTICS IF EXISTS %I.%I', sn.nspname,"
-    " s.stxname), format('ALTER STATISTICS %s.%%1$I RENAME TO %%2$I', replace(format('%I',"
-    " sn.nspname), '%', '%%')), 'pg_statistic_ext'::regclass, s.oid, 0, format('STATISTICS %I.%I',"
-    " sn.nspname, s.stxname) FROM r JOIN pg_statistic_ext s ON s.stxrelid = r.oid JOIN pg_namespace"
-    " sn ON sn.oid = s.stxnamespace UNION ALL SELECT 'r' || r.oid, 'g' || g.oid, 72,"
-    " format('trigger %I on %s', g.tgname, r.fq), g.tgname, pg_get_triggerdef(g.oid), CASE WHEN"
-    " {trigger_own} THEN pg_get_triggerdef(g.oid) END, NULL, CASE WHEN {trigger_own} THEN"
-    " format('DROP TRIGGER IF EXISTS %I ON %s', g.tgname, r.fq) END, CASE WHEN {trigger_own} THEN"
-    " format('ALTER TRIGGER %%1$I ON %s RENAME TO %%2$I', r.ft) END, 'pg_trigger'::regclass, g.oid,"
-    " 0, format('TRIGGER %I ON %s', g.tgname, r.fq) FROM r JOIN pg_trigger g ON g.tgrelid = r.oid"
-    " AND NOT g.tgisinternal UNION ALL SELECT 'r' || r.oid, 'w' || w.oid, 74, format('rule %I on"
-    " %s', w.rulename, r.fq), w.rulename, pg_get_ruledef(w.oid), pg_get_ruledef(w.oid), NULL,"
+    " EXISTS %I', col.fq, col.attname) END, CASE WHEN NOT col.inherited AND col.relkind <> 'S'"
+    " THEN format( 'ALTER TABLE %s RENAME COLUMN %%1$I TO %%2$I', col.ft) END,"
+    " 'pg_class'::regclass, col.oid, col.attnum::int, format('COLUMN %s.%I', col.fq, col.attname)"
+    " FROM col WHERE col.relkind <> 'S' UNION ALL SELECT 'r' || con.oid, 'k' || con.con, CASE"
+    " con.contype WHEN 'f' THEN 70 WHEN 'c' THEN 44 ELSE CASE con.relkind WHEN 'p' THEN 41 ELSE 40"
+    " END END, format('constraint %I of %s', con.conname, con.fq), con.conname, replace(con.def, '"
+    " NOT VALID', ''), CASE WHEN con.conislocal OR con.relispartition OR con.contype <> 'c' THEN"
+    " format('ALTER TABLE %s%s ADD CONSTRAINT %I %s', CASE WHEN con.contype IN ('p', 'u', 'x')"
+    " THEN 'ONLY ' ELSE '' END, con.fq, con.conname, con.def) END, NULL, CASE WHEN con.conislocal"
+    " THEN format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', con.fq, con.conname) END, CASE"
+    " WHEN con.conislocal THEN format( 'ALTER TABLE %s RENAME CONSTRAINT %%1$I TO %%2$I', con.ft)"
+    " END, 'pg_constraint'::regclass, con.con, 0, format('CONSTRAINT %I ON %s', con.conname,"
+    " con.fq) FROM con UNION ALL SELECT 'r' || r.oid, 'i' || x.oid, CASE r.relkind WHEN 'p' THEN"
+    " 43 WHEN 'm' THEN 62 ELSE 42 END, format('index %I.%I', xn.nspname, x.relname), x.relname,"
+    " pg_get_indexdef(x.oid), pg_get_indexdef(x.oid), NULL, format('DROP INDEX IF EXISTS %I.%I',"
+    " xn.nspname, x.relname), format('ALTER INDEX %s.%%1$I RENAME TO %%2$I', replace(format('%I',"
+    " xn.nspname), '%', '%%')), 'pg_class'::regclass, x.oid, 0, format('INDEX %I.%I', xn.nspname,"
+    " x.relname) FROM r JOIN pg_index i ON i.indrelid = r.oid AND (i.indisvalid OR r.relkind ="
+    " 'p') JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace"
+    " WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.oid AND k.conrelid ="
+    " r.oid AND k.contype IN ('p', 'u', 'x')) UNION ALL SELECT 'r' || r.oid, 's' || s.oid, 64,"
+    " format('statistics %I.%I', sn.nspname, s.stxname), s.stxname,"
+    " pg_get_statisticsobjdef(s.oid), pg_get_statisticsobjdef(s.oid), NULL, format('DROP"
+    " STATISTICS IF EXISTS %I.%I', sn.nspname, s.stxname), format('ALTER STATISTICS %s.%%1$I"
+    " RENAME TO %%2$I', replace(format('%I', sn.nspname), '%', '%%')),"
+    " 'pg_statistic_ext'::regclass, s.oid, 0, format('STATISTICS %I.%I', sn.nspname, s.stxname)"
+    " FROM r JOIN pg_statistic_ext s ON s.stxrelid = r.oid JOIN pg_namespace sn ON sn.oid ="
+    " s.stxnamespace UNION ALL SELECT 'r' || r.oid, 'g' || g.oid, 72, format('trigger %I on %s',"
+    " g.tgname, r.fq), g.tgname, pg_get_triggerdef(g.oid), CASE WHEN {trigger_own} THEN"
+    " pg_get_triggerdef(g.oid) END, NULL, CASE WHEN {trigger_own} THEN format('DROP TRIGGER IF"
+    " EXISTS %I ON %s', g.tgname, r.fq) END, CASE WHEN {trigger_own} THEN format('ALTER TRIGGER"
+    " %%1$I ON %s RENAME TO %%2$I', r.ft) END, 'pg_trigger'::regclass, g.oid, 0, format('TRIGGER"
+    " %I ON %s', g.tgname, r.fq) FROM r JOIN pg_trigger g ON g.tgrelid = r.oid AND NOT"
+    " g.tgisinternal UNION ALL SELECT 'r' || r.oid, 'w' || w.oid, 74, format('rule %I on %s',"
+    " w.rulename, r.fq), w.rulename, pg_get_ruledef(w.oid), pg_get_ruledef(w.oid), NULL,"
     " format('DROP RULE IF EXISTS %I ON %s', w.rulename, r.fq), format('ALTER RULE %%1$I ON %s"
     " RENAME TO %%2$I', r.ft), 'pg_rewrite'::regclass, w.oid, 0, format('RULE %I ON %s',"
     " w.rulename, r.fq) FROM r JOIN pg_rewrite w ON w.ev_class = r.oid AND w.rulename <> '_RETURN'"
@@ -12338,9 +12349,9 @@ static const char ddl_shape_sql[] =
     " 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END, (SELECT string_agg(CASE u WHEN 0 THEN"
     " 'PUBLIC' ELSE quote_ident(pg_get_userbyid(u)) END, ', ') FROM unnest(y.polroles) u), ' USING"
     " (' || pg_get_expr(y.polqual, y.polrelid) || ')', ' WITH CHECK (' ||"
-    " pg_get_expr(y.polwithcheck, y.polrelid) || ')')) d(def) UNION ALL SELECT 'n' || n.oid, '', 0,"
-    " format('schema %I', n.nspname), n.nspname, '', format('CREATE SCHEMA %I', n.nspname), NULL,"
-    " format('DROP SCHEMA IF EXISTS %I', n.nspname), 'ALTER SCHEMA %1$I RENAME TO %2$I',"
+    " pg_get_expr(y.polwithcheck, y.polrelid) || ')')) d(def) UNION ALL SELECT 'n' || n.oid, '',"
+    " 0, format('schema %I', n.nspname), n.nspname, '', format('CREATE SCHEMA %I', n.nspname),"
+    " NULL, format('DROP SCHEMA IF EXISTS %I', n.nspname), 'ALTER SCHEMA %1$I RENAME TO %2$I',"
     " 'pg_namespace'::regclass, n.oid, 0, format('SCHEMA %I', n.nspname) FROM pg_namespace n WHERE"
     " n.oid = ANY ($4) UNION ALL SELECT 't' || t.oid, '', 2, format('type %I.%I', n.nspname,"
     " t.typname), t.typname, CASE t.typtype WHEN 'r' THEN d.def ELSE t.typtype::text END,"
@@ -12349,79 +12360,81 @@ static const char ddl_shape_sql[] =
     " k.word, replace(format('%I', n.nspname), '%', '%%')), 'pg_type'::regclass, t.oid, 0,"
     " format('%s %I.%I', k.word, n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid"
     " = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid CROSS JOIN LATERAL (SELECT CASE"
-    " t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END) k(word) CROSS JOIN LATERAL (SELECT 'AS ENUM"
-    " (' || coalesce((SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)"
-    " FROM pg_enum e WHERE e.enumtypid = t.oid), '') || ')' AS def WHERE t.typtype = 'e' UNION ALL"
-    " SELECT 'AS (' || coalesce((SELECT string_agg(quote_ident(a.attname) || ' ' ||"
-    " format_type(a.atttypid, a.atttypmod) || " SHAPE_COLLATE("a.attcollation", "y.typcollation")
-    ", ', ' ORDER BY a.attnum) FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE"
-    " a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), '') || ')' WHERE t.typtype"
-    " = 'c' UNION ALL SELECT 'AS ' || format_type(t.typbasetype, t.typtypmod) || "
+    " t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END) k(word) CROSS JOIN LATERAL (SELECT 'AS"
+    " ENUM (' || coalesce((SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY"
+    " e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), '') || ')' AS def WHERE"
+    " t.typtype = 'e' UNION ALL SELECT 'AS (' || coalesce((SELECT"
+    " string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) || "
+    SHAPE_COLLATE("a.attcollation", "y.typcollation") ", ', ' ORDER BY a.attnum) FROM pg_attribute"
+    " a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND"
+    " NOT a.attisdropped), '') || ')' WHERE t.typtype = 'c' UNION ALL SELECT 'AS ' ||"
+    " format_type(t.typbasetype, t.typtypmod) || "
     SHAPE_COLLATE("t.typcollation", "y.typcollation") " FROM pg_type y WHERE t.typtype = 'd' AND"
     " y.oid = t.typbasetype UNION ALL SELECT " SHAPE_RANGE " FROM pg_range r WHERE t.typtype = 'r'"
     " AND r.rngtypid = t.oid AND r.rngcanonical = 0) d WHERE t.oid = ANY ($2) AND (t.typtype IN"
-    " ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind = 'c') UNION ALL SELECT 't' || t.oid, 'e' ||"
-    " e.oid, 4, format('value %L of type %I.%I', e.enumlabel, n.nspname, t.typname), e.enumlabel,"
-    " '', format('ALTER TYPE %I.%I ADD VALUE %L%s', n.nspname, t.typname, e.enumlabel,"
-    " coalesce((SELECT format(' AFTER %L', o.enumlabel) FROM pg_enum o WHERE o.enumtypid = t.oid"
-    " AND o.enumsortorder < e.enumsortorder ORDER BY o.enumsortorder DESC LIMIT 1), (SELECT"
-    " format(' BEFORE %L', o.enumlabel) FROM pg_enum o WHERE o.enumtypid = t.oid AND"
-    " o.enumsortorder > e.enumsortorder ORDER BY o.enumsortorder LIMIT 1), '')), NULL, NULL,"
+    " ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind = 'c') UNION ALL SELECT 't' || t.oid, 'e'"
+    " || e.oid, 4, format('value %L of type %I.%I', e.enumlabel, n.nspname, t.typname),"
+    " e.enumlabel, '', format('ALTER TYPE %I.%I ADD VALUE %L%s', n.nspname, t.typname,"
+    " e.enumlabel, coalesce((SELECT format(' AFTER %L', o.enumlabel) FROM pg_enum o WHERE"
+    " o.enumtypid = t.oid AND o.enumsortorder < e.enumsortorder ORDER BY o.enumsortorder DESC"
+    " LIMIT 1), (SELECT format(' BEFORE %L', o.enumlabel) FROM pg_enum o WHERE o.enumtypid = t.oid"
+    " AND o.enumsortorder > e.enumsortorder ORDER BY o.enumsortorder LIMIT 1), '')), NULL, NULL,"
     " format('ALTER TYPE %s RENAME VALUE %%1$L TO %%2$L', replace(format('%I.%I', n.nspname,"
-    " t.typname), '%', '%%')), 'pg_enum'::regclass, e.oid, 0, NULL FROM pg_type t JOIN pg_namespace"
-    " n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.oid = ANY ($2)"
-    " UNION ALL SELECT 't' || t.oid, 'c' || a.attnum, 4, format('attribute %I of %I.%I', a.attname,"
-    " n.nspname, t.typname), a.attname, y.def, format('ALTER TYPE %I.%I ADD ATTRIBUTE %I %s"
-    " CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE %I.%I ALTER ATTRIBUTE"
-    " %I TYPE %s CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE %I.%I DROP"
-    " ATTRIBUTE IF EXISTS %I CASCADE', n.nspname, t.typname, a.attname), format('ALTER TYPE %s"
-    " RENAME ATTRIBUTE %%1$I TO %%2$I CASCADE', replace(format('%I.%I', n.nspname, t.typname), '%',"
-    " '%%')), 'pg_class'::regclass, t.typrelid, a.attnum::int, format('COLUMN %I.%I.%I', n.nspname,"
-    " t.typname, a.attname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
-    " pg_class c ON c.oid = t.typrelid AND c.relkind = 'c' JOIN pg_attribute a ON a.attrelid ="
-    " c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type ay ON ay.oid = a.atttypid CROSS"
-    " JOIN LATERAL (SELECT format_type(a.atttypid, a.atttypmod) || "
+    " t.typname), '%', '%%')), 'pg_enum'::regclass, e.oid, 0, NULL FROM pg_type t JOIN"
+    " pg_namespace n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.oid ="
+    " ANY ($2) UNION ALL SELECT 't' || t.oid, 'c' || a.attnum, 4, format('attribute %I of %I.%I',"
+    " a.attname, n.nspname, t.typname), a.attname, y.def, format('ALTER TYPE %I.%I ADD ATTRIBUTE"
+    " %I %s CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE %I.%I ALTER"
+    " ATTRIBUTE %I TYPE %s CASCADE', n.nspname, t.typname, a.attname, y.def), format('ALTER TYPE"
+    " %I.%I DROP ATTRIBUTE IF EXISTS %I CASCADE', n.nspname, t.typname, a.attname), format('ALTER"
+    " TYPE %s RENAME ATTRIBUTE %%1$I TO %%2$I CASCADE', replace(format('%I.%I', n.nspname,"
+    " t.typname), '%', '%%')), 'pg_class'::regclass, t.typrelid, a.attnum::int, format('COLUMN"
+    " %I.%I.%I', n.nspname, t.typname, a.attname) FROM pg_type t JOIN pg_namespace n ON n.oid ="
+    " t.typnamespace JOIN pg_class c ON c.oid = t.typrelid AND c.relkind = 'c' JOIN pg_attribute a"
+    " ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type ay ON ay.oid ="
+    " a.atttypid CROSS JOIN LATERAL (SELECT format_type(a.atttypid, a.atttypmod) || "
     SHAPE_COLLATE("a.attcollation", "ay.typcollation") ") y(def) WHERE t.oid = ANY ($2) UNION ALL"
     " SELECT 't' || t.oid, 'k' || k.oid, 6, format('constraint %I of domain %I.%I', k.conname,"
     " n.nspname, t.typname), k.conname, replace(pg_get_constraintdef(k.oid), ' NOT VALID', ''),"
     " format('ALTER DOMAIN %I.%I ADD CONSTRAINT %I %s', n.nspname, t.typname, k.conname,"
-    " pg_get_constraintdef(k.oid)), NULL, format('ALTER DOMAIN %I.%I DROP CONSTRAINT IF EXISTS %I',"
-    " n.nspname, t.typname, k.conname), format('ALTER DOMAIN %s RENAME CONSTRAINT %%1$I TO %%2$I',"
-    " replace(format('%I.%I', n.nspname, t.typname), '%', '%%')), 'pg_constraint'::regclass, k.oid,"
-    " 0, format('CONSTRAINT %I ON DOMAIN %I.%I', k.conname, n.nspname, t.typname) FROM pg_type t"
-    " JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_constraint k ON k.contypid = t.oid AND"
-    " k.contype = 'c' WHERE t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 10, 'function ' ||"
-    " p.oid::regprocedure, p.proname, d.def, d.def || CASE WHEN p.prosecdef AND p.proowner <>"
-    " current_user::regrole THEN format( '; REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC',"
-    " p.oid::regprocedure) ELSE '' END, CASE WHEN p.prokind <> 'a' THEN d.def END, format('DROP"
-    " ROUTINE IF EXISTS %s', p.oid::regprocedure), format('ALTER ROUTINE %s.%%1$I(%s) RENAME TO"
-    " %%2$I', replace(format('%I', n.nspname), '%', '%%'),"
+    " pg_get_constraintdef(k.oid)), NULL, format('ALTER DOMAIN %I.%I DROP CONSTRAINT IF EXISTS"
+    " %I', n.nspname, t.typname, k.conname), format('ALTER DOMAIN %s RENAME CONSTRAINT %%1$I TO"
+    " %%2$I', replace(format('%I.%I', n.nspname, t.typname), '%', '%%')),"
+    " 'pg_constraint'::regclass, k.oid, 0, format('CONSTRAINT %I ON DOMAIN %I.%I', k.conname,"
+    " n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
+    " pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' WHERE t.oid = ANY ($2) UNION ALL"
+    " SELECT 'f' || p.oid, '', 10, 'function ' || p.oid::regprocedure, p.proname, d.def, d.def ||"
+    " CASE WHEN p.prosecdef AND p.proowner <> current_user::regrole THEN format( '; REVOKE EXECUTE"
+    " ON ROUTINE %s FROM PUBLIC', p.oid::regprocedure) ELSE '' END, CASE WHEN p.prokind <> 'a'"
+    " THEN d.def END, format('DROP ROUTINE IF EXISTS %s', p.oid::regprocedure), format('ALTER"
+    " ROUTINE %s.%%1$I(%s) RENAME TO %%2$I', replace(format('%I', n.nspname), '%', '%%'),"
     " replace(pg_get_function_identity_arguments(p.oid), '%', '%%')), 'pg_proc'::regclass, p.oid,"
     " 0, 'ROUTINE ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid ="
     " p.pronamespace JOIN pg_language l ON l.oid = p.prolang CROSS JOIN LATERAL (SELECT "
     SHAPE_FUNCTION ") d(def) WHERE p.oid = ANY ($3) AND (l.lanname NOT IN ('c', 'internal') OR"
     " p.prokind = 'a') UNION ALL SELECT 'o' || o.oid, '', 12, 'operator ' || o.oid::regoperator,"
     " o.oprname, d.def, d.def, NULL, format('DROP OPERATOR IF EXISTS %s', o.oid::regoperator),"
-    " NULL, 'pg_operator'::regclass, o.oid, 0, 'OPERATOR ' || o.oid::regoperator FROM pg_operator o"
-    " JOIN pg_namespace n ON n.oid = o.oprnamespace CROSS JOIN LATERAL (SELECT " SHAPE_OPERATOR ")"
-    " d(def) WHERE o.oid = ANY ($5) AND o.oprcode <> 0) SELECT obj, part, '', phase, what, name,"
-    " value, make, alter_, unmake, rename_ FROM part UNION ALL SELECT p.obj, p.part, 'comment', 90,"
-    " 'comment on ' || p.what, NULL, quote_literal(d.description), format('COMMENT ON %s IS %L',"
-    " p.target, d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
+    " NULL, 'pg_operator'::regclass, o.oid, 0, 'OPERATOR ' || o.oid::regoperator FROM pg_operator"
+    " o JOIN pg_namespace n ON n.oid = o.oprnamespace CROSS JOIN LATERAL (SELECT " SHAPE_OPERATOR
+    ") d(def) WHERE o.oid = ANY ($5) AND o.oprcode <> 0) SELECT obj, part, '', phase, what, name,"
+    " value, make, alter_, unmake, rename_ FROM part UNION ALL SELECT p.obj, p.part, 'comment',"
+    " 90, 'comment on ' || p.what, NULL, quote_literal(d.description), format('COMMENT ON %s IS"
+    " %L', p.target, d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
     " format('COMMENT ON %s IS NULL', p.target), NULL FROM part p JOIN pg_description d ON"
     " d.classoid = p.class AND d.objoid = p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' ||"
     " r.oid, '', 'schema', 1, NULL, r.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s"
-    " %%1$I.%s SET SCHEMA %%2$I', r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '', 'schema',"
-    " 1, NULL, n.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA"
-    " %%2$I', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, replace(format('%I',"
+    " %%1$I.%s SET SCHEMA %%2$I', r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '',"
+    " 'schema', 1, NULL, n.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET"
+    " SCHEMA %%2$I', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, replace(format('%I',"
     " t.typname), '%', '%%')) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE"
-    " t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 'schema', 1, NULL, n.nspname::text, NULL,"
-    " NULL, NULL, NULL, format('ALTER ROUTINE %%1$I.%s(%s) SET SCHEMA %%2$I', replace(format('%I',"
-    " p.proname), '%', '%%'), replace(pg_get_function_identity_arguments(p.oid), '%', '%%')) FROM"
-    " pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = ANY ($3) UNION ALL"
-    " SELECT 'r' || c.oid, 'c' || c.attnum, f.facet, f.phase, format('%s of column %I of %s',"
-    " f.facet, c.attname, c.fq), NULL, f.value, f.make, f.alter_, f.unmake, NULL FROM col c CROSS"
-    " JOIN LATERAL (SELECT format('ALTER TABLE %s ALTER COLUMN %I', c.fq, c.attname), format('ALTER"
+    " t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 'schema', 1, NULL, n.nspname::text,"
+    " NULL, NULL, NULL, NULL, format('ALTER ROUTINE %%1$I.%s(%s) SET SCHEMA %%2$I',"
+    " replace(format('%I', p.proname), '%', '%%'),"
+    " replace(pg_get_function_identity_arguments(p.oid), '%', '%%')) FROM pg_proc p JOIN"
+    " pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = ANY ($3) UNION ALL SELECT 'r' ||"
+    " c.oid, 'c' || c.attnum, f.facet, f.phase, format('%s of column %I of %s', f.facet,"
+    " c.attname, c.fq), NULL, f.value, f.make, f.alter_, f.unmake, NULL FROM col c CROSS JOIN"
+    " LATERAL (SELECT format('ALTER TABLE %s ALTER COLUMN %I', c.fq, c.attname), format('ALTER"
     " TABLE ONLY %s ALTER COLUMN %I', c.fq, c.attname)) h(head, sole) CROSS JOIN LATERAL (VALUES"
     " ('type', 22, CASE WHEN c.relkind IN ('r', 'p') THEN c.type END, NULL, CASE WHEN NOT"
     " c.inherited THEN h.head || ' TYPE ' || c.type END, NULL), ('default', 30, CASE WHEN"
@@ -12436,85 +12449,86 @@ static const char ddl_shape_sql[] =
     " DROP EXPRESSION IF EXISTS'), ('storage', 36, CASE WHEN c.attstorage <> c.typstorage AND"
     " c.relkind IN ('r', 'p', 'm') THEN c.attstorage::text END, h.sole || ' SET STORAGE ' || CASE"
     " c.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE"
-    " 'EXTENDED' END, h.sole || ' SET STORAGE ' || CASE c.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e'"
-    " THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END, h.sole || ' SET STORAGE ' || CASE"
-    " c.typstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE"
-    " 'EXTENDED' END), ('compression', 36, nullif(c.compression, ''), h.sole || ' SET COMPRESSION '"
-    " || CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION ' ||"
-    " CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION"
+    " 'EXTENDED' END, h.sole || ' SET STORAGE ' || CASE c.attstorage WHEN 'p' THEN 'PLAIN' WHEN"
+    " 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END, h.sole || ' SET STORAGE ' ||"
+    " CASE c.typstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE"
+    " 'EXTENDED' END), ('compression', 36, nullif(c.compression, ''), h.sole || ' SET COMPRESSION"
+    " ' || CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION '"
+    " || CASE c.compression WHEN 'l' THEN 'lz4' ELSE 'pglz' END, h.sole || ' SET COMPRESSION"
     " DEFAULT'), ('statistics', 36, CASE WHEN c.attstattarget >= 0 THEN c.attstattarget::text END,"
     " h.sole || ' SET STATISTICS ' || c.attstattarget, h.sole || ' SET STATISTICS ' ||"
     " c.attstattarget, h.sole || ' SET STATISTICS -1')) f(facet, phase, value, make, alter_,"
     " unmake) WHERE f.value IS NOT NULL AND c.relkind <> 'S' UNION ALL SELECT 'r' || c.oid, 'c' ||"
     " c.attnum, 'option ' || z.option_name, 36, format( 'option %s of column %I of %s',"
-    " z.option_name, c.attname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER TABLE ONLY"
-    " %s ALTER COLUMN %I RESET (%s)', c.fq, c.attname, z.option_name), NULL FROM col c CROSS JOIN"
-    " LATERAL pg_options_to_table(c.attoptions) z CROSS JOIN LATERAL (SELECT format( 'ALTER TABLE"
-    " ONLY %s ALTER COLUMN %I SET (%s = %L)', c.fq, c.attname, z.option_name, z.option_value))"
-    " s(sql) WHERE z.option_name IN ('n_distinct', 'n_distinct_inherited') UNION ALL SELECT 'r' ||"
-    " r.oid, '', 'option ' || y.prefix || z.option_name, 36, format('option %s%s of %s %s',"
-    " y.prefix, z.option_name, r.kind, r.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER %s"
-    " %s RESET (%s%I)', r.word, r.fq, y.prefix, z.option_name), NULL FROM r CROSS JOIN LATERAL"
-    " (SELECT '', r.reloptions UNION ALL SELECT 'toast.', tc.reloptions FROM pg_class tc WHERE"
-    " tc.oid = r.reltoastrelid) y(prefix, options) CROSS JOIN LATERAL"
+    " z.option_name, c.attname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER TABLE"
+    " ONLY %s ALTER COLUMN %I RESET (%s)', c.fq, c.attname, z.option_name), NULL FROM col c CROSS"
+    " JOIN LATERAL pg_options_to_table(c.attoptions) z CROSS JOIN LATERAL (SELECT format( 'ALTER"
+    " TABLE ONLY %s ALTER COLUMN %I SET (%s = %L)', c.fq, c.attname, z.option_name,"
+    " z.option_value)) s(sql) WHERE z.option_name IN ('n_distinct', 'n_distinct_inherited') UNION"
+    " ALL SELECT 'r' || r.oid, '', 'option ' || y.prefix || z.option_name, 36, format('option %s%s"
+    " of %s %s', y.prefix, z.option_name, r.kind, r.fq), NULL, z.option_value, s.sql, s.sql,"
+    " format('ALTER %s %s RESET (%s%I)', r.word, r.fq, y.prefix, z.option_name), NULL FROM r CROSS"
+    " JOIN LATERAL (SELECT '', r.reloptions UNION ALL SELECT 'toast.', tc.reloptions FROM pg_class"
+    " tc WHERE tc.oid = r.reltoastrelid) y(prefix, options) CROSS JOIN LATERAL"
     " pg_options_to_table(y.options) z CROSS JOIN LATERAL (SELECT format( 'ALTER %s %s SET (%s%I ="
     " %L)', r.word, r.fq, y.prefix, z.option_name, z.option_value)) s(sql) UNION ALL SELECT 'r' ||"
     " c.oid, 'k' || c.con, 'option ' || z.option_name, 46, format( 'option %s of constraint %I of"
-    " %s', z.option_name, c.conname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER INDEX"
-    " %s RESET (%I)', c.conindid::regclass, z.option_name), NULL FROM con c JOIN pg_class x ON"
-    " x.oid = c.conindid AND c.contype IN ('p', 'u', 'x') CROSS JOIN LATERAL"
+    " %s', z.option_name, c.conname, c.fq), NULL, z.option_value, s.sql, s.sql, format('ALTER"
+    " INDEX %s RESET (%I)', c.conindid::regclass, z.option_name), NULL FROM con c JOIN pg_class x"
+    " ON x.oid = c.conindid AND c.contype IN ('p', 'u', 'x') CROSS JOIN LATERAL"
     " pg_options_to_table(x.reloptions) z CROSS JOIN LATERAL (SELECT format( 'ALTER INDEX %s SET"
-    " (%I = %L)', c.conindid::regclass, z.option_name, z.option_value)) s(sql) UNION ALL SELECT 'r'"
-    " || c.oid, 'k' || c.con, 'validity', 78, format('validity of constraint %I of %s', c.conname,"
-    " c.fq), NULL, 't', s.sql, NULL, NULL, NULL FROM con c CROSS JOIN LATERAL (SELECT format("
-    " 'ALTER TABLE %s VALIDATE CONSTRAINT %I', c.fq, c.conname)) s(sql) WHERE c.convalidated AND"
-    " c.contype IN ('c', 'f') UNION ALL SELECT 't' || t.oid, 'k' || k.oid, 'validity', 78,"
-    " format('validity of constraint %I of domain %I.%I', k.conname, n.nspname, t.typname), NULL,"
-    " 't', format('ALTER DOMAIN %I.%I VALIDATE CONSTRAINT %I', n.nspname, t.typname, k.conname),"
-    " NULL, NULL, NULL FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
-    " pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' AND k.convalidated WHERE t.oid ="
-    " ANY ($2) UNION ALL SELECT 't' || t.oid, '', f.facet, 6, format('%s of domain %I.%I', f.facet,"
-    " n.nspname, t.typname), NULL, f.value, f.make, f.make, f.unmake, NULL FROM pg_type t JOIN"
-    " pg_namespace n ON n.oid = t.typnamespace CROSS JOIN LATERAL (SELECT format('ALTER DOMAIN"
-    " %I.%I', n.nspname, t.typname)) h(head) CROSS JOIN LATERAL (VALUES ('default',"
-    " pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || ' SET DEFAULT ' ||"
-    " pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || ' DROP DEFAULT'), ('not null',"
-    " CASE WHEN t.typnotnull THEN 't' END, h.head || ' SET NOT NULL', h.head || ' DROP NOT NULL'))"
-    " f(facet, value, make, unmake) WHERE t.oid = ANY ($2) AND t.typtype = 'd' AND f.value IS NOT"
-    " NULL UNION ALL SELECT 'r' || r.oid, '', f.facet, f.phase, format('%s of %s %s', f.facet,"
-    " r.kind, r.fq), NULL, f.value, f.make, f.make, f.unmake, NULL FROM r CROSS JOIN LATERAL"
-    " (VALUES ('row security', 80, CASE WHEN r.relrowsecurity THEN 't' END, format('ALTER TABLE"
-    " ONLY %s ENABLE ROW LEVEL SECURITY', r.fq), format('ALTER TABLE ONLY %s DISABLE ROW LEVEL"
-    " SECURITY', r.fq)), ('forced row security', 80, CASE WHEN r.relforcerowsecurity THEN 't' END,"
-    " format('ALTER TABLE ONLY %s FORCE ROW LEVEL SECURITY', r.fq), format('ALTER TABLE ONLY %s NO"
-    " FORCE ROW LEVEL SECURITY', r.fq)), ('replica identity', 82, CASE WHEN r.relkind IN ('r', 'p')"
-    " THEN r.relreplident::text || coalesce( (SELECT x.relname FROM pg_index i JOIN pg_class x ON"
-    " x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisreplident), '') END, format( 'ALTER"
-    " TABLE ONLY %s REPLICA IDENTITY %s', r.fq, CASE r.relreplident WHEN 'f' THEN 'FULL' WHEN 'n'"
-    " THEN 'NOTHING' WHEN 'd' THEN 'DEFAULT' ELSE (SELECT format('USING INDEX %I', x.relname) FROM"
-    " pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND"
-    " i.indisreplident) END), NULL), ('clustering', 82, (SELECT x.relname::text FROM pg_index i"
-    " JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisclustered),"
-    " (SELECT format('ALTER TABLE %s CLUSTER ON %I', r.fq, x.relname) FROM pg_index i JOIN pg_class"
-    " x ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisclustered), format('ALTER TABLE"
-    " %s SET WITHOUT CLUSTER', r.fq)), ('rows', 92, (SELECT 't' FROM pg_class c WHERE c.oid = r.oid"
-    " AND c.relispopulated AND c.relkind = 'm'), format('REFRESH MATERIALIZED VIEW %s', r.fq),"
-    " format('REFRESH MATERIALIZED VIEW %s WITH NO DATA', r.fq))) f(facet, phase, value, make,"
-    " unmake) WHERE f.value IS NOT NULL UNION ALL SELECT 'r' || r.oid, 'p' || h.inhparent, '', 48,"
-    " format('parent %s of %s', h.inhparent::regclass, r.fq), h.inhparent::regclass::text, s.bound,"
-    " CASE WHEN r.relispartition THEN format( 'ALTER TABLE ONLY %s ATTACH PARTITION %s %s',"
-    " h.inhparent::regclass, r.fq, s.bound) ELSE format('ALTER TABLE %s INHERIT %s', r.fq,"
+    " (%I = %L)', c.conindid::regclass, z.option_name, z.option_value)) s(sql) UNION ALL SELECT"
+    " 'r' || c.oid, 'k' || c.con, 'validity', 78, format('validity of constraint %I of %s',"
+    " c.conname, c.fq), NULL, 't', s.sql, NULL, NULL, NULL FROM con c CROSS JOIN LATERAL (SELECT"
+    " format( 'ALTER TABLE %s VALIDATE CONSTRAINT %I', c.fq, c.conname)) s(sql) WHERE"
+    " c.convalidated AND c.contype IN ('c', 'f') UNION ALL SELECT 't' || t.oid, 'k' || k.oid,"
+    " 'validity', 78, format('validity of constraint %I of domain %I.%I', k.conname, n.nspname,"
+    " t.typname), NULL, 't', format('ALTER DOMAIN %I.%I VALIDATE CONSTRAINT %I', n.nspname,"
+    " t.typname, k.conname), NULL, NULL, NULL FROM pg_type t JOIN pg_namespace n ON n.oid ="
+    " t.typnamespace JOIN pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' AND"
+    " k.convalidated WHERE t.oid = ANY ($2) UNION ALL SELECT 't' || t.oid, '', f.facet, 6,"
+    " format('%s of domain %I.%I', f.facet, n.nspname, t.typname), NULL, f.value, f.make, f.make,"
+    " f.unmake, NULL FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace CROSS JOIN"
+    " LATERAL (SELECT format('ALTER DOMAIN %I.%I', n.nspname, t.typname)) h(head) CROSS JOIN"
+    " LATERAL (VALUES ('default', pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || '"
+    " SET DEFAULT ' || pg_get_expr(t.typdefaultbin, 'pg_type'::regclass), h.head || ' DROP"
+    " DEFAULT'), ('not null', CASE WHEN t.typnotnull THEN 't' END, h.head || ' SET NOT NULL',"
+    " h.head || ' DROP NOT NULL')) f(facet, value, make, unmake) WHERE t.oid = ANY ($2) AND"
+    " t.typtype = 'd' AND f.value IS NOT NULL UNION ALL SELECT 'r' || r.oid, '', f.facet, f.phase,"
+    " format('%s of %s %s', f.facet, r.kind, r.fq), NULL, f.value, f.make, f.make, f.unmake, NULL"
+    " FROM r CROSS JOIN LATERAL (VALUES ('row security', 80, CASE WHEN r.relrowsecurity THEN 't'"
+    " END, format('ALTER TABLE ONLY %s ENABLE ROW LEVEL SECURITY', r.fq), format('ALTER TABLE ONLY"
+    " %s DISABLE ROW LEVEL SECURITY', r.fq)), ('forced row security', 80, CASE WHEN"
+    " r.relforcerowsecurity THEN 't' END, format('ALTER TABLE ONLY %s FORCE ROW LEVEL SECURITY',"
+    " r.fq), format('ALTER TABLE ONLY %s NO FORCE ROW LEVEL SECURITY', r.fq)), ('replica"
+    " identity', 82, CASE WHEN r.relkind IN ('r', 'p') THEN r.relreplident::text || coalesce("
+    " (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid ="
+    " r.oid AND i.indisreplident), '') END, format( 'ALTER TABLE ONLY %s REPLICA IDENTITY %s',"
+    " r.fq, CASE r.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' WHEN 'd' THEN"
+    " 'DEFAULT' ELSE (SELECT format('USING INDEX %I', x.relname) FROM pg_index i JOIN pg_class x"
+    " ON x.oid = i.indexrelid WHERE i.indrelid = r.oid AND i.indisreplident) END), NULL),"
+    " ('clustering', 82, (SELECT x.relname::text FROM pg_index i JOIN pg_class x ON x.oid ="
+    " i.indexrelid WHERE i.indrelid = r.oid AND i.indisclustered), (SELECT format('ALTER TABLE %s"
+    " CLUSTER ON %I', r.fq, x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid"
+    " WHERE i.indrelid = r.oid AND i.indisclustered), format('ALTER TABLE %s SET WITHOUT CLUSTER',"
+    " r.fq)), ('rows', 92, (SELECT 't' FROM pg_class c WHERE c.oid = r.oid AND c.relispopulated"
+    " AND c.relkind = 'm'), format('REFRESH MATERIALIZED VIEW %s', r.fq), format('REFRESH"
+    " MATERIALIZED VIEW %s WITH NO DATA', r.fq))) f(facet, phase, value, make, unmake) WHERE"
+    " f.value IS NOT NULL UNION ALL SELECT 'r' || r.oid, 'p' || h.inhparent, '', 48,"
+    " format('parent %s of %s', h.inhparent::regclass, r.fq), h.inhparent::regclass::text,"
+    " s.bound, CASE WHEN r.relispartition THEN format( 'ALTER TABLE ONLY %s ATTACH PARTITION %s"
+    " %s', h.inhparent::regclass, r.fq, s.bound) ELSE format('ALTER TABLE %s INHERIT %s', r.fq,"
     " h.inhparent::regclass) END, NULL, CASE WHEN r.relispartition THEN format('ALTER TABLE %s"
     " DETACH PARTITION %s', h.inhparent::regclass, r.fq) ELSE format('ALTER TABLE %s NO INHERIT"
     " %s', r.fq, h.inhparent::regclass) END, NULL FROM r JOIN pg_inherits h ON h.inhrelid = r.oid"
-    " CROSS JOIN LATERAL (SELECT CASE WHEN r.relispartition THEN pg_get_expr(r.relpartbound, r.oid)"
-    " ELSE '' END) s(bound) WHERE r.relkind IN ('r', 'p') UNION ALL SELECT 'r' || r.oid, 'i' ||"
-    " x.oid, 'parent', 50, format('parent of index %I.%I', xn.nspname, x.relname), NULL,"
+    " CROSS JOIN LATERAL (SELECT CASE WHEN r.relispartition THEN pg_get_expr(r.relpartbound,"
+    " r.oid) ELSE '' END) s(bound) WHERE r.relkind IN ('r', 'p') UNION ALL SELECT 'r' || r.oid,"
+    " 'i' || x.oid, 'parent', 50, format('parent of index %I.%I', xn.nspname, x.relname), NULL,"
     " h.inhparent::regclass::text, format('ALTER INDEX %s ATTACH PARTITION %I.%I',"
     " h.inhparent::regclass, xn.nspname, x.relname), NULL, NULL, NULL FROM r JOIN pg_index i ON"
     " i.indrelid = r.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid ="
-    " x.relnamespace JOIN pg_inherits h ON h.inhrelid = x.oid UNION ALL SELECT 'r' || r.oid, 'g' ||"
-    " g.oid, 'state', 84, format('state of trigger %I on %s', g.tgname, r.fq), NULL,"
+    " x.relnamespace JOIN pg_inherits h ON h.inhrelid = x.oid UNION ALL SELECT 'r' || r.oid, 'g'"
+    " || g.oid, 'state', 84, format('state of trigger %I on %s', g.tgname, r.fq), NULL,"
     " g.tgenabled::text, s.sql, s.sql, format('ALTER TABLE ONLY %s ENABLE TRIGGER %I', r.fq,"
     " g.tgname), NULL FROM r JOIN pg_trigger g ON g.tgrelid = r.oid AND NOT g.tgisinternal AND"
     " g.tgenabled <> 'O' CROSS JOIN LATERAL (SELECT format('ALTER TABLE ONLY %s %s TRIGGER %I',"
@@ -12524,26 +12538,47 @@ static const char ddl_shape_sql[] =
     " format('ALTER TABLE %s ENABLE RULE %I', r.fq, w.rulename), NULL FROM r JOIN pg_rewrite w ON"
     " w.ev_class = r.oid AND w.rulename <> '_RETURN' AND w.ev_enabled <> 'O' CROSS JOIN LATERAL"
     " (SELECT format('ALTER TABLE %s %s RULE %I', r.fq, CASE w.ev_enabled WHEN 'D' THEN 'DISABLE'"
-    " WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, w.rulename)) s(sql) UNION ALL SELECT"
-    " 'r' || r.oid, 's' || s.oid, 'target', 66, format('target of statistics %I.%I', sn.nspname,"
-    " s.stxname), NULL, to_jsonb(s)->>'stxstattarget', q.sql, q.sql, format( 'ALTER STATISTICS"
-    " %I.%I SET STATISTICS -1', sn.nspname, s.stxname), NULL FROM r JOIN pg_statistic_ext s ON"
-    " s.stxrelid = r.oid AND (to_jsonb(s)->>'stxstattarget')::int >= 0 JOIN pg_namespace sn ON"
-    " sn.oid = s.stxnamespace CROSS JOIN LATERAL (SELECT format( 'ALTER STATISTICS %I.%I SET"
-    " STATISTICS %s', sn.nspname, s.stxname, to_jsonb(s)->>'stxstattarget')) q(sql) UNION ALL"
-    " SELECT 'r' || r.oid, '', 'sequence', 9, format('settings of sequence %s', r.fq), NULL,"
-    " s.opts, format('ALTER SEQUENCE %s%s', r.fq, s.opts), format('ALTER SEQUENCE %s%s', r.fq,"
-    " s.opts), NULL, NULL FROM r JOIN pg_sequence v ON v.seqrelid = r.oid CROSS JOIN LATERAL"
-    " (SELECT ' AS ' || format_type(v.seqtypid, NULL) || " SHAPE_SEQUENCE("") ") s(opts) UNION ALL"
-    " SELECT 'r' || r.oid, '', 'owner', 26, format('owner of sequence %s', r.fq), NULL, s.sql,"
-    " format('ALTER SEQUENCE %s OWNED BY %s', r.fq, s.sql), format('ALTER SEQUENCE %s OWNED BY %s',"
-    " r.fq, s.sql), format('ALTER SEQUENCE %s OWNED BY NONE', r.fq), NULL FROM r JOIN pg_depend d"
-    " ON d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.refclassid ="
+    " WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, w.rulename)) s(sql) UNION ALL"
+    " SELECT 'r' || r.oid, 's' || s.oid, 'target', 66, format('target of statistics %I.%I',"
+    " sn.nspname, s.stxname), NULL, to_jsonb(s)->>'stxstattarget', q.sql, q.sql, format( 'ALTER"
+    " STATISTICS %I.%I SET STATISTICS -1', sn.nspname, s.stxname), NULL FROM r JOIN"
+    " pg_statistic_ext s ON s.stxrelid = r.oid AND (to_jsonb(s)->>'stxstattarget')::int >= 0 JOIN"
+    " pg_namespace sn ON sn.oid = s.stxnamespace CROSS JOIN LATERAL (SELECT format( 'ALTER"
+    " STATISTICS %I.%I SET STATISTICS %s', sn.nspname, s.stxname, to_jsonb(s)->>'stxstattarget'))"
+    " q(sql) UNION ALL SELECT 'r' || r.oid, '', 'sequence', 9, format('settings of sequence %s',"
+    " r.fq), NULL, s.opts, format('ALTER SEQUENCE %s%s', r.fq, s.opts), format('ALTER SEQUENCE"
+    " %s%s', r.fq, s.opts), NULL, NULL FROM r JOIN pg_sequence v ON v.seqrelid = r.oid CROSS JOIN"
+    " LATERAL (SELECT ' AS ' || format_type(v.seqtypid, NULL) || " SHAPE_SEQUENCE("") ") s(opts)"
+    " UNION ALL SELECT 'r' || r.oid, '', 'owner', 26, format('owner of sequence %s', r.fq), NULL,"
+    " s.sql, format('ALTER SEQUENCE %s OWNED BY %s', r.fq, s.sql), format('ALTER SEQUENCE %s OWNED"
+    " BY %s', r.fq, s.sql), format('ALTER SEQUENCE %s OWNED BY NONE', r.fq), NULL FROM r JOIN"
+    " pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.refclassid ="
     " 'pg_class'::regclass AND d.deptype = 'a' JOIN pg_attribute a ON a.attrelid = d.refobjid AND"
     " a.attnum = d.refobjsubid CROSS JOIN LATERAL (SELECT format('%s.%I', d.refobjid::regclass,"
-    " a.attname)) s(sql) WHERE r.relkind = 'S'"
+    " a.attname)) s(sql) WHERE r.relkind = 'S' UNION ALL SELECT 'r' || c.oid, 'k' || c.con, 'index"
+    " comment', 90, 'comment on index ' || c.conindid::regclass, NULL,"
+    " quote_literal(d.description), s.sql, s.sql, format('COMMENT ON INDEX %s IS NULL',"
+    " c.conindid::regclass), NULL FROM con c JOIN pg_description d ON d.classoid ="
+    " 'pg_class'::regclass AND d.objoid = c.conindid AND d.objsubid = 0 AND c.contype IN ('p',"
+    " 'u', 'x') CROSS JOIN LATERAL (SELECT format( 'COMMENT ON INDEX %s IS %L',"
+    " c.conindid::regclass, d.description)) s(sql)"
     "$twsync$;"
-    "REVOKE ALL ON twsync.shape FROM PUBLIC;"
+    /* to_regprocedure() and to_regoperator() fail where a type of theirs is unknown. */
+    "CREATE OR REPLACE FUNCTION twsync.shape_named(jsonb) RETURNS SETOF twsync.facet LANGUAGE sql"
+    " STABLE" DDL_SETTINGS " AS $twsync$ WITH n AS (SELECT x->>0 AS kind, CASE x->>0"
+    "  WHEN 'r' THEN to_regclass(x->>1)::oid WHEN 't' THEN to_regtype(x->>1)::oid"
+    "  WHEN 'f' THEN (SELECT p.oid FROM pg_proc p WHERE p.oid >= 16384"
+    "   AND p.oid::regprocedure::text = x->>1) WHEN 'n' THEN to_regnamespace(x->>1)::oid"
+    "  WHEN 'o' THEN (SELECT o.oid FROM pg_operator o WHERE o.oid >= 16384"
+    "   AND o.oid::regoperator::text = x->>1) END AS id FROM jsonb_array_elements($1) x)"
+    " SELECT f.* FROM twsync.shape_of("
+    " array(SELECT id FROM n WHERE kind = 'r' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 't' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'f' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'n' AND id IS NOT NULL),"
+    " array(SELECT id FROM n WHERE kind = 'o' AND id IS NOT NULL)) f $twsync$;"
+    "REVOKE ALL ON twsync.shape FROM PUBLIC; REVOKE ALL ON FUNCTION twsync.shape_named(jsonb)"
+    " FROM PUBLIC;"
     "REVOKE ALL ON FUNCTION twsync.shape_of(oid[], oid[], oid[], oid[], oid[]) FROM PUBLIC";
 
 /* What the event triggers run.  A failure of ours does not fail the command: it is written down,
@@ -12555,153 +12590,162 @@ static const char ddl_capture_sql[] =
     " number bigint; BEGIN GET DIAGNOSTICS stack = PG_CONTEXT; IF (SELECT count(*) > 1 FROM"
     " regexp_matches(stack, '^PL/pgSQL function \"?twsync\"?\\.', 'gn')) THEN RETURN; END IF; IF"
     " tg_event = 'sql_drop' THEN SELECT array_agg(DISTINCT CASE d.object_type WHEN 'default value'"
-    " THEN 'pg_class ' || coalesce( to_regclass(format('%I.%I', d.address_names[1],"
+    " THEN '\"pg_class\" ' || coalesce( to_regclass(format('%I.%I', d.address_names[1],"
     " d.address_names[2]))::oid, 0) ELSE d.classid::regclass || ' ' || d.objid END),"
-    " string_agg(DISTINCT d.object_identity, ', ') FILTER (WHERE d.original) INTO named, what_ FROM"
-    " pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary AND coalesce(d.schema_name, '')"
-    " NOT IN ('twsync', 'pg_toast') AND d.object_type !~ '^(publication|subscription|event"
-    " trigger)'; ELSE SELECT array_agg(DISTINCT c.classid::regclass || ' ' || c.objid),"
-    " string_agg(DISTINCT c.object_identity, ', ') INTO named, what_ FROM"
-    " pg_event_trigger_ddl_commands() c WHERE NOT c.in_extension AND c.objid IS NOT NULL AND"
-    " coalesce(c.schema_name, '') NOT IN ('pg_temp', 'twsync') AND c.object_identity <> 'twsync'"
-    " AND c.object_type !~ '^(publication|subscription|event trigger)'; END IF; IF named IS NULL"
-    " THEN RETURN; END IF; BEGIN SELECT coalesce(array_agg(n.oid), '{}') INTO spaces FROM"
-    " pg_namespace n WHERE '\"pg_namespace\" ' || n.oid = ANY (named); WITH RECURSIVE x(oid) AS ("
-    " SELECT coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid ="
-    " c.oid WHERE '\"pg_class\" ' || c.oid = ANY (named) AND c.relkind IN ('r', 'p', 'v', 'm', 'S',"
-    " 'i', 'I') UNION SELECT k.conrelid FROM pg_constraint k WHERE '\"pg_constraint\" ' || k.oid ="
-    " ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE '\"pg_trigger\" ' || g.oid = ANY"
-    " (named) UNION SELECT w.ev_class FROM pg_rewrite w WHERE '\"pg_rewrite\" ' || w.oid = ANY"
-    " (named) UNION SELECT y.polrelid FROM pg_policy y WHERE '\"pg_policy\" ' || y.oid = ANY"
-    " (named) UNION SELECT s.stxrelid FROM pg_statistic_ext s WHERE '\"pg_statistic_ext\" ' ||"
-    " s.oid = ANY (named) UNION SELECT f.adrelid FROM pg_attrdef f WHERE '\"pg_attrdef\" ' || f.oid"
-    " = ANY (named) UNION SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND"
-    " s.obj ~ '^r' AND s.facet = '' AND s.part IN (SELECT v.letter || split_part(u, ' ', 2) FROM"
-    " unnest(named) u JOIN (VALUES ('\"pg_class\"', 'i'), ('\"pg_constraint\"', 'k'),"
-    " ('\"pg_trigger\"', 'g'), ('\"pg_rewrite\"', 'w'), ('\"pg_policy\"', 'y'),"
-    " ('\"pg_statistic_ext\"', 's')) v(class, letter) ON split_part(u, ' ', 1) = v.class) UNION"
-    " SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN twsync.shape"
-    " s ON s.job = {job} AND s.obj = 'r' || c.oid AND s.facet = 'schema' AND s.name <> n.nspname"
-    " WHERE n.oid = ANY (spaces)), down(oid) AS (SELECT x.oid FROM x UNION SELECT i.inhrelid FROM"
-    " down JOIN pg_inherits i ON i.inhparent = down.oid JOIN pg_class c ON c.oid = i.inhrelid AND"
-    " c.relkind IN ('r', 'p')) SELECT coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid"
-    " FROM down UNION SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND"
-    " s.facet = '' AND s.part IN (SELECT 'p' || down.oid FROM down)) z; WITH mine(oid) AS (SELECT"
-    " c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels)"
-    " AND c.relpersistence = 'p' AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype"
-    " = 'e' AND e.classid = 'pg_class'::regclass AND e.objid = c.oid) AND (c.relkind IN ('r', 'p')"
-    " AND ({match} OR c.relispartition AND EXISTS (SELECT FROM pg_inherits i JOIN twsync.shape s ON"
-    " s.job = {job} AND s.obj = 'r' || i.inhparent WHERE i.inhrelid = c.oid)) OR c.relkind IN ('v',"
-    " 'm', 'S') AND {scope} AND NOT {excluded}) UNION SELECT c.oid FROM pg_class c JOIN"
-    " twsync.shape s ON s.job = {job} AND s.obj = 'r' || c.oid WHERE c.oid = ANY (rels)) SELECT"
-    " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM mine UNION SELECT d.objid FROM"
-    " pg_depend d JOIN mine ON mine.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass AND"
-    " d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z; WITH"
-    " RECURSIVE used(oid) AS (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY (rels)"
-    " AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 UNION SELECT e.oid FROM used"
-    " JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT"
-    " t.typbasetype UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid UNION"
-    " ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND"
-    " NOT a.attisdropped) e(oid) WHERE e.oid >= 16384) SELECT coalesce(array_agg(DISTINCT t.oid),"
-    " '{}') INTO types FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN"
-    " pg_class c ON c.oid = t.typrelid LEFT JOIN pg_constraint k ON k.contypid = t.oid CROSS JOIN"
-    " LATERAL (SELECT EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj = 't' ||"
-    " t.oid) AS known) y WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind ="
-    " 'c') AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid ="
-    " 'pg_type'::regclass AND e.objid = t.oid) AND (('\"pg_type\" ' || t.oid = ANY (named) OR"
+    " string_agg(DISTINCT d.object_identity, ', ') FILTER (WHERE d.original) INTO named, what_"
+    " FROM pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary AND"
+    " coalesce(d.schema_name, '') NOT IN ('twsync', 'pg_toast') AND d.object_type !~"
+    " '^(publication|subscription|event trigger)'; ELSE SELECT array_agg(DISTINCT"
+    " c.classid::regclass || ' ' || c.objid), string_agg(DISTINCT c.object_identity, ', ') INTO"
+    " named, what_ FROM pg_event_trigger_ddl_commands() c WHERE NOT c.in_extension AND c.objid IS"
+    " NOT NULL AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'twsync') AND c.object_identity"
+    " <> 'twsync' AND c.object_type !~ '^(publication|subscription|event trigger)'; END IF; IF"
+    " named IS NULL THEN RETURN; END IF; BEGIN SELECT coalesce(array_agg(n.oid), '{}') INTO spaces"
+    " FROM pg_namespace n WHERE '\"pg_namespace\" ' || n.oid = ANY (named); WITH RECURSIVE x(oid)"
+    " AS ( SELECT coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid"
+    " = c.oid WHERE '\"pg_class\" ' || c.oid = ANY (named) AND c.relkind IN ('r', 'p', 'v', 'm',"
+    " 'S', 'i', 'I') UNION SELECT d.refobjid FROM pg_depend d WHERE d.classid ="
+    " 'pg_class'::regclass AND d.deptype = 'i' AND d.refclassid = 'pg_class'::regclass AND"
+    " '\"pg_class\" ' || d.objid = ANY (named) UNION SELECT k.conrelid FROM pg_constraint k WHERE"
+    " '\"pg_constraint\" ' || k.oid = ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE"
+    " '\"pg_trigger\" ' || g.oid = ANY (named) UNION SELECT w.ev_class FROM pg_rewrite w WHERE"
+    " '\"pg_rewrite\" ' || w.oid = ANY (named) UNION SELECT y.polrelid FROM pg_policy y WHERE"
+    " '\"pg_policy\" ' || y.oid = ANY (named) UNION SELECT s.stxrelid FROM pg_statistic_ext s"
+    " WHERE '\"pg_statistic_ext\" ' || s.oid = ANY (named) UNION SELECT f.adrelid FROM pg_attrdef"
+    " f WHERE '\"pg_attrdef\" ' || f.oid = ANY (named) UNION SELECT substr(s.obj, 2)::oid FROM"
+    " twsync.shape s WHERE s.job = {job} AND s.obj ~ '^r' AND s.facet = '' AND s.part IN (SELECT"
+    " v.letter || split_part(u, ' ', 2) FROM unnest(named) u JOIN (VALUES ('\"pg_class\"', 'i'),"
+    " ('\"pg_constraint\"', 'k'), ('\"pg_trigger\"', 'g'), ('\"pg_rewrite\"', 'w'),"
+    " ('\"pg_policy\"', 'y'), ('\"pg_statistic_ext\"', 's')) v(class, letter) ON split_part(u, '"
+    " ', 1) = v.class) UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid ="
+    " c.relnamespace JOIN twsync.shape s ON s.job = {job} AND s.obj = 'r' || c.oid AND s.facet ="
+    " 'schema' AND s.name <> n.nspname WHERE n.oid = ANY (spaces)), down(oid) AS (SELECT x.oid"
+    " FROM x UNION SELECT i.inhrelid FROM down JOIN pg_inherits i ON i.inhparent = down.oid JOIN"
+    " pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p')) SELECT"
+    " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM down UNION SELECT"
+    " substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND s.facet = '' AND s.part IN"
+    " (SELECT 'p' || down.oid FROM down)) z; WITH mine(oid) AS (SELECT c.oid FROM pg_class c JOIN"
+    " pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels) AND c.relpersistence = 'p'"
+    " AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid ="
+    " 'pg_class'::regclass AND e.objid = c.oid) AND (c.relkind IN ('r', 'p') AND ({match} OR"
+    " c.relispartition AND EXISTS (SELECT FROM pg_inherits i JOIN twsync.shape s ON s.job = {job}"
+    " AND s.obj = 'r' || i.inhparent WHERE i.inhrelid = c.oid)) OR c.relkind IN ('v', 'm', 'S')"
+    " AND {scope} AND NOT {excluded}) UNION SELECT c.oid FROM pg_class c JOIN twsync.shape s ON"
+    " s.job = {job} AND s.obj = 'r' || c.oid WHERE c.oid = ANY (rels)) SELECT"
+    " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM mine UNION SELECT d.objid"
+    " FROM pg_depend d JOIN mine ON mine.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass"
+    " AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z;"
+    " WITH RECURSIVE used(oid) AS (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY"
+    " (rels) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 UNION SELECT e.oid"
+    " FROM used JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (SELECT t.typelem UNION ALL"
+    " SELECT t.typbasetype UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid"
+    " UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum >"
+    " 0 AND NOT a.attisdropped) e(oid) WHERE e.oid >= 16384) SELECT coalesce(array_agg(DISTINCT"
+    " t.oid), '{}') INTO types FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT"
+    " JOIN pg_class c ON c.oid = t.typrelid LEFT JOIN pg_constraint k ON k.contypid = t.oid CROSS"
+    " JOIN LATERAL (SELECT EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj = 't'"
+    " || t.oid) AS known) y WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND c.relkind ="
+    " 'c') AND {user} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid"
+    " = 'pg_type'::regclass AND e.objid = t.oid) AND (('\"pg_type\" ' || t.oid = ANY (named) OR"
     " '\"pg_class\" ' || c.oid = ANY (named) OR '\"pg_constraint\" ' || k.oid = ANY (named) OR"
-    " n.oid = ANY (spaces)) AND (y.known OR {scope}) OR NOT y.known AND t.oid IN (SELECT oid FROM"
-    " used)); SELECT coalesce(array_agg(p.oid), '{}') INTO procs FROM pg_proc p JOIN pg_namespace n"
-    " ON n.oid = p.pronamespace CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM twsync.shape s WHERE"
-    " s.job = {job} AND s.obj = 'f' || p.oid) AS known) y WHERE ('\"pg_proc\" ' || p.oid = ANY"
-    " (named) AND {scope} OR y.known AND ('\"pg_proc\" ' || p.oid = ANY (named) OR n.oid = ANY"
-    " (spaces))) AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid ="
-    " 'pg_proc'::regclass AND e.objid = p.oid) AND NOT EXISTS (SELECT FROM pg_depend d WHERE"
-    " d.deptype = 'i' AND d.classid = 'pg_proc'::regclass AND d.objid = p.oid); SELECT"
-    " coalesce(array_agg(o.oid), '{}') INTO opers FROM pg_operator o JOIN pg_namespace n ON n.oid ="
-    " o.oprnamespace WHERE '\"pg_operator\" ' || o.oid = ANY (named) AND {scope} AND NOT EXISTS"
-    " (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.classid = 'pg_operator'::regclass AND"
-    " e.objid = o.oid); SELECT coalesce(array_agg(n.oid), '{}') INTO spaces FROM pg_namespace n"
-    " WHERE {user} AND (n.oid = ANY (spaces) AND {scope} OR EXISTS (SELECT FROM twsync.shape s"
-    " WHERE s.job = {job} AND s.obj = 'n' || n.oid) AND n.oid = ANY (spaces) OR NOT EXISTS (SELECT"
-    " FROM twsync.shape s WHERE s.job = {job} AND s.obj = 'n' || n.oid) AND n.oid IN (SELECT"
-    " c.relnamespace FROM pg_class c WHERE c.oid = ANY (rels) UNION ALL SELECT t.typnamespace FROM"
-    " pg_type t WHERE t.oid = ANY (types) UNION ALL SELECT p.pronamespace FROM pg_proc p WHERE"
-    " p.oid = ANY (procs))); SELECT array_agg(k) INTO keys FROM (SELECT 'r' || unnest(rels) UNION"
-    " SELECT 't' || unnest(types) UNION SELECT 'f' || unnest(procs) UNION SELECT 'n' ||"
-    " unnest(spaces) UNION SELECT 'o' || unnest(opers) UNION SELECT s.obj FROM twsync.shape s JOIN"
-    " (SELECT CASE split_part(u, ' ', 1) WHEN '\"pg_class\"' THEN 'r' WHEN '\"pg_type\"' THEN 't'"
-    " WHEN '\"pg_proc\"' THEN 'f' WHEN '\"pg_namespace\"' THEN 'n' WHEN '\"pg_operator\"' THEN 'o'"
-    " END || split_part(u, ' ', 2) FROM unnest(named) u) g(obj) ON s.job = {job} AND s.obj = g.obj)"
-    " z(k); IF keys IS NULL THEN INSERT INTO twsync.ddl (job, tag, skipped, names) VALUES ({job},"
-    " tg_tag, 'not selected', to_jsonb(what_)); RETURN; END IF; why := CASE WHEN"
+    " n.oid = ANY (spaces) OR 't' || t.oid IN (SELECT s.obj FROM twsync.shape s WHERE s.job ="
+    " {job} AND s.facet = '' AND s.part IN (SELECT 'k' || split_part(u, ' ', 2) FROM unnest(named)"
+    " u WHERE split_part(u, ' ', 1) = '\"pg_constraint\"'))) AND (y.known OR {scope}) OR NOT"
+    " y.known AND t.oid IN (SELECT oid FROM used)); SELECT coalesce(array_agg(p.oid), '{}') INTO"
+    " procs FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace CROSS JOIN LATERAL"
+    " (SELECT EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj = 'f' || p.oid) AS"
+    " known) y WHERE ('\"pg_proc\" ' || p.oid = ANY (named) AND {scope} OR y.known AND"
+    " ('\"pg_proc\" ' || p.oid = ANY (named) OR n.oid = ANY (spaces))) AND NOT EXISTS (SELECT FROM"
+    " pg_depend e WHERE e.deptype = 'e' AND e.classid = 'pg_proc'::regclass AND e.objid = p.oid)"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'i' AND d.classid ="
+    " 'pg_proc'::regclass AND d.objid = p.oid); SELECT coalesce(array_agg(o.oid), '{}') INTO opers"
+    " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE '\"pg_operator\" ' ||"
+    " o.oid = ANY (named) AND {scope} AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype ="
+    " 'e' AND e.classid = 'pg_operator'::regclass AND e.objid = o.oid); SELECT"
+    " coalesce(array_agg(n.oid), '{}') INTO spaces FROM pg_namespace n WHERE {user} AND (n.oid ="
+    " ANY (spaces) AND {scope} OR EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj"
+    " = 'n' || n.oid) AND n.oid = ANY (spaces) OR NOT EXISTS (SELECT FROM twsync.shape s WHERE"
+    " s.job = {job} AND s.obj = 'n' || n.oid) AND n.oid IN (SELECT c.relnamespace FROM pg_class c"
+    " WHERE c.oid = ANY (rels) UNION ALL SELECT t.typnamespace FROM pg_type t WHERE t.oid = ANY"
+    " (types) UNION ALL SELECT p.pronamespace FROM pg_proc p WHERE p.oid = ANY (procs))); SELECT"
+    " array_agg(k) INTO keys FROM (SELECT 'r' || unnest(rels) UNION SELECT 't' || unnest(types)"
+    " UNION SELECT 'f' || unnest(procs) UNION SELECT 'n' || unnest(spaces) UNION SELECT 'o' ||"
+    " unnest(opers) UNION SELECT s.obj FROM twsync.shape s JOIN (SELECT CASE split_part(u, ' ', 1)"
+    " WHEN '\"pg_class\"' THEN 'r' WHEN '\"pg_type\"' THEN 't' WHEN '\"pg_proc\"' THEN 'f' WHEN"
+    " '\"pg_namespace\"' THEN 'n' WHEN '\"pg_operator\"' THEN 'o' END || split_part(u, ' ', 2)"
+    " FROM unnest(named) u) g(obj) ON s.job = {job} AND s.obj = g.obj) z(k); IF keys IS NULL THEN"
+    " INSERT INTO twsync.ddl (job, tag, skipped, names) VALUES ({job}, tg_tag, 'not selected',"
+    " to_jsonb(what_)); RETURN; END IF; why := CASE WHEN"
     " current_setting('session_replication_role') = 'replica' THEN 'session_replication_role is"
     " replica' WHEN NOT {ddl} THEN 'ddl = no' END; FOR item IN SELECT c.oid, c.relkind,"
-    " c.relreplident, format('%I.%I', n.nspname, c.relname) AS fq FROM pg_class c JOIN pg_namespace"
-    " n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels) AND why IS NULL AND c.relkind IN ('r',"
-    " 'p') AND c.relpersistence = 'p' AND NOT EXISTS (SELECT FROM pg_publication_rel m JOIN"
-    " pg_publication u ON u.oid = m.prpubid WHERE m.prrelid = c.oid AND u.pubname = {publication})"
-    " LOOP IF {full} AND item.relreplident <> 'f' THEN EXECUTE format('ALTER TABLE ONLY %s REPLICA"
-    " IDENTITY FULL', item.fq); END IF; EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY %s',"
-    " {publication}, item.fq); CONTINUE WHEN item.relkind = 'p'; EXECUTE format('SELECT EXISTS"
-    " (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ ||"
-    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', true); END IF; END LOOP; fresh :="
-    " array(SELECT f FROM twsync.shape_of(rels, types, procs, spaces, opers) f WHERE f.part !~"
-    " '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
-    " 'r' || c.oid = f.obj AND {scope})); FOR item IN SELECT DISTINCT c.oid, format('%I.%I',"
-    " n.nspname, c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON f.obj = 'r' || c.oid AND"
-    " c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON"
-    " a.attrelid = c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON k.job = {job} AND"
-    " k.obj = f.obj AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON o.job = {job} AND"
-    " o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL AND (f.facet = ''"
-    " AND o.obj IS NULL AND NOT a.atthasmissing AND {generated} = '' AND (a.atthasdef OR"
-    " a.attidentity <> '' OR EXISTS (SELECT FROM pg_type t WHERE t.oid = a.atttypid AND t.typtype ="
-    " 'd' AND t.typdefaultbin IS NOT NULL)) OR f.facet = 'type' AND o.value <> f.value AND (query_"
-    " ~* '\\musing\\M' OR query_ ~*"
+    " c.relreplident, format('%I.%I', n.nspname, c.relname) AS fq FROM pg_class c JOIN"
+    " pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels) AND why IS NULL AND"
+    " c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT EXISTS (SELECT FROM"
+    " pg_publication_rel m JOIN pg_publication u ON u.oid = m.prpubid WHERE m.prrelid = c.oid AND"
+    " u.pubname = {publication}) LOOP IF {full} AND item.relreplident <> 'f' THEN EXECUTE"
+    " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL', item.fq); END IF; EXECUTE format('ALTER"
+    " PUBLICATION %I ADD TABLE ONLY %s', {publication}, item.fq); CONTINUE WHEN item.relkind ="
+    " 'p'; EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_"
+    " THEN copies_ := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', true);"
+    " END IF; END LOOP; fresh := array(SELECT f FROM twsync.shape_of(rels, types, procs, spaces,"
+    " opers) f WHERE f.part !~ '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON"
+    " n.oid = c.relnamespace WHERE 'r' || c.oid = f.obj AND {scope})); FOR item IN SELECT DISTINCT"
+    " c.oid, format('%I.%I', n.nspname, c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON"
+    " f.obj = 'r' || c.oid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN"
+    " pg_attribute a ON a.attrelid = c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON"
+    " k.job = {job} AND k.obj = f.obj AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON"
+    " o.job = {job} AND o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL"
+    " AND (f.facet = '' AND o.obj IS NULL AND NOT a.atthasmissing AND {generated} = '' AND"
+    " (a.atthasdef OR a.attidentity <> '' OR EXISTS (SELECT FROM pg_type t WHERE t.oid ="
+    " a.atttypid AND t.typtype = 'd' AND t.typdefaultbin IS NOT NULL)) OR f.facet = 'type' AND"
+    " o.value <> f.value AND (query_ ~* '\\musing\\M' OR query_ ~*"
     " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M' OR NOT EXISTS (SELECT FROM"
     " (SELECT to_regtype(regexp_replace(o.value, ' COLLATE .*', ''))::oid AS oid) b WHERE b.oid ="
     " a.atttypid UNION ALL SELECT FROM pg_cast x LEFT JOIN pg_proc p ON p.oid = x.castfunc WHERE"
     " x.castsource = to_regtype(regexp_replace(o.value, ' COLLATE .*', '')) AND x.casttarget ="
     " a.atttypid AND (x.castmethod = 'b' OR p.provolatile = 'i')))) LOOP EXECUTE format('SELECT"
     " EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ ||"
-    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END LOOP; WITH o AS"
-    " (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f AS (SELECT *"
-    " FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) ORDER BY x.phase, x.what) INTO changes_ FROM"
-    " ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what, NULL AS value, format(f.rename_,"
-    " o.name, f.name) AS make, NULL AS alter_, (SELECT substr(m.what, 7) FROM f m WHERE m.obj ="
-    " f.obj AND m.part = '' AND m.facet = '' AND m.what ~ '^table ') AS table_, CASE WHEN f.part ~"
-    " '^c' THEN f.name END AS name FROM o JOIN f USING (obj, part, facet) JOIN o om ON om.obj ="
-    " o.obj AND om.part = o.part AND om.facet = '' JOIN f fm ON fm.obj = f.obj AND fm.part = f.part"
-    " AND fm.facet = '' WHERE o.name <> f.name AND f.rename_ IS NOT NULL UNION ALL SELECT 'drop',"
-    " o.phase, NULL, o.what, NULL, NULL, NULL, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7)"
-    " END, NULL FROM o LEFT JOIN f m ON m.obj = o.obj AND m.part = '' AND m.facet = '' LEFT JOIN f"
-    " ON f.obj = o.obj AND f.part = o.part AND f.facet = o.facet WHERE f.obj IS NULL AND o.what IS"
-    " NOT NULL AND (o.part = '' AND o.facet = '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj AND"
-    " g.facet = '' AND g.part = CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c'"
-    " AND o.facet = '' OR NOT EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT"
-    " 'set', f.phase, NULL, f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN"
-    " substr(m.what, 7) END, NULL FROM f JOIN f m ON m.obj = f.obj AND m.part = '' AND m.facet = ''"
-    " LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE f.what IS NOT"
-    " NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM f.value)) x; SELECT jsonb_agg(DISTINCT"
-    " jsonb_build_array(left(z.obj, 1), substr(z.what, position('\"' in z.what)))) INTO names_ FROM"
-    " (SELECT s.obj, s.what FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys) AND"
-    " s.part = '' AND s.facet = '' UNION ALL SELECT u.obj, u.what FROM unnest(fresh) u WHERE u.part"
-    " = '' AND u.facet = '') z; DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY"
-    " (keys); INSERT INTO twsync.shape SELECT {job}, u.obj, u.part, u.facet, u.phase, u.what,"
-    " u.name, u.value FROM unnest(fresh) u; IF changes_ IS NULL AND copies_ = '[]' THEN RETURN; END"
-    " IF; INSERT INTO twsync.ddl (job, tag, skipped, names, changes, copies) VALUES ({job}, tg_tag,"
-    " why, names_, CASE WHEN why IS NULL THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL"
-    " THEN copies_ END) RETURNING id INTO number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d"
-    " WHERE d.job = {job} AND d.id < number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO"
-    " twsync.ddl (job, tag, names, failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' ('"
-    " || sqlstate || ')'); END; END";
+    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END LOOP; WITH o"
+    " AS (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f AS (SELECT *"
+    " FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) - 'pos' ORDER BY x.phase, x.pos, x.what)"
+    " INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what, NULL AS value,"
+    " format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT substr(m.what, 7) FROM f"
+    " m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~ '^table ') AS table_,"
+    " CASE WHEN f.part ~ '^c' THEN f.name END AS name, 0 AS pos FROM o JOIN f USING (obj, part,"
+    " facet) JOIN o om ON om.obj = o.obj AND om.part = o.part AND om.facet = '' JOIN f fm ON"
+    " fm.obj = f.obj AND fm.part = f.part AND fm.facet = '' WHERE o.name <> f.name AND f.rename_"
+    " IS NOT NULL UNION ALL SELECT 'drop', o.phase, NULL, o.what, NULL, NULL, NULL, CASE WHEN"
+    " m.what ~ '^table ' THEN substr(m.what, 7) END, NULL, 0 FROM o LEFT JOIN f m ON m.obj = o.obj"
+    " AND m.part = '' AND m.facet = '' LEFT JOIN f ON f.obj = o.obj AND f.part = o.part AND"
+    " f.facet = o.facet WHERE f.obj IS NULL AND o.what IS NOT NULL AND (o.part = '' AND o.facet ="
+    " '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj AND g.facet = '' AND g.part = CASE WHEN"
+    " o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c' AND o.facet = '' OR NOT EXISTS"
+    " (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT 'set', f.phase, NULL, f.what,"
+    " f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END, NULL,"
+    " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END FROM f JOIN f m ON m.obj ="
+    " f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND"
+    " o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM"
+    " f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1), substr(z.what,"
+    " position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM twsync.shape s WHERE"
+    " s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = '' UNION ALL SELECT"
+    " u.obj, u.what FROM unnest(fresh) u WHERE u.part = '' AND u.facet = '') z; DELETE FROM"
+    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys); INSERT INTO twsync.shape SELECT"
+    " {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM unnest(fresh) u; IF"
+    " changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO twsync.ddl (job, tag,"
+    " skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_, CASE WHEN why IS NULL"
+    " THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_ END) RETURNING id INTO"
+    " number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job = {job} AND d.id <"
+    " number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl (job, tag, names,"
+    " failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' || sqlstate || ')'); END;"
+    " END";
 
 static const char ddl_tables_sql[] =
     "CREATE TABLE IF NOT EXISTS twsync.ddl (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
     " job text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(), tag text NOT NULL,"
     " names jsonb, changes jsonb, copies jsonb, skipped text, failed text);"
     "CREATE TABLE IF NOT EXISTS twsync.parked (task text, schema_name text, table_name text,"
-    " reason text NOT NULL, parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
+    " reason text NOT NULL, wanted boolean NOT NULL DEFAULT false, tries int NOT NULL DEFAULT 0,"
+    " parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
     " PRIMARY KEY (task, schema_name, table_name));"
     "REVOKE ALL ON twsync.ddl, twsync.parked FROM PUBLIC";
 
@@ -12905,6 +12949,8 @@ struct ddl_copy {
 struct ddl_work {
     struct db *to;
     struct arena *arena;
+    const char *task;
+    lsn_t commit_lsn;         /* of the source's transaction */
     const struct ddl_event *event;
     struct ddl_change *changes;
     int n;
@@ -12916,23 +12962,22 @@ struct ddl_work {
     int done;                 /* statements */
 };
 
+/* Parked tables get what they lack when they are copied again; a copy that is newer than the DDL
+ * has it. */
 static const char ddl_changes_sql[] =
-    "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_"
+    "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_,"
+    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND (EXISTS (SELECT FROM twsync.copied k"
+    "  WHERE k.task = $2 AND k.chunk = -1 AND k.snapshot_lsn > $3::pg_lsn"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])"
+    " OR EXISTS (SELECT FROM twsync.parked k WHERE k.task = $2"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]))"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
     " make text, alter_ text, table_ text)";
 
 /* What the target has of the objects that the event names. */
 static const char ddl_have_sql[] =
-    "WITH n AS (SELECT x->>0 AS kind, CASE x->>0 WHEN 'r' THEN to_regclass(x->>1)::oid"
-    "  WHEN 't' THEN to_regtype(x->>1)::oid WHEN 'f' THEN to_regprocedure(x->>1)::oid"
-    "  WHEN 'n' THEN to_regnamespace(x->>1)::oid WHEN 'o' THEN to_regoperator(x->>1)::oid END AS id"
-    "  FROM jsonb_array_elements($1::jsonb) x)"
-    " SELECT f.what, f.value, f.unmake FROM twsync.shape_of("
-    " array(SELECT id FROM n WHERE kind = 'r' AND id IS NOT NULL),"
-    " array(SELECT id FROM n WHERE kind = 't' AND id IS NOT NULL),"
-    " array(SELECT id FROM n WHERE kind = 'f' AND id IS NOT NULL),"
-    " array(SELECT id FROM n WHERE kind = 'n' AND id IS NOT NULL),"
-    " array(SELECT id FROM n WHERE kind = 'o' AND id IS NOT NULL)) f WHERE f.what IS NOT NULL";
+    "SELECT f.what, f.value, f.unmake FROM twsync.shape_named($1::jsonb) f WHERE f.what IS NOT"
+    " NULL";
 
 static int ddl_have_order(const void *x, const void *y)
 {
@@ -12995,14 +13040,16 @@ static status MUST_CHECK ddl_exec(struct ddl_work *w, const char *sql, bool *don
 static status MUST_CHECK ddl_read(struct ddl_work *w)
 {
     PGresult *r;
-    TRY(db_query(w->to, w->arena, "read the changes", ddl_changes_sql, 1, &w->event->changes, &r));
+    const char *values[] = {w->event->changes, w->task, lsn_text(w->arena, w->commit_lsn)};
+    TRY(db_query(w->to, w->arena, "read the changes", ddl_changes_sql, 3, values, &r));
     w->n = PQntuples(r);
     w->changes = arena_array(w->arena, struct ddl_change, w->n + 1);
     for (int i = 0; i < w->n; i++)
         w->changes[i] = (struct ddl_change){
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
-            .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7)};
+            .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
+            .done = db_cell_true(r, i, 8)};
     TRY(db_query(w->to, w->arena, "read the tables to copy",
                  "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
                  &w->event->copies, &r));
@@ -13052,8 +13099,24 @@ static const char *ddl_statement(const struct ddl_work *w, const struct ddl_chan
     return arena_fmt(w->arena, "%s; %s", have->unmake, c->make);
 }
 
+/* What is known of a table by its name, under its new name. */
+static status MUST_CHECK ddl_rename_notes(struct ddl_work *w, const struct ddl_change *c)
+{
+    const char *values[] = {c->old + strlen("table "), c->what + strlen("table ")};
+    TRY(db_exec_params(w->to, "forget a name", "DELETE FROM twsync.copied WHERE"
+                       " ARRAY[schema_name, table_name] = parse_ident($2)"
+                       " AND parse_ident($1) IS NOT NULL", 2, values));
+    TRY(db_exec_params(w->to, "note a new name", "UPDATE twsync.copied SET schema_name = n[1],"
+                       " table_name = n[2] FROM parse_ident($2) n WHERE"
+                       " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values));
+    return db_exec_params(w->to, "note a new name", "UPDATE twsync.parked SET schema_name = n[1],"
+                          " table_name = n[2] FROM parse_ident($2) n WHERE"
+                          " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values);
+}
+
 static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
 {
+    if (c->op == 'r' && !strncmp(c->what, "table ", 6)) TRY(ddl_rename_notes(w, c));
     bool is_type = c->op == 's' && !strncmp(c->what, "type of column ", 15);
     const char *sql = ddl_statement(w, c);
     if (!sql) {
@@ -13074,6 +13137,10 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     }
     c->why = *w->to->e;
     error_clear(w->to->e);
+    if (!c->done) {  /* it may have come with another */
+        TRY(ddl_look(w));
+        c->done = !ddl_statement(w, c);
+    }
     if (c->done && w->publication && c->op == 's' && !strncmp(c->what, "table ", 6)) {
         bool joined;
         TRY(ddl_exec(w, arena_fmt(w->arena, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY %s",
@@ -13125,6 +13192,49 @@ static status MUST_CHECK ddl_finish(struct ddl_work *w)
 {
     TRY(ddl_pass(w, 'd'));
     return ddl_pass(w, 's');
+}
+
+/* All that a table is on the source, as if all of it had changed.  `lead` may hold a snapshot. */
+static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t oid,
+                                   const char *table)
+{
+    static const char sql[] =
+        "SELECT f.phase, f.what, f.value, f.make, f.alter_ FROM twsync.shape_of(ARRAY[$1::oid] ||"
+        " ARRAY(SELECT d.objid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+        "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND d.deptype = 'a'"
+        "  AND d.refobjsubid > 0), '{}', '{}', '{}', '{}') f"
+        " WHERE f.what IS NOT NULL AND f.part !~ '^[gw]' ORDER BY f.phase,"
+        " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.what";
+    const char *value = arena_fmt(w->arena, "%" PRIu32, oid), *names;
+    PGresult *r;
+    TRY(db_query(lead, w->arena, "read the shape", sql, 1, &value, &r));
+    TRY(db_value(w->to, w->arena, "name a table", "SELECT jsonb_build_array(jsonb_build_array('r',"
+                 " $1::text))", 1, &table, &names));
+    struct ddl_event *event = arena_new(w->arena, struct ddl_event);
+    event->names = names;
+    w->event = event;
+    w->n = PQntuples(r);
+    w->changes = arena_array(w->arena, struct ddl_change, w->n + 1);
+    for (int i = 0; i < w->n; i++)
+        w->changes[i] = (struct ddl_change){
+            .op = 's', .phase = (int) db_cell_int(r, i, 0), .what = db_cell(r, i, 1),
+            .value = db_cell(r, i, 2), .make = db_cell(r, i, 3), .alter = db_cell(r, i, 4),
+            .table = table};
+    TRY(ddl_look(w));
+    return ddl_pass(w, 's');
+}
+
+/* Columns the source has no more. */
+static status MUST_CHECK ddl_drop_columns(struct ddl_work *w)
+{
+    for (int i = 0; i < w->nhave; i++) {
+        bool there = strncmp(w->have[i].what, "column ", 7) || !w->have[i].unmake, done;
+        for (int k = 0; k < w->n && !there; k++)
+            there = str_is(w->changes[k].what, w->have[i].what);
+        if (!there) TRY(ddl_exec(w, w->have[i].unmake, &done));
+        error_clear(w->to->e);
+    }
+    return TW_OK;
 }
 
 /* Rows can do without comments, options, triggers, rules, policies and views: their failure is
@@ -13200,7 +13310,7 @@ struct task {
     lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
     usec stream_us;          /* when it was started */
     lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
-    usec beat_due_us, stat_due_us, ckpt_due_us, clock_due_us;
+    usec beat_due_us, stat_due_us, ckpt_due_us, clock_due_us, resync_due_us;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
     usec failing_since_us, reported_us;
@@ -14280,6 +14390,13 @@ static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const
     return db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", table));
 }
 
+/* The publication that new tables of B join; NULL: the way back is not made yet. */
+static const char *task_way_back(const struct task *t, struct arena *a)
+{
+    bool made = t->progress.reverse_made && t->job->task[TW_REVERSE].enabled;
+    return made ? slot_name(a, t->job, TW_REVERSE) : NULL;
+}
+
 /* The table is left out of the stream until it is copied again. */
 static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason)
 {
@@ -14293,39 +14410,42 @@ static status MUST_CHECK task_park(struct task *t, const char *table, const char
                           " SET reason = EXCLUDED.reason", 3, values);
 }
 
-static const char task_alike_sql[] =
-    "SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '"
-    " ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = to_regclass($1)"
-    " AND a.attnum > 0 AND NOT a.attisdropped";
-
-/* Copy its rows under a snapshot whose position is known: the stream leaves out what was committed
- * before.  *moved_on: the table is another by now; what made it so comes later in the stream. */
+/* Make the table on B what it is on A, and copy its rows under a snapshot whose position is known:
+ * the stream leaves out what was committed before.  *refused: what B would not have; NULL if all
+ * is well. */
 static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, const char *table,
-                                        struct db *lead, lsn_t point, bool *moved_on)
+                                        struct db *lead, lsn_t point, const char **refused)
 {
     struct table item = {0};
     struct table_list one = {.items = &item, .n = 1};
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .e = &t->e,
                      .ledger = t->name, .snapshot_lsn = point, .tables = &one};
-    const char *there = NULL, *here = NULL;
+    struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a)};
     PGresult *r;
-    TRY(db_value(lead, a, "read the table", task_alike_sql, 1, &table, &there));
-    TRY(db_value(&t->to, a, "read the table", task_alike_sql, 1, &table, &here));
-    *moved_on = !there != !here || (here && !str_is(there, here));
-    if (*moved_on) return TW_OK;
-    TRY(db_query(lead, a, "read the table", "SELECT i[1], i[2], to_regclass($1)::oid"
-                 " FROM parse_ident($1) i", 1, &table, &r));
+    TRY(db_query(lead, a, "read the table", "SELECT i[1], i[2], c.oid FROM parse_ident($1) i"
+                 " JOIN pg_class c ON c.oid = to_regclass($1) AND c.relkind = 'r'", 1, &table, &r));
+    *refused = "its name on the source is another by now";
+    if (!PQntuples(r)) return TW_OK;
+    *refused = NULL;
     item.schema = db_cell(r, 0, 0);
     item.name = db_cell(r, 0, 1);
     item.oid = (uint32_t) db_cell_int(r, 0, 2);
+    w.copies = &(struct ddl_copy){item.oid, table};
+    w.ncopies = 1;
+    TRY(ddl_bring(&w, lead, item.oid, table));
+    TRY(ddl_drop_columns(&w));
+    for (int i = 0; i < w.n && !*refused; i++)
+        if (!w.changes[i].done && ddl_parks(&w.changes[i]))
+            *refused = arena_fmt(a, "%s: %s", w.changes[i].what, w.changes[i].why.msg);
+    if (*refused) return TW_OK;
     TRY(copy_one(&c, a, lead, &t->to));
-    log_info("table %s copied again: %" PRId64 " rows as of " LSN_FMT, table, c.chunk_rows,
+    log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, table, c.chunk_rows,
              LSN_ARG(point));
     return TW_OK;
 }
 
 static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const char *table,
-                                         bool *moved_on)
+                                         const char **refused)
 {
     struct db repl, lead;
     struct copy c = {.e = &t->e};
@@ -14338,7 +14458,7 @@ static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const 
                              true, &point, &c.snapshot);
     if (s == TW_OK) s = db_open(&lead, false);
     if (s == TW_OK) s = copy_import(&c, &lead);
-    if (s == TW_OK) s = task_copy_rows(t, a, table, &lead, point, moved_on);
+    if (s == TW_OK) s = task_copy_rows(t, a, table, &lead, point, refused);
     db_close(&lead);
     db_close(&repl);
     return s;
@@ -14349,13 +14469,14 @@ static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct
 {
     for (int i = 0; i < w->ncopies; i++) {
         const char *table = w->copies[i].table;
-        bool moved_on, bad = false;
+        const char *refused;
+        bool bad = false;
         for (int k = 0; k < w->n; k++)
             bad = bad || (!w->changes[k].done && ddl_parks(&w->changes[k]) &&
                           str_is(w->changes[k].table, table));
         if (bad) continue;
-        TRY(task_copy_table(t, a, table, &moved_on));
-        if (moved_on) TRY(task_park(t, table, "it has been changed again on the source"));
+        TRY(task_copy_table(t, a, table, &refused));
+        if (refused) TRY(task_park(t, table, refused));
     }
     return TW_OK;
 }
@@ -14380,9 +14501,8 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
 static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
                                         const struct ddl_event *event)
 {
-    struct ddl_work w = {.to = &t->to, .arena = a, .event = event};
-    if (t->progress.reverse_made && t->job->task[TW_REVERSE].enabled)
-        w.publication = slot_name(a, t->job, TW_REVERSE);
+    struct ddl_work w = {.to = &t->to, .arena = a, .event = event, .task = t->name,
+                         .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
     TRY(ddl_begin(&w));
     for (int i = 0; i < w.ncopies; i++) TRY(task_empty_table(t, a, w.copies[i].table));
     TRY(ddl_finish(&w));
@@ -14416,6 +14536,57 @@ static void task_relearn(struct task *t)
     }
     t->apply.rels = fresh;
     arena_free(&a);
+}
+
+/* ---- copying a table again ---- */
+
+enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1 };
+
+/* In a transaction of its own, between two of the source's. */
+static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *table)
+{
+    struct window none = {0};
+    bool committed;
+    const char *refused = NULL, *values[] = {t->name, table};
+    log_info("copying table %s again", table);
+    t->apply.end_lsn = t->apply.applied_lsn;
+    TRY(apply_window(&t->apply, &none, 0, &committed));
+    TRY(db_exec(&t->to, "set up the session", "SET LOCAL check_function_bodies = off"));
+    TRY(task_empty_table(t, a, table));
+    TRY(task_copy_table(t, a, table, &refused));
+    if (refused)
+        return fail(&t->e, TW_ESERVER, "could not copy table %s again: %s", table, refused);
+    TRY(db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
+                       " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values));
+    t->apply.rows++;
+    TRY(apply_commit(&t->apply, false));
+    task_relearn(t);
+    return TW_OK;
+}
+
+/* What `twsync resync` has asked for.  Trying is noted first, so that what cannot be done does not
+ * keep the task from its work for ever. */
+static status MUST_CHECK task_resync(struct task *t)
+{
+    struct arena a = {0};
+    PGresult *r = NULL;
+    const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)};
+    if (t->dir == TW_REVERSE || t->catchup_lsn || os_now() < t->resync_due_us) return TW_OK;
+    t->resync_due_us = os_now() + TASK_RESYNC_S * USEC_SEC;
+    status s = db_query(&t->to, &a, "look for tables to copy again",
+                        "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
+                        " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
+                        " table_name)", 2, values, &r);
+    for (int i = 0; s == TW_OK && i < PQntuples(r); i++)
+        s = task_resync_table(t, &a, db_cell(r, i, 0));
+    if (s == TW_OK && PQntuples(r) == 0) {
+        const char *n = NULL;
+        s = db_value(&t->to, &a, "count parked tables",
+                     "SELECT count(*) FROM twsync.parked WHERE task = $1", 1, values, &n);
+        if (s == TW_OK) t->stat->parked = strtoll(n, NULL, 10);
+    }
+    arena_free(&a);
+    return s;
 }
 
 /* A row of twsync.ddl: DDL of the source at its place between the rows. */
@@ -14736,6 +14907,7 @@ static status MUST_CHECK task_confirm(struct task *t)
         task_settle_setup(t);
     }
     if (idle) TRY(apply_ask_wal(ap));
+    if (idle) TRY(task_resync(t));
     TRY(task_check_clocks(t));
     TRY(apply_sweep(ap));
     t->repl.received_lsn = t->seen_lsn;
@@ -15755,6 +15927,66 @@ static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out
     return s;
 }
 
+/* ---- resync ---- */
+
+/* `twsync resync`: ask the forward task to copy a table again, and wait until it has. */
+static status MUST_CHECK resync_wait(struct db *b, struct arena *a, const char *const *values,
+                                     FILE *out)
+{
+    static const char sql[] =
+        "SELECT wanted, tries, reason FROM twsync.parked WHERE task = $1"
+        " AND ARRAY[schema_name, table_name] = parse_ident($2)";
+    PGresult *r;
+    for (;;) {
+        TRY(db_query(b, a, "look at the table", sql, 2, values, &r));
+        if (!PQntuples(r)) break;
+        if (!db_cell_true(r, 0, 0) && db_cell_int(r, 0, 1) >= TASK_RESYNC_TRIES)
+            return fail(b->e, TW_ESERVER, "table %s could not be copied again: the task's log says"
+                        " why", values[1]);
+        os_sleep_ms(200);
+        if (stop_flag) return fail(b->e, TW_ESTOP, "stop requested");
+    }
+    fprintf(out, "table %s has been copied again\n", values[1]);
+    return TW_OK;
+}
+
+static status MUST_CHECK resync_run(const struct job *job, const char *table, FILE *out,
+                                    struct tw_error *e)
+{
+    struct arena a = {0};
+    struct db from = {.node = &job->node[0], .e = e}, to = {.node = &job->node[1], .e = e};
+    const char *task = task_name(&a, job, TW_FORWARD), *name = NULL;
+    const char *known[] = {slot_name(&a, job, TW_FORWARD), table}, *values[] = {task, NULL};
+    snprintf(from.purpose, sizeof from.purpose, "%s:resync", job->name);
+    snprintf(to.purpose, sizeof to.purpose, "%s:resync", job->name);
+    status s = db_open(&from, false);
+    if (s == TW_OK)
+        s = db_value(&from, &a, "look for the table", "SELECT format('%I.%I', n.nspname, c.relname)"
+                     " FROM pg_publication u JOIN pg_publication_rel m ON m.prpubid = u.oid"
+                     " JOIN pg_class c ON c.oid = m.prrelid AND c.relkind = 'r' JOIN pg_namespace n"
+                     " ON n.oid = c.relnamespace WHERE u.pubname = $1 AND n.nspname <> 'twsync'"
+                     " AND (ARRAY[n.nspname, c.relname]::text[] = parse_ident($2)"
+                     " OR n.nspname = 'public' AND ARRAY[c.relname]::text[] = parse_ident($2))",
+                     2, known, &name);
+    if (s == TW_OK && !name)
+        s = fail(e, TW_EJOB, "job %s does not carry a table %s (partitioned tables are copied by"
+                 " their partitions)", job->name, table);
+    values[1] = name;
+    if (s == TW_OK) s = db_open(&to, false);
+    if (s == TW_OK)
+        s = db_exec_params(&to, "ask for the table", "INSERT INTO twsync.parked (task, schema_name,"
+                           " table_name, reason, wanted) SELECT $1, i[1], i[2], 'twsync resync',"
+                           " true FROM parse_ident($2) i ON CONFLICT (task, schema_name,"
+                           " table_name) DO UPDATE SET wanted = true, tries = 0", 2, values);
+    if (s == TW_OK) fprintf(out, "waiting for task %s to copy table %s again\n", task, name);
+    fflush(out);
+    if (s == TW_OK) s = resync_wait(&to, &a, values, out);
+    db_close(&from);
+    db_close(&to);
+    arena_free(&a);
+    return s;
+}
+
 /* ---- conflicts ---- */
 
 /* `twsync conflicts`: what was decided, and deciding it again. */
@@ -15929,6 +16161,15 @@ static void status_task_text(struct buf *b, const struct stat_task *t, int dir, 
     buf_fmt(b, "  conflicts    %" PRId64 "\n", (int64_t) t->conflicts);
     buf_fmt(b, "  not echoed   %" PRId64 " transactions of the other direction\n",
             (int64_t) t->skipped_transactions);
+    if (t->ddl_by[0])
+        buf_fmt(b, "  DDL          %s: %" PRId64 " carried, %" PRId64 " skipped, %" PRId64
+                   " refused\n",
+                str_is(t->ddl_by, "trigger") ? "by event triggers"
+                : str_is(t->ddl_by, "relation") ? "added columns only" : "not carried",
+                (int64_t) t->ddl, (int64_t) t->ddl_skipped, (int64_t) t->ddl_failed);
+    if (t->parked)
+        buf_fmt(b, "  parked       %" PRId64 " tables (twsync.parked on the target says why; "
+                   "`twsync resync` copies one again)\n", (int64_t) t->parked);
     if (t->restarts) buf_fmt(b, "  restarts     %" PRId64 "\n", (int64_t) t->restarts);
     if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
 }
@@ -16053,7 +16294,7 @@ void tw_stop(void)
 #ifndef TWSYNC_LIBRARY
 
 struct cli {
-    const char *command, *job_path;
+    const char *command, *job_path, *table;
     bool json, connect, apply, quiet;
     const char *log, *to, *limit;
     struct conflicts_query conflicts;
@@ -16159,6 +16400,12 @@ static int cli_release(struct cli *c)
     return left ? EXIT_LEFTOVERS : 0;
 }
 
+static int cli_resync(struct cli *c)
+{
+    status s = resync_run(c->job, c->table, stdout, &c->e);
+    return s == TW_OK ? 0 : cli_give_up(c, s);
+}
+
 static const struct command {
     const char *name;
     int (*run)(struct cli *);
@@ -16173,6 +16420,8 @@ static const struct command {
      "print, or set, the next values of sequences for the other side"},
     {"schema", cli_schema, "[--apply]",
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
+    {"resync", cli_resync, "TABLE",
+     "copy one table of a running job again: a parked one, or any"},
     {"conflicts", cli_conflicts, "[--take a|b]",
      "list recorded conflicts (--task forward|reverse, --kind K, --table T, --open, --limit N,\n"
      "                                             --json), or have one decided again "
@@ -16258,12 +16507,16 @@ static int cli_parse(struct cli *c, int argc, char **argv)
         } else if (strstr(argv[i], "://")) {
             return cli_wrong("connections belong into the job file: a command line can be read by "
                              "everyone on this host");
+        } else if (c->job_path && !c->table && str_is(c->command, "resync")) {
+            c->table = argv[i];
         } else if (c->job_path) {
             return cli_wrong("more than one job file");
         } else {
             c->job_path = argv[i];
         }
     }
+    if (c->job_path && !c->table && str_is(c->command, "resync"))
+        return cli_wrong("which table? \"twsync resync JOB TABLE\"");
     return c->job_path ? 0 : cli_wrong("which job? \"twsync %s JOB\"", c->command);
 }
 

@@ -123,11 +123,12 @@ def content_differences(pair, only=None):
     return out
 
 
-def schema_of(node, by):
+def schema_of(node, by=None):
     """The statements of pg_dump -s of server `by`, one string each, sorted; without what is twsync's own.
 
     A pg_dump in a cage sees no sockets but its own server's, hence TCP.
     """
+    by = by or node.server
     at = [node.server.root, "postgres"] if by.cage is None else ["127.0.0.1", "tw_super"]
     env = {**os.environ, "LC_ALL": "C.UTF-8", "PGOPTIONS": pg.SESSION, "PGPASSWORD": pg.PASSWORD}
     dump = subprocess.run(
