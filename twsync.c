@@ -3140,6 +3140,7 @@ struct table {
     bool has_fk_actions;   /* a foreign key of it that changes rows: cascade, set null, default */
     bool has_user_triggers;
     bool inherits;         /* parent or child in inheritance (partitions do not count) */
+    bool no_whole_rows;    /* virtual columns (18): FULL would make the server refuse its updates */
     int ncolumns;
     int64_t pages;         /* of the heap: what chunks are cut from */
     int64_t bytes;         /* heap and TOAST */
@@ -3245,7 +3246,8 @@ static const char cat_tables_sql[] =
     " EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = c.oid AND f.contype = 'f'"
     "   AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))),"
     " EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal),"
-    " y.inherits,"
+    " y.inherits, EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid"
+    "   AND NOT a.attisdropped AND to_jsonb(a)->>'attgenerated' = 'v'),"
     " (SELECT count(*) FROM pg_attribute a"
     "   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),"
     " CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid)"
@@ -3291,7 +3293,7 @@ static void cat_read_table(struct arena *a, const PGresult *r, int row, struct t
     t->replident = *db_cell(r, row, i++);
     bool *const flags[] = {&t->is_partition, &t->parent_missing, &t->has_pk, &t->has_key,
                            &t->unlogged, &t->owned, &t->has_fk_actions, &t->has_user_triggers,
-                           &t->inherits};
+                           &t->inherits, &t->no_whole_rows};
     for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
         *flags[f] = db_cell_true(r, row, i++);
     t->ncolumns = (int) db_cell_int(r, row, i++);
@@ -3728,7 +3730,8 @@ static status MUST_CHECK slot_identity_one(struct db *d, const struct table *t)
 static status MUST_CHECK slot_identity_full(struct db *d, const struct table_list *tables)
 {
     for (int i = 0; i < tables->n; i++)
-        if (tables->items[i].replident != 'f') TRY(slot_identity_one(d, &tables->items[i]));
+        if (tables->items[i].replident != 'f' && !tables->items[i].no_whole_rows)
+            TRY(slot_identity_one(d, &tables->items[i]));
     return TW_OK;
 }
 
@@ -5635,10 +5638,13 @@ static const struct {
      " nn.conname, CASE WHEN nn.connoinherit THEN ' NO INHERIT' ELSE '' END) ELSE '' END",
      "CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END"},
     {"{not_null_inherited}", 180000,
-     "CASE WHEN nn.convalidated AND nn.conislocal THEN format('ALTER TABLE ONLY %s ADD CONSTRAINT"
+     "CASE WHEN nn.convalidated AND nn.conislocal AND nn.coninhcount = 0 THEN"
+     " format('ALTER TABLE ONLY %s ADD CONSTRAINT"
      " %I NOT NULL %I; ', q.fq, nn.conname, a.attname) ELSE '' END",
      "CASE WHEN a.attnotnull THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET NOT NULL; ',"
      " q.fq, a.attname) ELSE '' END"},
+    /* Then the column is listed, as pg_dump does it: the parent's name would stand otherwise. */
+    {"{not_null_own}", 180000, " OR nn.conislocal AND nn.coninhcount > 0", ""},
     {"{not_null_join}", 180000,
      " LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n'"
      " AND nn.conkey = ARRAY[a.attnum]", ""},
@@ -5939,10 +5945,11 @@ static const char shape_tables_sql[] =
     " CROSS JOIN LATERAL (SELECT bool_and(a.attislocal) AS all_local,"
     "  string_agg(a.base || a.not_null, ', ' ORDER BY a.attnum) AS defs,"
     "  string_agg(a.base || a.not_null_local, ', ' ORDER BY a.attnum)"
-    "   FILTER (WHERE a.attislocal) AS local_defs,"
+    "   FILTER (WHERE a.listed) AS local_defs,"
     "  string_agg(a.inherited, '' ORDER BY a.attnum) FILTER (WHERE NOT a.attislocal) AS inherited,"
     "  string_agg(a.alters, '' ORDER BY a.attnum) AS alters"
-    "  FROM (SELECT a.attnum, a.attislocal, quote_ident(a.attname) || ' '"
+    "  FROM (SELECT a.attnum, a.attislocal, a.attislocal{not_null_own} AS listed,"
+    "    quote_ident(a.attname) || ' '"
     "    || format_type(a.atttypid, a.atttypmod)"
     "    || " SHAPE_COLLATE("a.attcollation", "t.typcollation")
     "    || CASE WHEN {generated} <> '' THEN format(' GENERATED ALWAYS AS (%s) %s', f.expr,"
@@ -10435,6 +10442,10 @@ static status check_target_tables(struct check *c, struct check_node *n)
 {
     const struct task_conf *f = &c->job->task[TW_FORWARD];
     bool refuse = c->job->existing == EXISTING_ERROR && !c->initialised;
+    if (c->initialised && f->ddl) {  /* between DDL on A and on B they differ as they should */
+        check_ok(c, "initialised by this job");
+        return TW_OK;
+    }
     const char *other = check_target_names(c, check_is_other);
     const char *absent = f->schema ? "" : check_target_names(c, check_is_absent);
     const char *present = f->schema && refuse ? check_target_names(c, check_is_table) : "";
@@ -10444,7 +10455,6 @@ static status check_target_tables(struct check *c, struct check_node *n)
     const char *filled = "", *columns, *extra = "";
     if (!f->schema && f->copy && refuse) TRY(check_filled(c, n, &filled));
     TRY(check_columns(c, &c->n[0], n, &columns));
-    if (c->initialised && f->ddl) columns = "";  /* the stream brings them */
     if (both) TRY(check_columns(c, n, &c->n[0], &extra));
     const struct {
         const char *names, *needed, *remedy;
@@ -12404,32 +12414,33 @@ static const char ddl_shape_sql[] =
     " n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN"
     " pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' WHERE t.oid = ANY ($2) UNION ALL"
     " SELECT 'f' || p.oid, '', 10, 'function ' || p.oid::regprocedure, p.proname, d.def, d.def ||"
-    " CASE WHEN p.prosecdef AND p.proowner <> current_user::regrole THEN format( '; REVOKE EXECUTE"
-    " ON ROUTINE %s FROM PUBLIC', p.oid::regprocedure) ELSE '' END, CASE WHEN p.prokind <> 'a'"
-    " THEN d.def END, format('DROP ROUTINE IF EXISTS %s', p.oid::regprocedure), format('ALTER"
-    " ROUTINE %s.%%1$I(%s) RENAME TO %%2$I', replace(format('%I', n.nspname), '%', '%%'),"
+    " x.revoke, CASE WHEN p.prokind <> 'a' THEN d.def || x.revoke END, format('DROP ROUTINE IF"
+    " EXISTS %s', p.oid::regprocedure), format('ALTER ROUTINE %s.%%1$I(%s) RENAME TO %%2$I',"
+    " replace(format('%I', n.nspname), '%', '%%'),"
     " replace(pg_get_function_identity_arguments(p.oid), '%', '%%')), 'pg_proc'::regclass, p.oid,"
     " 0, 'ROUTINE ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid ="
     " p.pronamespace JOIN pg_language l ON l.oid = p.prolang CROSS JOIN LATERAL (SELECT "
-    SHAPE_FUNCTION ") d(def) WHERE p.oid = ANY ($3) AND (l.lanname NOT IN ('c', 'internal') OR"
-    " p.prokind = 'a') UNION ALL SELECT 'o' || o.oid, '', 12, 'operator ' || o.oid::regoperator,"
-    " o.oprname, d.def, d.def, NULL, format('DROP OPERATOR IF EXISTS %s', o.oid::regoperator),"
-    " NULL, 'pg_operator'::regclass, o.oid, 0, 'OPERATOR ' || o.oid::regoperator FROM pg_operator"
-    " o JOIN pg_namespace n ON n.oid = o.oprnamespace CROSS JOIN LATERAL (SELECT " SHAPE_OPERATOR
-    ") d(def) WHERE o.oid = ANY ($5) AND o.oprcode <> 0) SELECT obj, part, '', phase, what, name,"
-    " value, make, alter_, unmake, rename_ FROM part UNION ALL SELECT p.obj, p.part, 'comment',"
-    " 90, 'comment on ' || p.what, NULL, quote_literal(d.description), format('COMMENT ON %s IS"
-    " %L', p.target, d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
-    " format('COMMENT ON %s IS NULL', p.target), NULL FROM part p JOIN pg_description d ON"
-    " d.classoid = p.class AND d.objoid = p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' ||"
-    " r.oid, '', 'schema', 1, NULL, r.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s"
-    " %%1$I.%s SET SCHEMA %%2$I', r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '',"
-    " 'schema', 1, NULL, n.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET"
-    " SCHEMA %%2$I', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, replace(format('%I',"
-    " t.typname), '%', '%%')) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE"
-    " t.oid = ANY ($2) UNION ALL SELECT 'f' || p.oid, '', 'schema', 1, NULL, n.nspname::text,"
-    " NULL, NULL, NULL, NULL, format('ALTER ROUTINE %%1$I.%s(%s) SET SCHEMA %%2$I',"
-    " replace(format('%I', p.proname), '%', '%%'),"
+    SHAPE_FUNCTION ") d(def) CROSS JOIN LATERAL (SELECT CASE WHEN p.prosecdef AND p.proowner <>"
+    " current_user::regrole THEN format( '; REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC',"
+    " p.oid::regprocedure) ELSE '' END) x(revoke) WHERE p.oid = ANY ($3) AND (l.lanname NOT IN"
+    " ('c', 'internal') OR p.prokind = 'a') UNION ALL SELECT 'o' || o.oid, '', 12, 'operator ' ||"
+    " o.oid::regoperator, o.oprname, d.def, d.def, NULL, format('DROP OPERATOR IF EXISTS %s',"
+    " o.oid::regoperator), NULL, 'pg_operator'::regclass, o.oid, 0, 'OPERATOR ' ||"
+    " o.oid::regoperator FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace CROSS"
+    " JOIN LATERAL (SELECT " SHAPE_OPERATOR ") d(def) WHERE o.oid = ANY ($5) AND o.oprcode <> 0)"
+    " SELECT obj, part, '', phase, what, name, value, make, alter_, unmake, rename_ FROM part"
+    " UNION ALL SELECT p.obj, p.part, 'comment', 90, 'comment on ' || p.what, NULL,"
+    " quote_literal(d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
+    " format('COMMENT ON %s IS %L', p.target, d.description), format('COMMENT ON %s IS NULL',"
+    " p.target), NULL FROM part p JOIN pg_description d ON d.classoid = p.class AND d.objoid ="
+    " p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' || r.oid, '', 'schema', 1, NULL,"
+    " r.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA %%2$I',"
+    " r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '', 'schema', 1, NULL, n.nspname::text,"
+    " NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA %%2$I', CASE t.typtype WHEN 'd'"
+    " THEN 'DOMAIN' ELSE 'TYPE' END, replace(format('%I', t.typname), '%', '%%')) FROM pg_type t"
+    " JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = ANY ($2) UNION ALL SELECT 'f' ||"
+    " p.oid, '', 'schema', 1, NULL, n.nspname::text, NULL, NULL, NULL, NULL, format('ALTER ROUTINE"
+    " %%1$I.%s(%s) SET SCHEMA %%2$I', replace(format('%I', p.proname), '%', '%%'),"
     " replace(pg_get_function_identity_arguments(p.oid), '%', '%%')) FROM pg_proc p JOIN"
     " pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = ANY ($3) UNION ALL SELECT 'r' ||"
     " c.oid, 'c' || c.attnum, f.facet, f.phase, format('%s of column %I of %s', f.facet,"
@@ -12589,13 +12600,17 @@ static const char ddl_capture_sql[] =
     " jsonb; copies_ jsonb := '[]'; why text; what_ text; stack text; item record; found_ boolean;"
     " number bigint; BEGIN GET DIAGNOSTICS stack = PG_CONTEXT; IF (SELECT count(*) > 1 FROM"
     " regexp_matches(stack, '^PL/pgSQL function \"?twsync\"?\\.', 'gn')) THEN RETURN; END IF; IF"
-    " tg_event = 'sql_drop' THEN SELECT array_agg(DISTINCT CASE d.object_type WHEN 'default value'"
-    " THEN '\"pg_class\" ' || coalesce( to_regclass(format('%I.%I', d.address_names[1],"
-    " d.address_names[2]))::oid, 0) ELSE d.classid::regclass || ' ' || d.objid END),"
-    " string_agg(DISTINCT d.object_identity, ', ') FILTER (WHERE d.original) INTO named, what_"
-    " FROM pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary AND"
-    " coalesce(d.schema_name, '') NOT IN ('twsync', 'pg_toast') AND d.object_type !~"
-    " '^(publication|subscription|event trigger)'; ELSE SELECT array_agg(DISTINCT"
+    " tg_event = 'table_rewrite' THEN INSERT INTO twsync.shape SELECT {job}, s.obj, '',"
+    " 'rewritten', 0, NULL, NULL, pg_event_trigger_table_rewrite_reason()::text FROM twsync.shape"
+    " s WHERE s.job = {job} AND s.part = '' AND s.facet = '' AND s.obj = 'r' ||"
+    " pg_event_trigger_table_rewrite_oid() ON CONFLICT (job, obj, part, facet) DO UPDATE SET value"
+    " = EXCLUDED.value; RETURN; ELSIF tg_event = 'sql_drop' THEN SELECT array_agg(DISTINCT CASE"
+    " d.object_type WHEN 'default value' THEN '\"pg_class\" ' || coalesce("
+    " to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0) ELSE"
+    " d.classid::regclass || ' ' || d.objid END), string_agg(DISTINCT d.object_identity, ', ')"
+    " FILTER (WHERE d.original) INTO named, what_ FROM pg_event_trigger_dropped_objects() d WHERE"
+    " NOT d.is_temporary AND coalesce(d.schema_name, '') NOT IN ('twsync', 'pg_toast') AND"
+    " d.object_type !~ '^(publication|subscription|event trigger)'; ELSE SELECT array_agg(DISTINCT"
     " c.classid::regclass || ' ' || c.objid), string_agg(DISTINCT c.object_identity, ', ') INTO"
     " named, what_ FROM pg_event_trigger_ddl_commands() c WHERE NOT c.in_extension AND c.objid IS"
     " NOT NULL AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'twsync') AND c.object_identity"
@@ -12634,7 +12649,17 @@ static const char ddl_capture_sql[] =
     " s.job = {job} AND s.obj = 'r' || c.oid WHERE c.oid = ANY (rels)) SELECT"
     " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM mine UNION SELECT d.objid"
     " FROM pg_depend d JOIN mine ON mine.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass"
-    " AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z;"
+    " AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z; FOR"
+    " item IN SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS fq FROM pg_class c JOIN"
+    " pg_namespace n ON n.oid = c.relnamespace JOIN twsync.shape s ON s.job = {job} AND s.obj ="
+    " 'r' || c.oid AND s.part = '' AND s.facet = 'schema' AND s.name <> n.nspname WHERE c.oid ="
+    " ANY (rels) AND NOT ({user} AND ({match} OR {scope})) AND EXISTS (SELECT FROM pg_namespace g"
+    " WHERE g.nspname = s.name) LOOP IF EXISTS (SELECT FROM pg_publication_rel m JOIN"
+    " pg_publication u ON u.oid = m.prpubid WHERE m.prrelid = item.oid AND u.pubname ="
+    " {publication}) THEN EXECUTE format('ALTER PUBLICATION %I DROP TABLE ONLY %s', {publication},"
+    " item.fq); END IF; DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = 'r' ||"
+    " item.oid; rels := array_remove(rels, item.oid); INSERT INTO twsync.ddl (job, tag, skipped,"
+    " names) VALUES ({job}, tg_tag, 'moved out of what is selected', to_jsonb(item.fq)); END LOOP;"
     " WITH RECURSIVE used(oid) AS (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY"
     " (rels) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 UNION SELECT e.oid"
     " FROM used JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (SELECT t.typelem UNION ALL"
@@ -12682,62 +12707,69 @@ static const char ddl_capture_sql[] =
     " pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (rels) AND why IS NULL AND"
     " c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT EXISTS (SELECT FROM"
     " pg_publication_rel m JOIN pg_publication u ON u.oid = m.prpubid WHERE m.prrelid = c.oid AND"
-    " u.pubname = {publication}) LOOP IF {full} AND item.relreplident <> 'f' THEN EXECUTE"
-    " format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL', item.fq); END IF; EXECUTE format('ALTER"
-    " PUBLICATION %I ADD TABLE ONLY %s', {publication}, item.fq); CONTINUE WHEN item.relkind ="
-    " 'p'; EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_"
-    " THEN copies_ := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', true);"
-    " END IF; END LOOP; fresh := array(SELECT f FROM twsync.shape_of(rels, types, procs, spaces,"
-    " opers) f WHERE f.part !~ '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON"
-    " n.oid = c.relnamespace WHERE 'r' || c.oid = f.obj AND {scope})); FOR item IN SELECT DISTINCT"
-    " c.oid, format('%I.%I', n.nspname, c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON"
-    " f.obj = 'r' || c.oid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN"
-    " pg_attribute a ON a.attrelid = c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON"
-    " k.job = {job} AND k.obj = f.obj AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON"
-    " o.job = {job} AND o.obj = f.obj AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL"
-    " AND (f.facet = '' AND o.obj IS NULL AND NOT a.atthasmissing AND {generated} = '' AND"
-    " (a.atthasdef OR a.attidentity <> '' OR EXISTS (SELECT FROM pg_type t WHERE t.oid ="
-    " a.atttypid AND t.typtype = 'd' AND t.typdefaultbin IS NOT NULL)) OR f.facet = 'type' AND"
-    " o.value <> f.value AND (query_ ~* '\\musing\\M' OR query_ ~*"
-    " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M' OR NOT EXISTS (SELECT FROM"
-    " (SELECT to_regtype(regexp_replace(o.value, ' COLLATE .*', ''))::oid AS oid) b WHERE b.oid ="
-    " a.atttypid UNION ALL SELECT FROM pg_cast x LEFT JOIN pg_proc p ON p.oid = x.castfunc WHERE"
-    " x.castsource = to_regtype(regexp_replace(o.value, ' COLLATE .*', '')) AND x.casttarget ="
-    " a.atttypid AND (x.castmethod = 'b' OR p.provolatile = 'i')))) LOOP EXECUTE format('SELECT"
-    " EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ ||"
-    " jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END LOOP; WITH o"
-    " AS (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f AS (SELECT *"
-    " FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) - 'pos' ORDER BY x.phase, x.pos, x.what)"
-    " INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what, NULL AS value,"
-    " format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT substr(m.what, 7) FROM f"
-    " m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~ '^table ') AS table_,"
-    " CASE WHEN f.part ~ '^c' THEN f.name END AS name, 0 AS pos FROM o JOIN f USING (obj, part,"
-    " facet) JOIN o om ON om.obj = o.obj AND om.part = o.part AND om.facet = '' JOIN f fm ON"
-    " fm.obj = f.obj AND fm.part = f.part AND fm.facet = '' WHERE o.name <> f.name AND f.rename_"
-    " IS NOT NULL UNION ALL SELECT 'drop', o.phase, NULL, o.what, NULL, NULL, NULL, CASE WHEN"
-    " m.what ~ '^table ' THEN substr(m.what, 7) END, NULL, 0 FROM o LEFT JOIN f m ON m.obj = o.obj"
-    " AND m.part = '' AND m.facet = '' LEFT JOIN f ON f.obj = o.obj AND f.part = o.part AND"
-    " f.facet = o.facet WHERE f.obj IS NULL AND o.what IS NOT NULL AND (o.part = '' AND o.facet ="
-    " '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj AND g.facet = '' AND g.part = CASE WHEN"
-    " o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c' AND o.facet = '' OR NOT EXISTS"
-    " (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT 'set', f.phase, NULL, f.what,"
-    " f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END, NULL,"
-    " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END FROM f JOIN f m ON m.obj ="
-    " f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND"
-    " o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM"
-    " f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1), substr(z.what,"
-    " position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM twsync.shape s WHERE"
-    " s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = '' UNION ALL SELECT"
-    " u.obj, u.what FROM unnest(fresh) u WHERE u.part = '' AND u.facet = '') z; DELETE FROM"
-    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys); INSERT INTO twsync.shape SELECT"
-    " {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM unnest(fresh) u; IF"
-    " changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO twsync.ddl (job, tag,"
-    " skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_, CASE WHEN why IS NULL"
-    " THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_ END) RETURNING id INTO"
-    " number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job = {job} AND d.id <"
-    " number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl (job, tag, names,"
-    " failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' || sqlstate || ')'); END;"
-    " END";
+    " u.pubname = {publication}) LOOP IF {full} AND item.relreplident <> 'f' AND NOT EXISTS"
+    " (SELECT FROM pg_attribute a WHERE a.attrelid = item.oid AND NOT a.attisdropped AND"
+    " {generated} = 'v') THEN EXECUTE format('ALTER TABLE ONLY %s REPLICA IDENTITY FULL',"
+    " item.fq); END IF; EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY %s', {publication},"
+    " item.fq); CONTINUE WHEN item.relkind = 'p'; EXECUTE format('SELECT EXISTS (SELECT FROM ONLY"
+    " %s)', item.fq) INTO found_; IF found_ THEN copies_ := copies_ || jsonb_build_object('oid',"
+    " item.oid, 'fq', item.fq, 'new', true); END IF; END LOOP; fresh := array(SELECT f FROM"
+    " twsync.shape_of(rels, types, procs, spaces, opers) f WHERE f.part !~ '^[gw]' OR EXISTS"
+    " (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE 'r' || c.oid ="
+    " f.obj AND {scope})); FOR item IN SELECT DISTINCT c.oid, format('%I.%I', n.nspname,"
+    " c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON f.obj = 'r' || c.oid AND c.relkind"
+    " = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid ="
+    " c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON k.job = {job} AND k.obj = f.obj"
+    " AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON o.job = {job} AND o.obj = f.obj"
+    " AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL AND (f.facet = '' AND o.obj IS"
+    " NULL AND NOT a.atthasmissing AND {generated} = '' AND (a.atthasdef OR a.attidentity <> '' OR"
+    " EXISTS (SELECT FROM pg_type t WHERE t.oid = a.atttypid AND t.typtype = 'd' AND"
+    " t.typdefaultbin IS NOT NULL)) OR f.facet = 'type' AND o.value <> f.value AND (query_ ~*"
+    " '\\musing\\M' OR query_ ~* '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M'"
+    " OR NOT EXISTS (SELECT FROM (SELECT to_regtype(regexp_replace(o.value, ' COLLATE .*',"
+    " ''))::oid AS oid) b WHERE b.oid = a.atttypid UNION ALL SELECT FROM pg_cast x LEFT JOIN"
+    " pg_proc p ON p.oid = x.castfunc WHERE x.castsource = to_regtype(regexp_replace(o.value, '"
+    " COLLATE .*', '')) AND x.casttarget = a.atttypid AND (x.castmethod = 'b' OR p.provolatile ="
+    " 'i')))) UNION SELECT c.oid, format('%I.%I', n.nspname, c.relname) FROM twsync.shape k JOIN"
+    " pg_class c ON k.obj = 'r' || c.oid AND c.oid = ANY (rels) JOIN pg_namespace n ON n.oid ="
+    " c.relnamespace WHERE k.job = {job} AND k.facet = 'rewritten' AND k.value::int & 4 <> 0 AND"
+    " why IS NULL AND (query_ ~* '\\musing\\M' OR query_ ~*"
+    " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M') LOOP EXECUTE"
+    " format('SELECT EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_"
+    " := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END"
+    " LOOP; WITH o AS (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f"
+    " AS (SELECT * FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) - 'pos' ORDER BY x.phase,"
+    " x.pos, x.what) INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what,"
+    " NULL AS value, format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT"
+    " substr(m.what, 7) FROM f m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~"
+    " '^table ') AS table_, CASE WHEN f.part ~ '^c' THEN f.name END AS name, 0 AS pos, false AS"
+    " fresh FROM o JOIN f USING (obj, part, facet) JOIN o om ON om.obj = o.obj AND om.part ="
+    " o.part AND om.facet = '' JOIN f fm ON fm.obj = f.obj AND fm.part = f.part AND fm.facet = ''"
+    " WHERE o.name <> f.name AND f.rename_ IS NOT NULL UNION ALL SELECT 'drop', o.phase, NULL,"
+    " o.what, NULL, NULL, NULL, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END, NULL, 0,"
+    " false FROM o LEFT JOIN f m ON m.obj = o.obj AND m.part = '' AND m.facet = '' LEFT JOIN f ON"
+    " f.obj = o.obj AND f.part = o.part AND f.facet = o.facet WHERE f.obj IS NULL AND o.what IS"
+    " NOT NULL AND (o.part = '' AND o.facet = '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj"
+    " AND g.facet = '' AND g.part = CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~"
+    " '^c' AND o.facet = '' OR NOT EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL"
+    " SELECT 'set', f.phase, NULL, f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table '"
+    " THEN substr(m.what, 7) END, NULL, CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0"
+    " END, f.part = '' AND f.facet = '' AND o.obj IS NULL AND f.obj !~ '^n' FROM f JOIN f m ON"
+    " m.obj = f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part ="
+    " f.part AND o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS"
+    " DISTINCT FROM f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1),"
+    " substr(z.what, position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM"
+    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = ''"
+    " UNION ALL SELECT u.obj, u.what FROM unnest(fresh) u WHERE u.part = '' AND u.facet = '') z;"
+    " DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys); INSERT INTO"
+    " twsync.shape SELECT {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM"
+    " unnest(fresh) u; IF changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO"
+    " twsync.ddl (job, tag, skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_,"
+    " CASE WHEN why IS NULL THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_"
+    " END) RETURNING id INTO number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job"
+    " = {job} AND d.id < number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl"
+    " (job, tag, names, failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' ||"
+    " sqlstate || ')'); END; END";
 
 static const char ddl_tables_sql[] =
     "CREATE TABLE IF NOT EXISTS twsync.ddl (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
@@ -12747,6 +12779,7 @@ static const char ddl_tables_sql[] =
     " reason text NOT NULL, wanted boolean NOT NULL DEFAULT false, tries int NOT NULL DEFAULT 0,"
     " parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
     " PRIMARY KEY (task, schema_name, table_name));"
+    "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
     "REVOKE ALL ON twsync.ddl, twsync.parked FROM PUBLIC";
 
 /* A template with the job's words filled in. */
@@ -12837,15 +12870,17 @@ static const char ddl_learn_sql[] =
 /* The event triggers; ENABLE ALWAYS, to see what is left out under session_replication_role too. */
 static const char ddl_triggers_sql[] =
     "DROP EVENT TRIGGER IF EXISTS \"twsync_%1$s_ddl\"; DROP EVENT TRIGGER IF EXISTS"
-    " \"twsync_%1$s_drop\";"
+    " \"twsync_%1$s_drop\"; DROP EVENT TRIGGER IF EXISTS \"twsync_%1$s_rewrite\";"
     "CREATE EVENT TRIGGER \"twsync_%1$s_ddl\" ON ddl_command_end EXECUTE FUNCTION"
     " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_ddl\" ENABLE ALWAYS;"
     "CREATE EVENT TRIGGER \"twsync_%1$s_drop\" ON sql_drop EXECUTE FUNCTION"
-    " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_drop\" ENABLE ALWAYS";
+    " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_drop\" ENABLE ALWAYS;"
+    "CREATE EVENT TRIGGER \"twsync_%1$s_rewrite\" ON table_rewrite EXECUTE FUNCTION"
+    " twsync.\"ddl_%1$s\"(); ALTER EVENT TRIGGER \"twsync_%1$s_rewrite\" ENABLE ALWAYS";
 
 static const char ddl_triggers_there_sql[] =
-    "SELECT count(*) = 2 FROM pg_event_trigger WHERE evtenabled = 'A'"
-    " AND evtname IN ('twsync_' || $1 || '_ddl', 'twsync_' || $1 || '_drop')";
+    "SELECT count(*) = 3 FROM pg_event_trigger WHERE evtenabled = 'A' AND evtname IN"
+    " ('twsync_' || $1 || '_ddl', 'twsync_' || $1 || '_drop', 'twsync_' || $1 || '_rewrite')";
 
 /* The source's part: the event triggers and what they know.  *on false: this role may not create
  * event triggers, and only what Relation messages tell is carried. */
@@ -12932,6 +12967,8 @@ struct ddl_change {
     const char *value, *make, *alter;
     const char *table;       /* quoted, NULL if it belongs to none */
     bool done;
+    bool fresh;              /* new on the source: on the target it is by chance */
+    bool barred;             /* so it is, and it is another */
     struct tw_error why;     /* not done, because */
 };
 
@@ -12970,9 +13007,11 @@ static const char ddl_changes_sql[] =
     "  WHERE k.task = $2 AND k.chunk = -1 AND k.snapshot_lsn > $3::pg_lsn"
     "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])"
     " OR EXISTS (SELECT FROM twsync.parked k WHERE k.task = $2"
-    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]))"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])),"
+    /* What was made on the source before the job was ready may be on the target by the copy. */
+    " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2)"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
-    " make text, alter_ text, table_ text)";
+    " make text, alter_ text, table_ text, fresh boolean)";
 
 /* What the target has of the objects that the event names. */
 static const char ddl_have_sql[] =
@@ -13049,7 +13088,7 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
-            .done = db_cell_true(r, i, 8)};
+            .done = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
     TRY(db_query(w->to, w->arena, "read the tables to copy",
                  "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
                  &w->event->copies, &r));
@@ -13114,6 +13153,17 @@ static status MUST_CHECK ddl_rename_notes(struct ddl_work *w, const struct ddl_c
                           " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values);
 }
 
+/* A new table joins the publication of the way back. */
+static status MUST_CHECK ddl_join(struct ddl_work *w, const struct ddl_change *c)
+{
+    bool joined;
+    if (!w->publication || c->op != 's' || strncmp(c->what, "table ", 6)) return TW_OK;
+    TRY(ddl_exec(w, arena_fmt(w->arena, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY %s",
+                              w->publication, c->what + 6), &joined));
+    error_clear(w->to->e);
+    return TW_OK;
+}
+
 static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
 {
     if (c->op == 'r' && !strncmp(c->what, "table ", 6)) TRY(ddl_rename_notes(w, c));
@@ -13121,7 +13171,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     const char *sql = ddl_statement(w, c);
     if (!sql) {
         c->done = true;
-        return TW_OK;
+        return c->fresh ? ddl_join(w, c) : TW_OK;
     }
     if (is_type) TRY(ddl_clear_default(w, c->what));
     TRY(ddl_exec(w, sql, &c->done));
@@ -13131,9 +13181,10 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     }
     if (!c->done && c->op == 's' && c->alter && c->make) {  /* OR REPLACE has its limits */
         struct ddl_have *have = ddl_find(w, c->what);
-        error_clear(w->to->e);
-        if (have && have->unmake)
+        if (have && have->unmake) {
+            error_clear(w->to->e);
             TRY(ddl_exec(w, arena_fmt(w->arena, "%s; %s", have->unmake, c->make), &c->done));
+        }
     }
     c->why = *w->to->e;
     error_clear(w->to->e);
@@ -13141,13 +13192,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
         TRY(ddl_look(w));
         c->done = !ddl_statement(w, c);
     }
-    if (c->done && w->publication && c->op == 's' && !strncmp(c->what, "table ", 6)) {
-        bool joined;
-        TRY(ddl_exec(w, arena_fmt(w->arena, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY %s",
-                                  w->publication, c->what + 6), &joined));
-        error_clear(w->to->e);
-    }
-    return TW_OK;
+    return c->done ? ddl_join(w, c) : TW_OK;
 }
 
 /* All changes of one kind that are not done, forwards or backwards, again and again while that gets
@@ -13160,7 +13205,7 @@ static status MUST_CHECK ddl_pass(struct ddl_work *w, char op)
         int made = -1;
         for (int k = 0; k < w->n; k++) {
             struct ddl_change *c = &w->changes[op == 'd' ? w->n - 1 - k : k];
-            if (c->op != op || c->done) continue;
+            if (c->op != op || c->done || c->barred) continue;
             if (made >= 0 && c->phase > made) {  /* what was made has facets of its own */
                 TRY(ddl_look(w));
                 made = -1;
@@ -13179,12 +13224,45 @@ static status MUST_CHECK ddl_pass(struct ddl_work *w, char op)
     return TW_OK;
 }
 
+/* Is y of the object that `whole` is?  A change of a table says so; others end with the name. */
+static bool ddl_same_object(const struct ddl_change *whole, const struct ddl_change *y)
+{
+    const char *name = strchr(whole->what, '"');
+    size_t len = strlen(y->what), n = name ? strlen(name) : 0;
+    if (whole->table && y->table) return str_is(whole->table, y->table);
+    return whole == y || (n && len > n && str_is(y->what + len - n, name));
+}
+
+/* What is new on the source and was on the target before, otherwise: not ours to change. */
+static status MUST_CHECK ddl_bar(struct ddl_work *w)
+{
+    for (int i = 0; i < w->n; i++) {
+        struct ddl_change *c = &w->changes[i];
+        bool other = false;
+        if (!c->fresh || c->done || !ddl_find(w, c->what)) continue;
+        for (int k = 0; k < w->n; k++) {
+            const struct ddl_change *y = &w->changes[k];
+            if (y->op != 's' || !ddl_same_object(c, y) || !y->value) continue;
+            const struct ddl_have *have = ddl_find(w, y->what);
+            bool same = have && have->value && str_is(have->value, y->value);
+            other = other || (!same && strncmp(y->what, "replica identity", 16));
+        }
+        if (!other) continue;
+        for (int k = 0; k < w->n; k++)
+            if (ddl_same_object(c, &w->changes[k])) w->changes[k].barred = true;
+        (void) fail(&c->why, TW_ESCHEMA, "there is another one on %c already",
+                    w->to->node->letter);
+    }
+    return TW_OK;
+}
+
 /* Up to what must come before tables are emptied. */
 static status MUST_CHECK ddl_begin(struct ddl_work *w)
 {
     TRY(db_exec(w->to, "set up the session", "SET LOCAL check_function_bodies = off"));
     TRY(ddl_read(w));
     TRY(ddl_look(w));
+    TRY(ddl_bar(w));
     return ddl_pass(w, 'r');
 }
 
@@ -13208,8 +13286,8 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
     const char *value = arena_fmt(w->arena, "%" PRIu32, oid), *names;
     PGresult *r;
     TRY(db_query(lead, w->arena, "read the shape", sql, 1, &value, &r));
-    TRY(db_value(w->to, w->arena, "name a table", "SELECT jsonb_build_array(jsonb_build_array('r',"
-                 " $1::text))", 1, &table, &names));
+    TRY(db_value(w->to, w->arena, "name a table",
+                 "SELECT jsonb_build_array(jsonb_build_array('r', $1::text))", 1, &table, &names));
     struct ddl_event *event = arena_new(w->arena, struct ddl_event);
     event->names = names;
     w->event = event;
@@ -13838,6 +13916,16 @@ static status MUST_CHECK task_catchup_lsn(struct task *t, lsn_t *out)
     return TW_OK;
 }
 
+/* What is made on A from here on cannot have come to B by the schema synchronization. */
+static status MUST_CHECK task_note_ready(struct task *t)
+{
+    const char *values[] = {t->name, NULL};
+    TRY(db_value(&t->from, &t->session, "read the position", "SELECT pg_current_wal_insert_lsn()",
+                 0, NULL, &values[1]));
+    return db_exec_params(&t->to, "write the progress", "UPDATE twsync.progress SET ready_lsn ="
+                          " $2::pg_lsn WHERE task = $1", 2, values);
+}
+
 /* All tables are of one moment: what ties them together, sequences, and the way back. */
 static status MUST_CHECK task_finish_init(struct task *t)
 {
@@ -13847,6 +13935,7 @@ static status MUST_CHECK task_finish_init(struct task *t)
         TRY(task_analyze(t));
     }
     TRY(task_prepare_reverse(t));
+    TRY(task_note_ready(t));
     t->catchup_lsn = 0;
     t->stat->ready = 1;
     return task_set_phase(t, "stream");
@@ -14464,17 +14553,25 @@ static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const 
     return s;
 }
 
+/* Was something of the table refused, or will be? */
+static bool task_ddl_bars(const struct ddl_work *w, const char *table)
+{
+    for (int i = 0; i < w->n; i++) {
+        const struct ddl_change *c = &w->changes[i];
+        if ((c->barred || (c->why.msg[0] && !c->done && ddl_parks(c))) && c->table &&
+            str_is(c->table, table))
+            return true;
+    }
+    return false;
+}
+
 /* The tables of an event that need their rows, and those that waited for it. */
 static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct ddl_work *w)
 {
     for (int i = 0; i < w->ncopies; i++) {
         const char *table = w->copies[i].table;
         const char *refused;
-        bool bad = false;
-        for (int k = 0; k < w->n; k++)
-            bad = bad || (!w->changes[k].done && ddl_parks(&w->changes[k]) &&
-                          str_is(w->changes[k].table, table));
-        if (bad) continue;
+        if (task_ddl_bars(w, table)) continue;
         TRY(task_copy_table(t, a, table, &refused));
         if (refused) TRY(task_park(t, table, refused));
     }
@@ -14486,10 +14583,12 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        if (c->done) continue;
+        if (c->done || (c->barred && !c->why.msg[0])) continue;
         t->stat->ddl_failed++;
-        if (ddl_parks(c)) {
-            TRY(task_park(t, c->table, arena_fmt(a, "%s: %s", c->what, c->why.msg)));
+        bool drop = c->op == 'd' && !strncmp(c->what, "table ", 6);
+        if (drop || ddl_parks(c)) {
+            TRY(task_park(t, drop ? c->what + 6 : c->table,
+                          arena_fmt(a, "%s: %s", c->what, c->why.msg)));
         } else {
             log_warning("%s could not be made on %c as it is on %c: %s", c->what,
                         t->target->letter, t->source->letter, c->why.msg);
@@ -14504,7 +14603,9 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
     struct ddl_work w = {.to = &t->to, .arena = a, .event = event, .task = t->name,
                          .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
     TRY(ddl_begin(&w));
-    for (int i = 0; i < w.ncopies; i++) TRY(task_empty_table(t, a, w.copies[i].table));
+    for (int i = 0; i < w.ncopies; i++)
+        if (!task_ddl_bars(&w, w.copies[i].table))
+            TRY(task_empty_table(t, a, w.copies[i].table));
     TRY(ddl_finish(&w));
     TRY(task_ddl_copies(t, a, &w));
     return task_ddl_refused(t, a, &w);
@@ -15555,6 +15656,8 @@ static int release_statements(struct release *r, int node, const char **out)
     if (node == 0) {
         out[n++] = arena_fmt(a, "DROP EVENT TRIGGER IF EXISTS \"twsync_%s_ddl\"", r->job->name);
         out[n++] = arena_fmt(a, "DROP EVENT TRIGGER IF EXISTS \"twsync_%s_drop\"", r->job->name);
+        out[n++] = arena_fmt(a, "DROP EVENT TRIGGER IF EXISTS \"twsync_%s_rewrite\"",
+                             r->job->name);
         out[n++] = arena_fmt(a, "DROP FUNCTION IF EXISTS twsync.\"ddl_%s\"()", r->job->name);
     }
     const char *settle = arena_fmt(a, "twsync_%s_settle", r->job->name);
