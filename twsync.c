@@ -4349,6 +4349,7 @@ struct rel {
     enum policy policy;
     enum merge_unit merge;
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
+    lsn_t asked_lsn;      /* of the change its place is looked up for */
     bool parked;          /* left out until it is copied again: the fields above are not filled */
     struct stmt *stmts;
     int nstmts;
@@ -4694,7 +4695,7 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
     rel->has_deferrable = rel->has_secondary = false;
     rel->identity = NULL;
     TRY(rel_read_skip(rel, to, q[SKIP].r));
-    if (rel->parked) return TW_OK;
+    if (rel->parked || rel->asked_lsn < rel->skip_until_lsn) return TW_OK;
     rel_read_columns(rel, q[COLUMNS].r);
     if (rel->exists) rel_read_keys(rel, q[KEYS].r);
     rel_read_key_uses(rel, q[KEY_USES].r);
@@ -4711,7 +4712,7 @@ static status MUST_CHECK rel_resolve(struct rel *rel, struct db *from, struct db
     assert(!rel->is_marker && !rel->resolved);
     status s = rel_resolve_by(rel, from, to, task, &scratch);
     arena_free(&scratch);
-    rel->resolved = s == TW_OK;
+    rel->resolved = s == TW_OK && (rel->parked || rel->asked_lsn >= rel->skip_until_lsn);
     return s;
 }
 
@@ -5643,8 +5644,9 @@ static const struct {
      " %I NOT NULL %I; ', q.fq, nn.conname, a.attname) ELSE '' END",
      "CASE WHEN a.attnotnull THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET NOT NULL; ',"
      " q.fq, a.attname) ELSE '' END"},
-    /* Then the column is listed, as pg_dump does it: the parent's name would stand otherwise. */
-    {"{not_null_own}", 180000, " OR nn.conislocal AND nn.coninhcount > 0", ""},
+    /* With a name of its own beside the parent's: as pg_dump writes it. */
+    {"{not_null_own}", 180000, "CASE WHEN nn.conislocal AND nn.coninhcount > 0 THEN"
+     " format('CONSTRAINT %I NOT NULL %I', nn.conname, a.attname) END", "NULL::text"},
     {"{not_null_join}", 180000,
      " LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n'"
      " AND nn.conkey = ARRAY[a.attnum]", ""},
@@ -5944,11 +5946,11 @@ static const char shape_tables_sql[] =
     "  JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE h.inhrelid = c.oid) p"
     " CROSS JOIN LATERAL (SELECT bool_and(a.attislocal) AS all_local,"
     "  string_agg(a.base || a.not_null, ', ' ORDER BY a.attnum) AS defs,"
-    "  string_agg(a.base || a.not_null_local, ', ' ORDER BY a.attnum)"
-    "   FILTER (WHERE a.listed) AS local_defs,"
+    "  string_agg(CASE WHEN a.attislocal THEN a.base || a.not_null_local ELSE a.own END, ', '"
+    "   ORDER BY a.attnum) AS local_defs,"
     "  string_agg(a.inherited, '' ORDER BY a.attnum) FILTER (WHERE NOT a.attislocal) AS inherited,"
     "  string_agg(a.alters, '' ORDER BY a.attnum) AS alters"
-    "  FROM (SELECT a.attnum, a.attislocal, a.attislocal{not_null_own} AS listed,"
+    "  FROM (SELECT a.attnum, a.attislocal, {not_null_own} AS own,"
     "    quote_ident(a.attname) || ' '"
     "    || format_type(a.atttypid, a.atttypmod)"
     "    || " SHAPE_COLLATE("a.attcollation", "t.typcollation")
@@ -9078,12 +9080,21 @@ static void apply_counted(struct apply *ap)
 /* The only function that moves applied_lsn, but for the idle mark below and a session's start. */
 static void apply_committed(struct apply *ap)
 {
-    assert(ap->end_lsn > ap->applied_lsn);
+    assert(ap->end_lsn >= ap->applied_lsn);
     ap->open = ap->savepoint = false;
     ap->applied_lsn = ap->end_lsn;
     ap->end_lsn = ap->first_lsn = 0;
     ap->batch++;
     apply_counted(ap);
+}
+
+/* The target has rolled back a batch that held nothing of the stream. */
+static void apply_abandon(struct apply *ap)
+{
+    ap->open = ap->savepoint = false;
+    ap->end_lsn = ap->first_lsn = 0;
+    ap->rows = 0;
+    ap->batch++;
 }
 
 enum { QUICK_MOST = 64 };
@@ -12321,18 +12332,19 @@ static const char ddl_shape_sql[] =
     " format('ALTER TABLE %s%s ADD CONSTRAINT %I %s', CASE WHEN con.contype IN ('p', 'u', 'x')"
     " THEN 'ONLY ' ELSE '' END, con.fq, con.conname, con.def) END, NULL, CASE WHEN con.conislocal"
     " THEN format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', con.fq, con.conname) END, CASE"
-    " WHEN con.conislocal THEN format( 'ALTER TABLE %s RENAME CONSTRAINT %%1$I TO %%2$I', con.ft)"
-    " END, 'pg_constraint'::regclass, con.con, 0, format('CONSTRAINT %I ON %s', con.conname,"
-    " con.fq) FROM con UNION ALL SELECT 'r' || r.oid, 'i' || x.oid, CASE r.relkind WHEN 'p' THEN"
-    " 43 WHEN 'm' THEN 62 ELSE 42 END, format('index %I.%I', xn.nspname, x.relname), x.relname,"
-    " pg_get_indexdef(x.oid), pg_get_indexdef(x.oid), NULL, format('DROP INDEX IF EXISTS %I.%I',"
-    " xn.nspname, x.relname), format('ALTER INDEX %s.%%1$I RENAME TO %%2$I', replace(format('%I',"
-    " xn.nspname), '%', '%%')), 'pg_class'::regclass, x.oid, 0, format('INDEX %I.%I', xn.nspname,"
-    " x.relname) FROM r JOIN pg_index i ON i.indrelid = r.oid AND (i.indisvalid OR r.relkind ="
-    " 'p') JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace"
-    " WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.oid AND k.conrelid ="
-    " r.oid AND k.contype IN ('p', 'u', 'x')) UNION ALL SELECT 'r' || r.oid, 's' || s.oid, 64,"
-    " format('statistics %I.%I', sn.nspname, s.stxname), s.stxname,"
+    " WHEN con.contype IN ('p', 'u', 'x') THEN format('ALTER INDEX %s.%%1$I RENAME TO %%2$I',"
+    " con.ns) WHEN con.conislocal THEN format('ALTER TABLE %s RENAME CONSTRAINT %%1$I TO %%2$I',"
+    " con.ft) END, 'pg_constraint'::regclass, con.con, 0, format('CONSTRAINT %I ON %s',"
+    " con.conname, con.fq) FROM con UNION ALL SELECT 'r' || r.oid, 'i' || x.oid, CASE r.relkind"
+    " WHEN 'p' THEN 43 WHEN 'm' THEN 62 ELSE 42 END, format('index %I.%I', xn.nspname, x.relname),"
+    " x.relname, pg_get_indexdef(x.oid), pg_get_indexdef(x.oid), NULL, format('DROP INDEX IF"
+    " EXISTS %I.%I', xn.nspname, x.relname), format('ALTER INDEX %s.%%1$I RENAME TO %%2$I',"
+    " replace(format('%I', xn.nspname), '%', '%%')), 'pg_class'::regclass, x.oid, 0, format('INDEX"
+    " %I.%I', xn.nspname, x.relname) FROM r JOIN pg_index i ON i.indrelid = r.oid AND"
+    " (i.indisvalid OR r.relkind = 'p') JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace"
+    " xn ON xn.oid = x.relnamespace WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid"
+    " = x.oid AND k.conrelid = r.oid AND k.contype IN ('p', 'u', 'x')) UNION ALL SELECT 'r' ||"
+    " r.oid, 's' || s.oid, 64, format('statistics %I.%I', sn.nspname, s.stxname), s.stxname,"
     " pg_get_statisticsobjdef(s.oid), pg_get_statisticsobjdef(s.oid), NULL, format('DROP"
     " STATISTICS IF EXISTS %I.%I', sn.nspname, s.stxname), format('ALTER STATISTICS %s.%%1$I"
     " RENAME TO %%2$I', replace(format('%I', sn.nspname), '%', '%%')),"
@@ -12743,33 +12755,35 @@ static const char ddl_capture_sql[] =
     " NULL AS value, format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT"
     " substr(m.what, 7) FROM f m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~"
     " '^table ') AS table_, CASE WHEN f.part ~ '^c' THEN f.name END AS name, 0 AS pos, false AS"
-    " fresh FROM o JOIN f USING (obj, part, facet) JOIN o om ON om.obj = o.obj AND om.part ="
-    " o.part AND om.facet = '' JOIN f fm ON fm.obj = f.obj AND fm.part = f.part AND fm.facet = ''"
-    " WHERE o.name <> f.name AND f.rename_ IS NOT NULL UNION ALL SELECT 'drop', o.phase, NULL,"
-    " o.what, NULL, NULL, NULL, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END, NULL, 0,"
-    " false FROM o LEFT JOIN f m ON m.obj = o.obj AND m.part = '' AND m.facet = '' LEFT JOIN f ON"
-    " f.obj = o.obj AND f.part = o.part AND f.facet = o.facet WHERE f.obj IS NULL AND o.what IS"
-    " NOT NULL AND (o.part = '' AND o.facet = '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj"
-    " AND g.facet = '' AND g.part = CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~"
-    " '^c' AND o.facet = '' OR NOT EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL"
-    " SELECT 'set', f.phase, NULL, f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table '"
-    " THEN substr(m.what, 7) END, NULL, CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0"
-    " END, f.part = '' AND f.facet = '' AND o.obj IS NULL AND f.obj !~ '^n' FROM f JOIN f m ON"
-    " m.obj = f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part ="
-    " f.part AND o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS"
-    " DISTINCT FROM f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1),"
-    " substr(z.what, position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM"
-    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = ''"
-    " UNION ALL SELECT u.obj, u.what FROM unnest(fresh) u WHERE u.part = '' AND u.facet = '') z;"
-    " DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys); INSERT INTO"
-    " twsync.shape SELECT {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM"
-    " unnest(fresh) u; IF changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO"
-    " twsync.ddl (job, tag, skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_,"
-    " CASE WHEN why IS NULL THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_"
-    " END) RETURNING id INTO number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job"
-    " = {job} AND d.id < number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl"
-    " (job, tag, names, failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' ||"
-    " sqlstate || ')'); END; END";
+    " fresh, o.obj, CASE WHEN f.part ~ '^c' AND f.facet = '' THEN o.name END AS was FROM o JOIN f"
+    " USING (obj, part, facet) JOIN o om ON om.obj = o.obj AND om.part = o.part AND om.facet = ''"
+    " JOIN f fm ON fm.obj = f.obj AND fm.part = f.part AND fm.facet = '' WHERE o.name <> f.name"
+    " AND (f.rename_ IS NOT NULL OR f.part ~ '^c') UNION ALL SELECT 'drop', o.phase, NULL, o.what,"
+    " NULL, NULL, NULL, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END, NULL, 0, false,"
+    " o.obj, CASE WHEN o.part ~ '^c' AND o.facet = '' THEN o.name END FROM o LEFT JOIN f m ON"
+    " m.obj = o.obj AND m.part = '' AND m.facet = '' LEFT JOIN f ON f.obj = o.obj AND f.part ="
+    " o.part AND f.facet = o.facet WHERE f.obj IS NULL AND o.what IS NOT NULL AND (o.part = '' AND"
+    " o.facet = '' OR EXISTS (SELECT FROM f g WHERE g.obj = o.obj AND g.facet = '' AND g.part ="
+    " CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c' AND o.facet = '' OR NOT"
+    " EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT 'set', f.phase, NULL,"
+    " f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END,"
+    " NULL, CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.part = '' AND"
+    " f.facet = '' AND o.obj IS NULL AND f.obj !~ '^n', f.obj, NULL FROM f JOIN f m ON m.obj ="
+    " f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND"
+    " o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM"
+    " f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1), substr(z.what,"
+    " position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM twsync.shape s WHERE"
+    " s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = '' UNION ALL SELECT"
+    " u.obj, u.what FROM unnest(fresh) u WHERE u.part = '' AND u.facet = '') z; DELETE FROM"
+    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys); INSERT INTO twsync.shape SELECT"
+    " {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM unnest(fresh) u; IF"
+    " changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO twsync.ddl (job, tag,"
+    " skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_, CASE WHEN why IS NULL"
+    " THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_ END) RETURNING id INTO"
+    " number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job = {job} AND d.id <"
+    " number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl (job, tag, names,"
+    " failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' || sqlstate || ')'); END;"
+    " END";
 
 static const char ddl_tables_sql[] =
     "CREATE TABLE IF NOT EXISTS twsync.ddl (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
@@ -12931,25 +12945,30 @@ static status MUST_CHECK ddl_install(struct db *from, const struct job *job, boo
     return s;
 }
 
-/* What the source of DDL calls something now that was called `what`: it may have been renamed, more
- * than once.  *known false: DDL knows nothing of it; *now NULL: it was dropped. */
+/* What a table of the source of DDL is called now, or (column given) one of its columns: they may
+ * have been renamed, more than once.  *known false: DDL knows nothing of it; *now NULL: dropped. */
 static status MUST_CHECK ddl_follow(struct db *d, struct arena *a, const struct job *job,
-                                    const char *what, const char **now, bool *known)
+                                    const char *table, const char *column, const char **now,
+                                    bool *known)
 {
     static const char sql[] =
-        "WITH RECURSIVE e AS (SELECT d.id, c->>'op' AS op, coalesce(c->>'old', c->>'what') AS old,"
-        "  CASE c->>'op' WHEN 'rename' THEN c->>'what' END AS what, c->>'name' AS name"
-        "  FROM twsync.ddl d, jsonb_array_elements(d.changes) c"
-        "  WHERE d.job = $1 AND c->>'op' IN ('rename', 'drop')),"
-        " walk(id, what, name) AS ((SELECT id, what, name FROM e WHERE old = $2 ORDER BY id DESC"
-        "  LIMIT 1) UNION ALL SELECT n.id, n.what, n.name FROM walk CROSS JOIN LATERAL"
-        "  (SELECT * FROM e WHERE e.id > walk.id AND e.old = walk.what ORDER BY e.id LIMIT 1) n)"
-        " SELECT what, coalesce(name, substr(what, 7)) FROM walk ORDER BY id DESC LIMIT 1";
-    const char *values[] = {job->name, what};
+        "WITH RECURSIVE e AS (SELECT d.id, CASE WHEN $3::text IS NULL"
+        "   THEN substr(coalesce(c->>'old', c->>'what'), 7) ELSE c->>'was' END AS old,"
+        "   CASE WHEN c->>'op' = 'rename' THEN CASE WHEN"
+        "   $3::text IS NULL THEN substr(c->>'what', 7) ELSE c->>'name' END END AS new"
+        "  FROM twsync.ddl d, jsonb_array_elements(d.changes) c WHERE d.job = $1"
+        "  AND c->>'op' IN ('rename', 'drop') AND CASE WHEN $3::text IS NULL THEN"
+        "   c->>'what' ~ '^table ' ELSE c->>'obj' = 'r' || to_regclass($2)::oid AND"
+        "   c->>'was' IS NOT NULL END),"
+        " walk(id, new) AS ((SELECT id, new FROM e WHERE old = coalesce($3, $2) ORDER BY id DESC"
+        "  LIMIT 1) UNION ALL SELECT n.id, n.new FROM walk CROSS JOIN LATERAL"
+        "  (SELECT * FROM e WHERE e.id > walk.id AND e.old = walk.new ORDER BY e.id LIMIT 1) n)"
+        " SELECT new FROM walk ORDER BY id DESC LIMIT 1";
+    const char *values[] = {job->name, table, column};
     PGresult *r;
-    TRY(db_query(d, a, "read what was renamed", sql, 2, values, &r));
+    TRY(db_query(d, a, "read what was renamed", sql, 3, values, &r));
     *known = PQntuples(r) == 1;
-    *now = *known && db_cell(r, 0, 0) ? db_cell(r, 0, 1) : NULL;
+    *now = *known ? db_cell(r, 0, 0) : NULL;
     return TW_OK;
 }
 
@@ -13286,8 +13305,13 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
     const char *value = arena_fmt(w->arena, "%" PRIu32, oid), *names;
     PGresult *r;
     TRY(db_query(lead, w->arena, "read the shape", sql, 1, &value, &r));
-    TRY(db_value(w->to, w->arena, "name a table",
-                 "SELECT jsonb_build_array(jsonb_build_array('r', $1::text))", 1, &table, &names));
+    TRY(db_value(lead, w->arena, "name a table", "SELECT jsonb_agg(jsonb_build_array('r',"
+                 " format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'),"
+                 " replace(c.relname, '\"', '\"\"')))) FROM pg_class c JOIN pg_namespace n"
+                 " ON n.oid = c.relnamespace WHERE c.oid = $1::oid OR c.oid IN (SELECT d.objid"
+                 " FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.refclassid ="
+                 " 'pg_class'::regclass AND d.refobjid = $1::oid AND d.deptype = 'a')", 1, &value,
+                 &names));
     struct ddl_event *event = arena_new(w->arena, struct ddl_event);
     event->names = names;
     w->event = event;
@@ -14312,14 +14336,10 @@ static status MUST_CHECK task_follow_columns(struct task *t, struct rel *rel, bo
     status s = TW_OK;
     for (int i = 0; s == TW_OK && i < rel->ncolumns; i++) {
         struct msg_column *c = &rel->columns[i];
-        struct buf old = {0};
         const char *now = NULL;
         bool known;
         if (rel->target_of[i] != -1 || c->gone) continue;
-        sql_ident(&old, c->name);
-        s = ddl_follow(&t->to, &a, t->job,
-                       arena_fmt(&a, "column %s of %s", buf_cstr(&old), rel->quoted), &now, &known);
-        buf_free(&old);
+        s = ddl_follow(&t->to, &a, t->job, rel->quoted, c->name, &now, &known);
         if (s != TW_OK || !known) continue;
         *any = true;
         c->gone = !now;
@@ -14334,7 +14354,7 @@ static status MUST_CHECK task_follow_table(struct task *t, struct rel *rel, bool
     struct arena a = {0};
     const char *now = NULL;
     bool known;
-    status s = ddl_follow(&t->to, &a, t->job, arena_fmt(&a, "table %s", rel->quoted), &now, &known);
+    status s = ddl_follow(&t->to, &a, t->job, rel->quoted, NULL, &now, &known);
     if (s == TW_OK && known && now) {
         PGresult *r;
         s = db_query(&t->to, &a, "read a name", "SELECT i[1], i[2] FROM parse_ident($1) i", 1, &now,
@@ -14409,12 +14429,14 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
         *take = TAKE_LATER;
         return TW_OK;
     }
+    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
     if (!rel->resolved) {
+        rel->asked_lsn = t->begin.final_lsn;
         rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
     }
-    if (rel->parked || t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* not, or copied */
+    if (!rel->resolved || rel->parked) return TW_OK;
     *out = rel;
     return TW_OK;
 }
@@ -14487,16 +14509,17 @@ static const char *task_way_back(const struct task *t, struct arena *a)
 }
 
 /* The table is left out of the stream until it is copied again. */
-static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason)
+static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason,
+                                   bool wanted)
 {
-    const char *values[] = {t->name, table, reason};
+    const char *values[] = {t->name, table, reason, wanted ? "true" : "false"};
     log_warning("table %s is parked, its changes are left out: %s", table, reason);
     t->stat->parked++;
     return db_exec_params(&t->to, "park a table",
-                          "INSERT INTO twsync.parked (task, schema_name, table_name, reason)"
-                          " SELECT $1, i[1], i[2], $3 FROM parse_ident($2) i"
+                          "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
+                          " wanted) SELECT $1, i[1], i[2], $3, $4::boolean FROM parse_ident($2) i"
                           " ON CONFLICT (task, schema_name, table_name) DO UPDATE"
-                          " SET reason = EXCLUDED.reason", 3, values);
+                          " SET reason = EXCLUDED.reason, wanted = EXCLUDED.wanted", 4, values);
 }
 
 /* Make the table on B what it is on A, and copy its rows under a snapshot whose position is known:
@@ -14573,7 +14596,7 @@ static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct
         const char *refused;
         if (task_ddl_bars(w, table)) continue;
         TRY(task_copy_table(t, a, table, &refused));
-        if (refused) TRY(task_park(t, table, refused));
+        if (refused) TRY(task_park(t, table, refused, true));  /* the stream may bring it */
     }
     return TW_OK;
 }
@@ -14588,7 +14611,7 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
         bool drop = c->op == 'd' && !strncmp(c->what, "table ", 6);
         if (drop || ddl_parks(c)) {
             TRY(task_park(t, drop ? c->what + 6 : c->table,
-                          arena_fmt(a, "%s: %s", c->what, c->why.msg)));
+                          arena_fmt(a, "%s: %s", c->what, c->why.msg), false));
         } else {
             log_warning("%s could not be made on %c as it is on %c: %s", c->what,
                         t->target->letter, t->source->letter, c->why.msg);
@@ -14655,8 +14678,14 @@ static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, cons
     TRY(db_exec(&t->to, "set up the session", "SET LOCAL check_function_bodies = off"));
     TRY(task_empty_table(t, a, table));
     TRY(task_copy_table(t, a, table, &refused));
-    if (refused)
-        return fail(&t->e, TW_ESERVER, "could not copy table %s again: %s", table, refused);
+    if (refused) {
+        log_warning("could not copy table %s again: %s", table, refused);
+        TRY(db_exec(&t->to, "roll back", "ROLLBACK"));
+        apply_abandon(&t->apply);
+        values[0] = refused;
+        return db_exec_params(&t->to, "write the reason", "UPDATE twsync.parked SET reason = $1"
+                              " WHERE ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
+    }
     TRY(db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
                        " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values));
     t->apply.rows++;
