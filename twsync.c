@@ -12986,6 +12986,7 @@ struct ddl_change {
     const char *value, *make, *alter;
     const char *table;       /* quoted, NULL if it belongs to none */
     bool done;
+    bool past;               /* the table was copied later: what fails is over by then */
     bool fresh;              /* new on the source: on the target it is by chance */
     bool barred;             /* so it is, and it is another */
     struct tw_error why;     /* not done, because */
@@ -13018,15 +13019,15 @@ struct ddl_work {
     int done;                 /* statements */
 };
 
-/* Parked tables get what they lack when they are copied again; a copy that is newer than the DDL
- * has it. */
+/* Parked tables get what they lack when they are copied again.  A copy that is newer than the DDL
+ * has its columns. */
 static const char ddl_changes_sql[] =
     "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_,"
-    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND (EXISTS (SELECT FROM twsync.copied k"
+    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND EXISTS (SELECT FROM twsync.parked k"
+    "  WHERE k.task = $2 AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
+    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND EXISTS (SELECT FROM twsync.copied k"
     "  WHERE k.task = $2 AND k.chunk = -1 AND k.snapshot_lsn > $3::pg_lsn"
-    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])"
-    " OR EXISTS (SELECT FROM twsync.parked k WHERE k.task = $2"
-    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])),"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
     /* What was made on the source before the job was ready may be on the target by the copy. */
     " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2)"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
@@ -13107,7 +13108,13 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
-            .done = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
+            .done = db_cell_true(r, i, 8), .past = db_cell_true(r, i, 9),
+            .fresh = db_cell_true(r, i, 10)};
+    for (int i = 0; i < w->n; i++) {
+        const char *what = w->changes[i].what;
+        bool column = !strncmp(what, "column ", 7) || !strncmp(what, "type of column ", 15);
+        if (w->changes[i].past && column) w->changes[i].done = true;
+    }
     TRY(db_query(w->to, w->arena, "read the tables to copy",
                  "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
                  &w->event->copies, &r));
@@ -13209,7 +13216,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     error_clear(w->to->e);
     if (!c->done) {  /* it may have come with another */
         TRY(ddl_look(w));
-        c->done = !ddl_statement(w, c);
+        c->done = c->past || !ddl_statement(w, c);
     }
     return c->done ? ddl_join(w, c) : TW_OK;
 }

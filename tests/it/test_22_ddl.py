@@ -840,13 +840,12 @@ def test_code_of_others(pair, running, name):
     use_plain(pair)
     pair.both("CREATE SCHEMA canary; CREATE TABLE canary.c (who text); GRANT ALL ON SCHEMA canary TO PUBLIC; GRANT "
               "ALL ON canary.c TO PUBLIC")
-    pair.a.sql("""CREATE FUNCTION spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
-                      IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
-                          EXECUTE 'INSERT INTO canary.c VALUES (current_user)';
-                      END IF;
-                      RETURN $1; END $$;
-                  CREATE TABLE own (id int PRIMARY KEY, n int); INSERT INTO own VALUES (2, 2), (4, 4)""",
-                  user="tw_plain")
+    pair.a.sql("""CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                      INSERT INTO canary.c SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = current_user AND rolsuper;
+                  END $$;
+                  CREATE FUNCTION spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+                      $$ BEGIN PERFORM public.tell(); RETURN $1; END $$;
+                  CREATE TABLE own (id int PRIMARY KEY, n int); INSERT INTO own VALUES (2, 2), (4, 4)""", user="tw_plain")
     running.wait_synced()
     pair.a.sql(THEIRS[name], user="tw_plain")
     Steady(pair).write()

@@ -802,6 +802,8 @@ ALTER TYPE k ADD ATTRIBUTE c numeric(5,2); UPDATE t SET k.c = 1.5 WHERE id < 10
 
 b: INSERT INTO t (id, k) VALUES (1001, '(1,x,2.5)')
 
+b: SELECT 'and its row is on A'
+
 ALTER TYPE k RENAME ATTRIBUTE b TO "b b"; ALTER TYPE k DROP ATTRIBUTE a; INSERT INTO t (id, k) VALUES (100, '(y,3)')
 
 ALTER TYPE k RENAME TO kk; CREATE TYPE n AS (x kk, y int[]); ALTER TYPE n ALTER ATTRIBUTE y TYPE bigint[]
