@@ -10191,6 +10191,10 @@ static status check_objects(struct check *c, struct check_node *n)
     n->oids = cat_oid_array(c->arena, &c->tables);
     if (c->n[1].up) TRY(check_find_target(c));
     c->selected = c->n[1].up && c->tables.n > 0;
+    if (c->initialised && (c->missing.n || !c->tables.n)) {  /* dropped since, or renamed */
+        check_ok(c, "%d tables selected", c->tables.n);
+        return TW_OK;
+    }
     if (c->missing.n)
         check_add(c, CHECK_FAILED, check_text(c, "not found: %s", check_qnames(c, &c->missing)),
                   "every name in [objects] exists", "correct schemas and tables in the job");
@@ -10615,7 +10619,7 @@ static const char check_lacking_sql[] =
 static status check_dependencies(struct check *c, struct check_node *n)
 {
     const char *used;
-    bool makes = c->job->task[TW_FORWARD].schema;
+    bool makes = c->job->task[TW_FORWARD].schema && !c->initialised;
     TRY(db_value(&c->n[0].db, c->arena, "read dependencies",
                  arena_fmt(c->arena, check_dependencies_sql,
                            makes ? shape_scope(c->arena, c->job) : "false"), 1,
@@ -12791,6 +12795,7 @@ static const char ddl_tables_sql[] =
     " names jsonb, changes jsonb, copies jsonb, skipped text, failed text);"
     "CREATE TABLE IF NOT EXISTS twsync.parked (task text, schema_name text, table_name text,"
     " reason text NOT NULL, wanted boolean NOT NULL DEFAULT false, tries int NOT NULL DEFAULT 0,"
+    " ddl_id bigint,"
     " parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
     " PRIMARY KEY (task, schema_name, table_name));"
     "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
@@ -12976,7 +12981,7 @@ static status MUST_CHECK ddl_follow(struct db *d, struct arena *a, const struct 
 
 /* A row of twsync.ddl, as it came. */
 struct ddl_event {
-    const char *tag, *names, *changes, *copies, *skipped, *failed;
+    const char *id, *tag, *names, *changes, *copies, *skipped, *failed;
 };
 
 struct ddl_change {
@@ -12986,7 +12991,7 @@ struct ddl_change {
     const char *value, *make, *alter;
     const char *table;       /* quoted, NULL if it belongs to none */
     bool done;
-    bool past;               /* the table was copied later: what fails is over by then */
+    bool past;               /* the table is copied later: what fails now is over by then */
     bool fresh;              /* new on the source: on the target it is by chance */
     bool barred;             /* so it is, and it is another */
     struct tw_error why;     /* not done, because */
@@ -13019,15 +13024,14 @@ struct ddl_work {
     int done;                 /* statements */
 };
 
-/* Parked tables get what they lack when they are copied again.  A copy that is newer than the DDL
- * has its columns. */
+/* A copy that is newer than the DDL has its columns, and so will one that a parked table gets. */
 static const char ddl_changes_sql[] =
     "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_,"
-    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND EXISTS (SELECT FROM twsync.parked k"
-    "  WHERE k.task = $2 AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
-    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND EXISTS (SELECT FROM twsync.copied k"
+    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND (EXISTS (SELECT FROM twsync.parked k"
+    "  WHERE k.task = $2 AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])"
+    " OR EXISTS (SELECT FROM twsync.copied k"
     "  WHERE k.task = $2 AND k.chunk = -1 AND k.snapshot_lsn > $3::pg_lsn"
-    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])),"
     /* What was made on the source before the job was ready may be on the target by the copy. */
     " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2)"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
@@ -13108,8 +13112,7 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
-            .done = db_cell_true(r, i, 8), .past = db_cell_true(r, i, 9),
-            .fresh = db_cell_true(r, i, 10)};
+            .past = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
     for (int i = 0; i < w->n; i++) {
         const char *what = w->changes[i].what;
         bool column = !strncmp(what, "column ", 7) || !strncmp(what, "type of column ", 15);
@@ -13298,9 +13301,69 @@ static status MUST_CHECK ddl_finish(struct ddl_work *w)
     return ddl_pass(w, 's');
 }
 
+/* What DDL after this one has renamed and dropped of the table's columns, as `lead` sees it: those
+ * that bear another's name now are not to be taken for it. */
+static status MUST_CHECK ddl_catch_up(struct ddl_work *w, struct db *lead, const char *oid,
+                                      const char *table, const char *after)
+{
+    static const char sql[] =
+        "SELECT CASE c->>'op' WHEN 'rename' THEN format('ALTER TABLE %s RENAME COLUMN %I TO %I',"
+        "  $2::text, c->>'was', c->>'name') ELSE format('ALTER TABLE %s DROP COLUMN IF EXISTS %I',"
+        "  $2::text, c->>'was') END FROM twsync.ddl d, jsonb_array_elements(d.changes)"
+        " WITH ORDINALITY x(c, n) WHERE d.id > $3::bigint AND c->>'obj' = 'r' || $1"
+        " AND c->>'op' IN ('rename', 'drop') AND c->>'was' IS NOT NULL"
+        " GROUP BY d.id, x.n, x.c ORDER BY d.id, x.n";
+    const char *values[] = {oid, table, after};
+    PGresult *r;
+    bool done;
+    if (!after) return TW_OK;
+    TRY(db_query(lead, w->arena, "read what came later", sql, 3, values, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        TRY(ddl_exec(w, db_cell(r, i, 0), &done));
+        error_clear(w->to->e);
+    }
+    return TW_OK;
+}
+
+/* The table may bear another name by the time its rows are read: it gets that one here.  Under all
+ * names it had since, what was committed before is in the copy. */
+static status MUST_CHECK ddl_follow_name(struct ddl_work *w, struct db *lead,
+                                         const struct ddl_copy *copy, const char *now,
+                                         const char *after, const char *task, lsn_t point)
+{
+    static const char names_sql[] =
+        "SELECT DISTINCT v FROM twsync.ddl d, jsonb_array_elements(d.changes) c, unnest(ARRAY["
+        "substr(c->>'old', 7), substr(c->>'what', 7)]) v WHERE d.id > $2::bigint"
+        " AND c->>'obj' = 'r' || $1 AND c->>'op' = 'rename' AND c->>'what' ~ '^table '";
+    const char *oid = arena_fmt(w->arena, "%" PRIu32, copy->oid);
+    const char *ask[] = {oid, after}, *tell[] = {task, NULL, lsn_text(w->arena, point)};
+    const char *move[] = {copy->table, now}, *sql;
+    bool done;
+    PGresult *r;
+    if (!copy->oid || !after || str_is(copy->table, now)) return TW_OK;
+    TRY(db_query(lead, w->arena, "read its names", names_sql, 2, ask, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        tell[1] = db_cell(r, i, 0);
+        TRY(db_exec_params(w->to, "note a name", "INSERT INTO twsync.copied (task, schema_name,"
+                           " table_name, chunk, chunks, snapshot_lsn, rows, bytes) SELECT $1, i[1],"
+                           " i[2], -1, 1, $3::pg_lsn, 0, 0 FROM parse_ident($2) i ON CONFLICT"
+                           " (task, schema_name, table_name, chunk) DO UPDATE SET snapshot_lsn ="
+                           " EXCLUDED.snapshot_lsn", 3, tell));
+    }
+    TRY(db_value(w->to, w->arena, "find its new name",
+                 "SELECT concat_ws('; ', CASE WHEN o[1] <> n[1] THEN format('ALTER TABLE %s SET"
+                 " SCHEMA %I', $1::text, n[1]) END, CASE WHEN o[2] <> n[2] THEN"
+                 " format('ALTER TABLE %I.%I RENAME TO %I', n[1], o[2], n[2]) END)"
+                 " FROM parse_ident($1) o, parse_ident($2) n WHERE to_regclass($2) IS NULL", 2,
+                 move, &sql));
+    if (sql && *sql) TRY(ddl_exec(w, sql, &done));
+    error_clear(w->to->e);
+    return TW_OK;
+}
+
 /* All that a table is on the source, as if all of it had changed.  `lead` may hold a snapshot. */
 static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t oid,
-                                   const char *table)
+                                   const char *table, const char *after)
 {
     static const char sql[] =
         "SELECT f.phase, f.what, f.value, f.make, f.alter_ FROM twsync.shape_of(ARRAY[$1::oid] ||"
@@ -13311,6 +13374,7 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
         " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.what";
     const char *value = arena_fmt(w->arena, "%" PRIu32, oid), *names;
     PGresult *r;
+    TRY(ddl_catch_up(w, lead, value, table, after));
     TRY(db_query(lead, w->arena, "read the shape", sql, 1, &value, &r));
     TRY(db_value(lead, w->arena, "name a table", "SELECT jsonb_agg(jsonb_build_array('r',"
                  " format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'),"
@@ -13333,11 +13397,13 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
     return ddl_pass(w, 's');
 }
 
-/* Columns the source has no more. */
+/* Columns the source has no more, and what it has no more of columns. */
 static status MUST_CHECK ddl_drop_columns(struct ddl_work *w)
 {
     for (int i = 0; i < w->nhave; i++) {
-        bool there = strncmp(w->have[i].what, "column ", 7) || !w->have[i].unmake, done;
+        const char *what = w->have[i].what;
+        bool column = !strncmp(what, "column ", 7) || strstr(what, " of column ");
+        bool there = !column || !w->have[i].unmake, done;
         for (int k = 0; k < w->n && !there; k++)
             there = str_is(w->changes[k].what, w->have[i].what);
         if (!there) TRY(ddl_exec(w, w->have[i].unmake, &done));
@@ -14517,22 +14583,24 @@ static const char *task_way_back(const struct task *t, struct arena *a)
 
 /* The table is left out of the stream until it is copied again. */
 static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason,
-                                   bool wanted)
+                                   const char *ddl_id, bool wanted)
 {
-    const char *values[] = {t->name, table, reason, wanted ? "true" : "false"};
+    const char *values[] = {t->name, table, reason, wanted ? "true" : "false", ddl_id};
     log_warning("table %s is parked, its changes are left out: %s", table, reason);
     t->stat->parked++;
     return db_exec_params(&t->to, "park a table",
                           "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
-                          " wanted) SELECT $1, i[1], i[2], $3, $4::boolean FROM parse_ident($2) i"
-                          " ON CONFLICT (task, schema_name, table_name) DO UPDATE"
-                          " SET reason = EXCLUDED.reason, wanted = EXCLUDED.wanted", 4, values);
+                          " wanted, ddl_id) SELECT $1, i[1], i[2], $3, $4::boolean, $5::bigint"
+                          " FROM parse_ident($2) i ON CONFLICT (task, schema_name, table_name) DO"
+                          " UPDATE SET reason = EXCLUDED.reason, wanted = EXCLUDED.wanted", 5,
+                          values);
 }
 
 /* Make the table on B what it is on A, and copy its rows under a snapshot whose position is known:
- * the stream leaves out what was committed before.  *refused: what B would not have; NULL if all
- * is well. */
-static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, const char *table,
+ * the stream leaves out what was committed before.  after: the DDL B is at.  *refused: what B would
+ * not have; NULL if all is well. */
+static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a,
+                                        const struct ddl_copy *wanted, const char *after,
                                         struct db *lead, lsn_t point, const char **refused)
 {
     struct table item = {0};
@@ -14540,18 +14608,22 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, const c
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .e = &t->e,
                      .ledger = t->name, .snapshot_lsn = point, .tables = &one};
     struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a)};
+    const char *values[] = {wanted->table, arena_fmt(a, "%" PRIu32, wanted->oid)}, *table;
     PGresult *r;
-    TRY(db_query(lead, a, "read the table", "SELECT i[1], i[2], c.oid FROM parse_ident($1) i"
-                 " JOIN pg_class c ON c.oid = to_regclass($1) AND c.relkind = 'r'", 1, &table, &r));
-    *refused = "its name on the source is another by now";
+    TRY(db_query(lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid FROM pg_class c"
+                 " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND c.oid ="
+                 " CASE $2 WHEN '0' THEN to_regclass($1)::oid ELSE $2::oid END", 2, values, &r));
+    *refused = "it is not on the source by now";
     if (!PQntuples(r)) return TW_OK;
+    table = sql_quoted_table(a, db_cell(r, 0, 0), db_cell(r, 0, 1));
+    TRY(ddl_follow_name(&w, lead, wanted, table, after, t->name, point));
     *refused = NULL;
     item.schema = db_cell(r, 0, 0);
     item.name = db_cell(r, 0, 1);
     item.oid = (uint32_t) db_cell_int(r, 0, 2);
     w.copies = &(struct ddl_copy){item.oid, table};
     w.ncopies = 1;
-    TRY(ddl_bring(&w, lead, item.oid, table));
+    TRY(ddl_bring(&w, lead, item.oid, table, after));
     TRY(ddl_drop_columns(&w));
     for (int i = 0; i < w.n && !*refused; i++)
         if (!w.changes[i].done && ddl_parks(&w.changes[i]))
@@ -14563,7 +14635,8 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, const c
     return TW_OK;
 }
 
-static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const char *table,
+static status MUST_CHECK task_copy_table(struct task *t, struct arena *a,
+                                         const struct ddl_copy *one, const char *after,
                                          const char **refused)
 {
     struct db repl, lead;
@@ -14577,7 +14650,7 @@ static status MUST_CHECK task_copy_table(struct task *t, struct arena *a, const 
                              true, &point, &c.snapshot);
     if (s == TW_OK) s = db_open(&lead, false);
     if (s == TW_OK) s = copy_import(&c, &lead);
-    if (s == TW_OK) s = task_copy_rows(t, a, table, &lead, point, refused);
+    if (s == TW_OK) s = task_copy_rows(t, a, one, after, &lead, point, refused);
     db_close(&lead);
     db_close(&repl);
     return s;
@@ -14602,8 +14675,9 @@ static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct
         const char *table = w->copies[i].table;
         const char *refused;
         if (task_ddl_bars(w, table)) continue;
-        TRY(task_copy_table(t, a, table, &refused));
-        if (refused) TRY(task_park(t, table, refused, true));  /* the stream may bring it */
+        TRY(task_copy_table(t, a, &w->copies[i], w->event->id, &refused));
+        if (refused)  /* the stream may bring what it needs */
+            TRY(task_park(t, table, refused, w->event->id, true));
     }
     return TW_OK;
 }
@@ -14618,7 +14692,7 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
         bool drop = c->op == 'd' && !strncmp(c->what, "table ", 6);
         if (drop || ddl_parks(c)) {
             TRY(task_park(t, drop ? c->what + 6 : c->table,
-                          arena_fmt(a, "%s: %s", c->what, c->why.msg), false));
+                          arena_fmt(a, "%s: %s", c->what, c->why.msg), w->event->id, false));
         } else {
             log_warning("%s could not be made on %c as it is on %c: %s", c->what,
                         t->target->letter, t->source->letter, c->why.msg);
@@ -14674,7 +14748,8 @@ static void task_relearn(struct task *t)
 enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1 };
 
 /* In a transaction of its own, between two of the source's. */
-static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *table)
+static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *table,
+                                           const char *after)
 {
     struct window none = {0};
     bool committed;
@@ -14684,7 +14759,7 @@ static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, cons
     TRY(apply_window(&t->apply, &none, 0, &committed));
     TRY(db_exec(&t->to, "set up the session", "SET LOCAL check_function_bodies = off"));
     TRY(task_empty_table(t, a, table));
-    TRY(task_copy_table(t, a, table, &refused));
+    TRY(task_copy_table(t, a, &(struct ddl_copy){0, table}, after, &refused));
     if (refused) {
         log_warning("could not copy table %s again: %s", table, refused);
         TRY(db_exec(&t->to, "roll back", "ROLLBACK"));
@@ -14713,9 +14788,9 @@ static status MUST_CHECK task_resync(struct task *t)
     status s = db_query(&t->to, &a, "look for tables to copy again",
                         "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
                         " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
-                        " table_name)", 2, values, &r);
+                        " table_name), ddl_id", 2, values, &r);
     for (int i = 0; s == TW_OK && i < PQntuples(r); i++)
-        s = task_resync_table(t, &a, db_cell(r, i, 0));
+        s = task_resync_table(t, &a, db_cell(r, i, 0), db_cell(r, i, 1));
     if (s == TW_OK && PQntuples(r) == 0) {
         const char *n = NULL;
         s = db_value(&t->to, &a, "count parked tables",
@@ -14736,7 +14811,8 @@ static status MUST_CHECK task_ddl(struct task *t, const struct rel *rel, const s
     const char *job = task_ddl_value(rel, m, "job");
     if (m->kind != 'I' || t->dir == TW_REVERSE || !job || !str_is(job, t->job->name)) return TW_OK;
     struct ddl_event event = {
-        .tag = task_ddl_value(rel, m, "tag"), .names = task_ddl_value(rel, m, "names"),
+        .id = task_ddl_value(rel, m, "id"), .tag = task_ddl_value(rel, m, "tag"),
+        .names = task_ddl_value(rel, m, "names"),
         .changes = task_ddl_value(rel, m, "changes"), .copies = task_ddl_value(rel, m, "copies"),
         .skipped = task_ddl_value(rel, m, "skipped"), .failed = task_ddl_value(rel, m, "failed")};
     if (event.skipped || event.failed || !event.changes) {
