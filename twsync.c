@@ -13100,6 +13100,13 @@ static status MUST_CHECK ddl_exec(struct ddl_work *w, const char *sql, bool *don
     return TW_OK;
 }
 
+/* Is it a column, or something of one? */
+static bool ddl_of_column(const char *what)
+{
+    const char *name = strchr(what, '"');
+    return name && name - what >= 7 && !strncmp(name - 7, "column ", 7);
+}
+
 static status MUST_CHECK ddl_read(struct ddl_work *w)
 {
     PGresult *r;
@@ -13114,9 +13121,7 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
             .past = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
     for (int i = 0; i < w->n; i++) {
-        const char *what = w->changes[i].what;
-        bool column = !strncmp(what, "column ", 7) || !strncmp(what, "type of column ", 15);
-        if (w->changes[i].past && column) w->changes[i].done = true;
+        if (w->changes[i].past && ddl_of_column(w->changes[i].what)) w->changes[i].done = true;
     }
     TRY(db_query(w->to, w->arena, "read the tables to copy",
                  "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
@@ -13182,6 +13187,17 @@ static status MUST_CHECK ddl_rename_notes(struct ddl_work *w, const struct ddl_c
                           " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values);
 }
 
+/* A table that is gone is not parked. */
+static status MUST_CHECK ddl_forget(struct ddl_work *w, const struct ddl_change *c)
+{
+    const char *table = c->what + strlen("table ");
+    if (c->op != 'd' || strncmp(c->what, "table ", 6)) return TW_OK;
+    return db_exec_params(w->to, "forget a table", "WITH p AS (DELETE FROM twsync.parked WHERE"
+                          " ARRAY[schema_name, table_name] = parse_ident($1)) DELETE FROM"
+                          " twsync.copied WHERE ARRAY[schema_name, table_name] = parse_ident($1)",
+                          1, &table);
+}
+
 /* A new table joins the publication of the way back. */
 static status MUST_CHECK ddl_join(struct ddl_work *w, const struct ddl_change *c)
 {
@@ -13200,6 +13216,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     const char *sql = ddl_statement(w, c);
     if (!sql) {
         c->done = true;
+        TRY(ddl_forget(w, c));
         return c->fresh ? ddl_join(w, c) : TW_OK;
     }
     if (is_type) TRY(ddl_clear_default(w, c->what));
@@ -13221,6 +13238,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
         TRY(ddl_look(w));
         c->done = c->past || !ddl_statement(w, c);
     }
+    if (c->done) TRY(ddl_forget(w, c));
     return c->done ? ddl_join(w, c) : TW_OK;
 }
 
@@ -13301,23 +13319,24 @@ static status MUST_CHECK ddl_finish(struct ddl_work *w)
     return ddl_pass(w, 's');
 }
 
-/* What DDL after this one has renamed and dropped of the table's columns, as `lead` sees it: those
- * that bear another's name now are not to be taken for it. */
-static status MUST_CHECK ddl_catch_up(struct ddl_work *w, struct db *lead, const char *oid,
-                                      const char *table, const char *after)
+/* The names of the table and its columns, and which there are, up to what `lead` sees: in order,
+ * for what bears another's name now is not to be taken for it. */
+static status MUST_CHECK ddl_catch_up(struct ddl_work *w, struct db *lead, uint32_t oid,
+                                      const char *after)
 {
     static const char sql[] =
-        "SELECT CASE c->>'op' WHEN 'rename' THEN format('ALTER TABLE %s RENAME COLUMN %I TO %I',"
-        "  $2::text, c->>'was', c->>'name') ELSE format('ALTER TABLE %s DROP COLUMN IF EXISTS %I',"
-        "  $2::text, c->>'was') END FROM twsync.ddl d, jsonb_array_elements(d.changes)"
-        " WITH ORDINALITY x(c, n) WHERE d.id > $3::bigint AND c->>'obj' = 'r' || $1"
-        " AND c->>'op' IN ('rename', 'drop') AND c->>'was' IS NOT NULL"
-        " GROUP BY d.id, x.n, x.c ORDER BY d.id, x.n";
-    const char *values[] = {oid, table, after};
+        "SELECT CASE WHEN c->>'op' = 'drop' THEN format('ALTER TABLE %s DROP COLUMN IF EXISTS %I',"
+        "  c->>'table_', c->>'was') ELSE c->>'make' END FROM twsync.ddl d CROSS JOIN LATERAL"
+        " jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
+        " WHERE d.id > $2::bigint AND c->>'obj' = 'r' || $1 AND CASE c->>'op' WHEN 'rename' THEN"
+        "  c->>'what' ~ '^(table|column) ' AND c->>'make' IS NOT NULL WHEN 'drop' THEN c->>'was' IS"
+        "  NOT NULL ELSE c->>'what' ~ '^column ' AND c->>'make' IS NOT NULL END"
+        " ORDER BY d.id, x.n";
+    const char *values[] = {arena_fmt(w->arena, "%" PRIu32, oid), after};
     PGresult *r;
     bool done;
     if (!after) return TW_OK;
-    TRY(db_query(lead, w->arena, "read what came later", sql, 3, values, &r));
+    TRY(db_query(lead, w->arena, "read what came later", sql, 2, values, &r));
     for (int i = 0; i < PQntuples(r); i++) {
         TRY(ddl_exec(w, db_cell(r, i, 0), &done));
         error_clear(w->to->e);
@@ -13363,7 +13382,7 @@ static status MUST_CHECK ddl_follow_name(struct ddl_work *w, struct db *lead,
 
 /* All that a table is on the source, as if all of it had changed.  `lead` may hold a snapshot. */
 static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t oid,
-                                   const char *table, const char *after)
+                                   const char *table)
 {
     static const char sql[] =
         "SELECT f.phase, f.what, f.value, f.make, f.alter_ FROM twsync.shape_of(ARRAY[$1::oid] ||"
@@ -13374,7 +13393,6 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
         " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.what";
     const char *value = arena_fmt(w->arena, "%" PRIu32, oid), *names;
     PGresult *r;
-    TRY(ddl_catch_up(w, lead, value, table, after));
     TRY(db_query(lead, w->arena, "read the shape", sql, 1, &value, &r));
     TRY(db_value(lead, w->arena, "name a table", "SELECT jsonb_agg(jsonb_build_array('r',"
                  " format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'),"
@@ -13401,9 +13419,7 @@ static status MUST_CHECK ddl_bring(struct ddl_work *w, struct db *lead, uint32_t
 static status MUST_CHECK ddl_drop_columns(struct ddl_work *w)
 {
     for (int i = 0; i < w->nhave; i++) {
-        const char *what = w->have[i].what;
-        bool column = !strncmp(what, "column ", 7) || strstr(what, " of column ");
-        bool there = !column || !w->have[i].unmake, done;
+        bool there = !ddl_of_column(w->have[i].what) || !w->have[i].unmake, done;
         for (int k = 0; k < w->n && !there; k++)
             there = str_is(w->changes[k].what, w->have[i].what);
         if (!there) TRY(ddl_exec(w, w->have[i].unmake, &done));
@@ -14616,6 +14632,7 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a,
     *refused = "it is not on the source by now";
     if (!PQntuples(r)) return TW_OK;
     table = sql_quoted_table(a, db_cell(r, 0, 0), db_cell(r, 0, 1));
+    TRY(ddl_catch_up(&w, lead, (uint32_t) db_cell_int(r, 0, 2), after));
     TRY(ddl_follow_name(&w, lead, wanted, table, after, t->name, point));
     *refused = NULL;
     item.schema = db_cell(r, 0, 0);
@@ -14623,7 +14640,7 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a,
     item.oid = (uint32_t) db_cell_int(r, 0, 2);
     w.copies = &(struct ddl_copy){item.oid, table};
     w.ncopies = 1;
-    TRY(ddl_bring(&w, lead, item.oid, table, after));
+    TRY(ddl_bring(&w, lead, item.oid, table));
     TRY(ddl_drop_columns(&w));
     for (int i = 0; i < w.n && !*refused; i++)
         if (!w.changes[i].done && ddl_parks(&w.changes[i]))
