@@ -5654,6 +5654,8 @@ static const struct {
      "|| CASE WHEN s.stxstattarget >= 0 THEN format('; ALTER STATISTICS %I.%I SET STATISTICS %s',"
      " sn.nspname, s.stxname, s.stxstattarget) ELSE '' END", ""},
     {"{trigger_parent}", 130000, "AND g.tgparentid = 0", ""},
+    /* Planning takes longer than the answer. */
+    {"{plan_once}", 120000, " SET plan_cache_mode = force_generic_plan", ""},
     {"{trigger_own}", 130000, "g.tgparentid = 0", "true"},
     {"{compression}", 140000, "a.attcompression::text", "''"},
     {"{domain_not_null}", 170000,
@@ -12262,7 +12264,8 @@ static const char ddl_shape_sql[] =
     " phase int NOT NULL, what text, name text, value text, PRIMARY KEY (job, obj, part, facet));"
     "CREATE INDEX IF NOT EXISTS shape_part ON twsync.shape (job, part) WHERE facet = '';"
     "CREATE OR REPLACE FUNCTION twsync.shape_of(oid[], oid[], oid[], oid[], oid[]) RETURNS SETOF"
-    " twsync.facet LANGUAGE sql STABLE" DDL_SETTINGS " AS $twsync$"
+    " twsync.facet LANGUAGE plpgsql STABLE" DDL_SETTINGS "{plan_once} AS $twsync$"
+    " BEGIN RETURN QUERY "
     "WITH r AS ( SELECT c.oid, c.relname, c.relkind, c.relispartition, c.reloptions,"
     " c.reltoastrelid, c.relnamespace, c.relrowsecurity, c.relforcerowsecurity, c.relreplident,"
     " c.relpartbound, n.nspname, format('%I.%I', n.nspname, c.relname) AS fq, k.word, k.kind,"
@@ -12589,7 +12592,7 @@ static const char ddl_shape_sql[] =
     " 'pg_class'::regclass AND d.objoid = c.conindid AND d.objsubid = 0 AND c.contype IN ('p',"
     " 'u', 'x') CROSS JOIN LATERAL (SELECT format( 'COMMENT ON INDEX %s IS %L',"
     " c.conindid::regclass, d.description)) s(sql)"
-    "$twsync$;"
+    "; END $twsync$;"
     /* to_regprocedure() and to_regoperator() fail where a type of theirs is unknown. */
     "CREATE OR REPLACE FUNCTION twsync.shape_named(jsonb) RETURNS SETOF twsync.facet LANGUAGE sql"
     " STABLE" DDL_SETTINGS " AS $twsync$ WITH n AS (SELECT x->>0 AS kind, CASE x->>0"
@@ -13168,6 +13171,9 @@ static const char *ddl_statement(const struct ddl_work *w, const struct ddl_chan
     if (!have || !have->value) return c->make;
     if (c->value && str_is(have->value, c->value)) return NULL;
     if (c->alter) return c->alter;
+    if (!strncmp(c->what, "index ", 6) &&  /* a partition's goes with its parent's */
+        ddl_find(w, arena_fmt(w->arena, "parent of %s", c->what)))
+        return NULL;
     if (!c->make || !have->unmake) return NULL;
     return arena_fmt(w->arena, "%s; %s", have->unmake, c->make);
 }
@@ -13428,10 +13434,12 @@ static status MUST_CHECK ddl_drop_columns(struct ddl_work *w)
     return TW_OK;
 }
 
-/* Rows can do without comments, options, triggers, rules, policies and views: their failure is
- * told. */
+/* Rows can do without comments, options, triggers, rules, policies, views, and indexes that are not
+ * unique: their failure is told. */
 static bool ddl_parks(const struct ddl_change *c)
 {
+    bool index = c->phase == 42 || c->phase == 43;
+    if (index && !(c->make && !strncmp(c->make, "CREATE UNIQUE ", 14))) return false;
     return c->table && c->phase != 36 && (c->phase <= 50 || c->phase == 70 || c->phase == 78);
 }
 

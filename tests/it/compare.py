@@ -139,6 +139,8 @@ def schema_of(node, by=None):
     lines = [line for line in dump.splitlines()
              if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog.set_config", line)]
     statements = re.split(r";\n", "\n".join(lines))
+    # Storage parameters have no order.
+    statements = [re.sub(r"(?<=\nWITH \()[^()]*(?=\)$)", lambda m: ", ".join(sorted(m[0].split(", "))), s) for s in statements]
     return sorted(s.strip() for s in statements if s.strip() and "EVENT TRIGGER twsync_" not in s)
 
 
