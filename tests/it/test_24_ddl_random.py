@@ -278,8 +278,9 @@ class Change(Looking):
                 f"({low}) TO ({low + 10})")
 
     def do_inherits(self):
-        return (f"CREATE TABLE {self.name('t')} ({self.name('s')} text) INHERITS "
-                f"({self.table('r', lambda t: not t.is_partition).sql})")
+        """In the schema of its parent: a tree in two schemas is refused."""
+        parent = self.table("r", lambda t: not t.is_partition)
+        return f"CREATE TABLE {parent.schema}.{self.name('t')} ({self.name('s')} text) INHERITS ({parent.sql})"
 
     def do_drop_table(self):
         if len(self.tables()) < 8:
@@ -290,7 +291,7 @@ class Change(Looking):
         return f"ALTER TABLE {self.table('rp').sql} RENAME TO {self.name('t')}"
 
     def do_set_schema(self):
-        table = self.table("rp")
+        table = self.table("rp", lambda t: t.is_partition or t.relkind == "p" or not t.in_tree)
         return f"ALTER TABLE {table.sql} SET SCHEMA {'two' if table.schema == 'public' else 'public'}"
 
     @quiet
