@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS c (other int); CREATE TABLE none ()
 BEGIN; CREATE TABLE c (id int PRIMARY KEY, v text); INSERT INTO c VALUES (2, 'a'), (4, 'b'); UPDATE t SET v = 'c';
 INSERT INTO c VALUES (6, 'c'); COMMIT
 
-b: INSERT INTO c VALUES (1001, 'b'); UPDATE c SET v = v || v
+b: INSERT INTO c VALUES (1001, 'b'); UPDATE c SET v = v || v WHERE id > 2
 
 DELETE FROM c WHERE id = 2
 
