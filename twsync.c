@@ -14654,7 +14654,14 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a,
         if (!w.changes[i].done && ddl_parks(&w.changes[i]))
             *refused = arena_fmt(a, "%s: %s", w.changes[i].what, w.changes[i].why.msg);
     if (*refused) return TW_OK;
-    TRY(copy_one(&c, a, lead, &t->to));
+    TRY(db_exec(&t->to, "set a savepoint", "SAVEPOINT tw_copy"));
+    status s = copy_one(&c, a, lead, &t->to);
+    if (s == TW_ESERVER) {  /* a value whose type comes later in the stream */
+        *refused = arena_str(a, t->e.msg);
+        error_clear(&t->e);
+        return db_exec(&t->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_copy");
+    }
+    TRY(s);
     log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, table, c.chunk_rows,
              LSN_ARG(point));
     return TW_OK;
