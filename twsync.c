@@ -13919,8 +13919,8 @@ static status MUST_CHECK task_capture_ddl(struct task *t)
     TRY(ddl_install(&t->from, t->job, &on));
     const char *by = on ? "trigger" : t->conf->ddl ? "relation" : "no";
     if (!on && t->conf->ddl && !str_is(t->stat->ddl_by, by))
-        log_warning("DDL on %c: only added columns are carried, for this role may not create event"
-                    " triggers there", t->source->letter);
+        log_info("DDL on %c: only added columns are carried, for this role may not create event"
+                 " triggers there", t->source->letter);
     str_copy(t->stat->ddl_by, sizeof t->stat->ddl_by, by);
     return TW_OK;
 }

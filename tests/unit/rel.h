@@ -16,7 +16,7 @@ static struct rel *make_rel(const char *schema, const char *name, char replident
 {
     struct msg_column cols[16];
     for (int i = 0; i < n; i++)
-        cols[i] = (struct msg_column){columns[i].key, columns[i].name, i % 2 ? TEXT : INT};
+        cols[i] = (struct msg_column){columns[i].key, columns[i].name, i % 2 ? TEXT : INT, false};
     struct msg m = {.relid = 7, .schema = schema, .name = name, .replident = replident,
                     .ncolumns = n, .columns = cols};
     struct rel *rel = rel_learn(&m);
