@@ -33,7 +33,7 @@ def read_cases():
 
 CASES, LATER = read_cases()
 
-# What does not work yet (README, "What does not work yet"); these tests say so when it does.
+# What does not work yet (README, "What does not work yet"): not tried, unless TWSYNC_TEST_ALL is set.
 NOT_YET = {
     "test_case": {"create: like", "alter: rename table", "alter: type of the key", "alter: primary key", "type: domain",
                   "routine: casts and the like"},
@@ -52,7 +52,10 @@ def not_yet(request):
     test, name = request.node.originalname, request.node.callspec.params.get("name") if hasattr(
         request.node, "callspec") else None
     if test in NOT_YET and (NOT_YET[test] is None or name in NOT_YET[test]):
-        request.node.add_marker(pytest.mark.xfail(reason="not yet: README", strict=False))
+        if os.environ.get("TWSYNC_TEST_ALL"):
+            request.node.add_marker(pytest.mark.xfail(reason="not yet: README", strict=False))
+        else:
+            pytest.xfail("not yet: README; TWSYNC_TEST_ALL=1 tries it")
 (BASE,) = CASES.pop("base")
 
 
