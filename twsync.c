@@ -14758,7 +14758,6 @@ static const char *task_ddl_value(const struct rel *rel, const struct msg *m, co
 /* All that was known of tables on the target may be otherwise now. */
 static void task_relearn(struct task *t)
 {
-    struct arena a = {0};
     struct rel *old = t->apply.rels, *next, *fresh = NULL;
     for (struct rel *r = old; r; r = r->next) {
         struct msg m = {.kind = 'R', .relid = r->relid, .schema = r->schema, .name = r->name,
@@ -14772,7 +14771,6 @@ static void task_relearn(struct task *t)
         apply_forget_rel(&t->apply, r->relid);
     }
     t->apply.rels = fresh;
-    arena_free(&a);
 }
 
 /* ---- copying a table again ---- */
