@@ -4313,6 +4313,12 @@ struct stmt {
     int64_t n;
 };
 
+/* A value of an enum that has another name on the target by now. */
+struct relabel {
+    int column;
+    const char *from, *to;
+};
+
 struct rel {
     struct rel *next;
     struct arena arena;  /* of this entry: dropped as a whole when the relation is described anew */
@@ -4349,8 +4355,12 @@ struct rel {
     enum policy policy;
     enum merge_unit merge;
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
-    lsn_t asked_lsn;      /* of the change its place is looked up for */
+    const char *seen;     /* the snapshot of that copy, if it did not come with a slot */
+    bool asked_in_vain;   /* its place was looked up for a change that the copy holds */
     bool parked;          /* left out until it is copied again: the fields above are not filled */
+    bool followed;        /* reverse: it and its columns are called as on the target by now */
+    struct relabel *relabels;
+    int nrelabels;
     struct stmt *stmts;
     int nstmts;
 };
@@ -4614,17 +4624,38 @@ static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
 }
 
 static const char rel_skip_sql[] =
-    "SELECT max(snapshot_lsn), EXISTS (SELECT FROM twsync.parked WHERE schema_name = $1"
+    "SELECT max(snapshot_lsn), max(seen), EXISTS (SELECT FROM twsync.parked WHERE schema_name = $1"
     "  AND table_name = $2 AND task = $3) FROM twsync.copied"
     " WHERE schema_name = $1 AND table_name = $2 AND task = $3";
 
 static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const PGresult *r)
 {
-    const char *lsn = db_cell(r, 0, 0);
-    rel->parked = db_cell_true(r, 0, 1);
+    const char *lsn = db_cell(r, 0, 0), *seen = db_cell(r, 0, 1);
+    rel->parked = db_cell_true(r, 0, 2);
+    rel->seen = seen ? arena_str(&rel->arena, seen) : NULL;
     if (lsn && !lsn_parse(lsn, &rel->skip_until_lsn))
         return fail(to->e, TW_EPROTO, "bad position in twsync.copied");
     return TW_OK;
+}
+
+/* Does a snapshot, as txid_current_snapshot() writes it, see this transaction, if it is committed?
+ * Of their 64 bits the stream tells the lower half; both are of a time not far apart. */
+static bool snapshot_sees(const char *snapshot, uint32_t xid)
+{
+    char *p;
+    uint32_t xmin = (uint32_t) strtoull(snapshot, &p, 10);
+    uint32_t xmax = (uint32_t) strtoull(p + (*p == ':'), &p, 10);
+    if ((int32_t) (xid - xmin) < 0) return true;
+    if ((int32_t) (xid - xmax) >= 0) return false;
+    while (*p && p[1])
+        if ((uint32_t) strtoull(p + 1, &p, 10) == xid) return false;
+    return true;
+}
+
+/* Is a change of this transaction in the copy of its table? */
+static bool rel_skips(const struct rel *rel, lsn_t final_lsn, uint32_t xid)
+{
+    return final_lsn < rel->skip_until_lsn && (!rel->seen || snapshot_sees(rel->seen, xid));
 }
 
 /* Whoever fires on our writes, in the table or one of its partitions, counts on one statement per
@@ -4645,6 +4676,16 @@ static void rel_read_firing(struct rel *rel, const PGresult *r)
     rel->bulk = PQntuples(r) && !db_cell_true(r, 0, 0);
     for (int k = 0; k < rel->nkeys; k++)
         if (&rel->keys[k] != rel->identity) rel->has_secondary = true;
+}
+
+static void rel_relabel(const struct rel *rel, struct tuple *row)
+{
+    for (int i = 0; i < rel->nrelabels; i++) {
+        const struct relabel *x = &rel->relabels[i];
+        if (x->column >= row->n) continue;
+        struct value *v = &row->values[x->column];
+        if (v->kind == 't' && str_is(v->data, x->from)) *v = value_of(x->to);
+    }
 }
 
 static void rel_free(struct rel *rel)
@@ -4678,7 +4719,8 @@ static struct rel *rel_learn(const struct msg *m)
 
 /* Find its place: reads the target's catalog, in one round trip as a rule. */
 static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct db *to,
-                                        const char *task, struct arena *scratch)
+                                        const char *task, const struct msg *txn,
+                                        struct arena *scratch)
 {
     enum { COLUMNS, KEYS, KEY_USES, FIRES, SKIP, QUESTIONS };
     const char *columns = arena_fmt(scratch, rel_columns_sql,
@@ -4695,7 +4737,8 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
     rel->has_deferrable = rel->has_secondary = false;
     rel->identity = NULL;
     TRY(rel_read_skip(rel, to, q[SKIP].r));
-    if (rel->parked || rel->asked_lsn < rel->skip_until_lsn) return TW_OK;
+    rel->asked_in_vain = !rel->parked && rel_skips(rel, txn->final_lsn, txn->xid);
+    if (rel->parked || rel->asked_in_vain) return TW_OK;
     rel_read_columns(rel, q[COLUMNS].r);
     if (rel->exists) rel_read_keys(rel, q[KEYS].r);
     rel_read_key_uses(rel, q[KEY_USES].r);
@@ -4705,14 +4748,15 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
     return rel_compare_keys(rel, from, to, scratch);
 }
 
+/* txn: the Begin message of the transaction whose change asks for it. */
 static status MUST_CHECK rel_resolve(struct rel *rel, struct db *from, struct db *to,
-                                     const char *task)
+                                     const char *task, const struct msg *txn)
 {
     struct arena scratch = {0};
     assert(!rel->is_marker && !rel->resolved);
-    status s = rel_resolve_by(rel, from, to, task, &scratch);
+    status s = rel_resolve_by(rel, from, to, task, txn, &scratch);
     arena_free(&scratch);
-    rel->resolved = s == TW_OK && (rel->parked || rel->asked_lsn >= rel->skip_until_lsn);
+    rel->resolved = s == TW_OK && !rel->asked_in_vain;
     return s;
 }
 
@@ -7060,7 +7104,7 @@ struct deferred {
 /* What was sent in a pipeline, in order, so that its results can be told apart. */
 enum sent_kind {
     SENT_CONTROL, SENT_MARK, SENT_GUARD, SENT_PREPARE, SENT_CHANGE, SENT_ABSENT,
-    SENT_ROWS /* many changes: guarded, or an insert */, SENT_WAL
+    SENT_ROWS /* many changes: guarded, or an insert */, SENT_WAL, SENT_DDL
 };
 
 struct sent {
@@ -7072,7 +7116,7 @@ struct sent {
 enum { PIPE_ROOM = 2 * WINDOW_ROWS + 16 };
 
 enum fixed { FIXED_MARK, FIXED_MARK_LSN, FIXED_MARK_FULL, FIXED_GUARD, FIXED_ORIGIN, FIXED_WAL,
-             NFIXED };
+             FIXED_DDL, NFIXED };
 
 struct pipeline {
     struct db *d;
@@ -7088,6 +7132,7 @@ struct apply {
     struct tw_error *e;
     struct stat_task *stat;
     const char *task;       /* "JOB/forward" */
+    const char *job, *ddl_sum;  /* reverse: the target's DDL at the session's start; NULL: none */
     int64_t epoch;
     bool origin;            /* rung 2: a replication origin is set up on the session */
     struct stat_task *other;  /* the opposite task, NULL if there is none */
@@ -8269,6 +8314,11 @@ static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const
                         " + $4::bigint * '1 microsecond'::interval"
 #define APPLY_MARK_WHERE " WHERE task = $1 AND epoch = $2::bigint"
 
+/* What A has of DDL, as a sum that every one of it raises; those that are under way at once are among
+ * the newest. */
+#define APPLY_DDL_SUM "coalesce(sum(id), 0) FROM (SELECT id FROM twsync.ddl WHERE job = $1"         \
+                      " AND changes IS NOT NULL ORDER BY id DESC LIMIT 200) d"
+
 static const struct {
     const char *name, *sql, *what;
     enum sent_kind kind;
@@ -8286,6 +8336,8 @@ static const struct {
                       "set the origin of the transaction", SENT_CONTROL},
     [FIXED_WAL] = {"tw_wal", "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()",
                    "read the WAL position", SENT_WAL},
+    [FIXED_DDL] = {"tw_ddl", "SELECT 1 / (sum = $2::numeric)::int FROM (SELECT " APPLY_DDL_SUM
+                             ") s(sum)", "look for DDL in between", SENT_DDL},
 };
 
 static status MUST_CHECK pipe_fixed(struct apply *ap, struct pipeline *p, enum fixed f, int n,
@@ -8436,6 +8488,8 @@ static status MUST_CHECK pipe_judge(struct apply *ap, struct pipeline *p, const 
     const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
     if (s->kind == SENT_GUARD && !ok && state && str_is(state, "22012")) p->fenced = true;
     if (p->fenced) return apply_fenced(ap);
+    if (s->kind == SENT_DDL && !ok && state && str_is(state, "22012"))
+        return fail(ap->e, TW_ETXN, "there was DDL on %c meanwhile", ap->to->node->letter);
     if (!ok) return db_fail_result(ap->to, r, s->what);
     if (s->kind == SENT_MARK && !pipe_met(r, 1)) return apply_fenced(ap);
     return s->kind == SENT_WAL ? apply_hear_wal(ap, r) : TW_OK;
@@ -8509,8 +8563,17 @@ static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
     return pipe_fixed(ap, p, FIXED_ORIGIN, 2, values);
 }
 
+/* Reverse: was there DDL on A since we looked what things are called there?  Whatever we have written
+ * to is locked by now, so that none can come after this look. */
+static status MUST_CHECK apply_send_ddl(struct apply *ap, struct pipeline *p)
+{
+    const char *values[] = {ap->job, ap->ddl_sum};
+    return ap->ddl_sum ? pipe_fixed(ap, p, FIXED_DDL, 2, values) : TW_OK;
+}
+
 static status MUST_CHECK apply_send_commit(struct apply *ap, struct pipeline *p)
 {
+    TRY(apply_send_ddl(ap, p));
     if (ap->origin) TRY(apply_send_origin(ap, p));
     TESTPOINT(ap->e, "apply.commit.before");
     return pipe_sql(p, SENT_CONTROL, "commit", "COMMIT", 0, NULL);
@@ -9132,6 +9195,7 @@ static status MUST_CHECK apply_quick(struct apply *ap, struct window *w, bool *d
         struct stmt *st = apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols);
         TRY(pipe_send_stmt(ap, p, st, &c->m, true));
     }
+    TRY(apply_send_ddl(ap, p));
     if (ap->origin) TRY(apply_send_origin(ap, p));
     TESTPOINT(ap->e, "apply.commit.before");
     TRY(pipe_finish(ap, p));
@@ -10893,8 +10957,8 @@ static bool check_passed(const struct check_list *l)
 
 /* Measure everything, or only whether both ends can be connected to.  Nothing stays on either
  * server.  An item that fails is no error: only a stop is.  The list lives in `a`. */
-static status MUST_CHECK check_run(const struct job *job, bool connect_only, struct arena *a,
-                                   struct check_list *list, struct tw_error *e)
+static status MUST_CHECK check_once(const struct job *job, bool connect_only, struct arena *a,
+                                    struct check_list *list, bool *initialised, struct tw_error *e)
 {
     struct check c = {.job = job, .arena = a, .list = list};
     status s = TW_OK;
@@ -10909,7 +10973,19 @@ static status MUST_CHECK check_run(const struct job *job, bool connect_only, str
         db_close(&c.n[i].repl);
     }
     list->passed = s == TW_OK && check_passed(list);
+    *initialised = c.initialised;
     if (s != TW_OK) *e = c.e;
+    return s;
+}
+
+/* DDL may come between two of its questions: a job that is at work is not stopped by that. */
+static status MUST_CHECK check_run(const struct job *job, bool connect_only, struct arena *a,
+                                   struct check_list *list, struct tw_error *e)
+{
+    bool initialised = true;
+    status s = TW_OK;
+    for (int i = 0; i < 3 && s == TW_OK && initialised && !(i && list->passed); i++)
+        s = check_once(job, connect_only, a, list, &initialised, e);
     return s;
 }
 
@@ -11027,6 +11103,7 @@ struct copy {
     const char *snapshot;       /* name of the exported snapshot */
     const char *snapshot_check; /* txid_current_snapshot() as its first importer saw it */
     lsn_t snapshot_lsn;
+    const char *seen;           /* the snapshot itself, if it did not come with a slot; or NULL */
     const struct table_list *tables;
     const bool *keep;           /* by table: has rows of its own, which win */
     int nchunks;
@@ -11193,11 +11270,12 @@ static status MUST_CHECK copy_ledger(struct copy *c, struct arena *a, const stru
 {
     const struct table *t = &c->tables->items[k->table];
     const char *values[] = {c->ledger, t->schema, t->name, arena_fmt(a, "%d", k->number),
-                            arena_fmt(a, "%d", k->of), lsn_text(a, c->snapshot_lsn)};
+                            arena_fmt(a, "%d", k->of), lsn_text(a, c->snapshot_lsn), c->seen};
     return db_exec_params(to, "write the copy ledger",
                           "INSERT INTO twsync.copied (task, schema_name, table_name, chunk, chunks,"
-                          " snapshot_lsn, rows, bytes)"
-                          " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, 0, 0)", 6, values);
+                          " snapshot_lsn, seen, rows, bytes)"
+                          " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, $7, 0, 0)", 7,
+                          values);
 }
 
 static status MUST_CHECK copy_ledger_counts(struct copy *c, struct arena *a,
@@ -11967,7 +12045,7 @@ static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, i
     *out = rel_learn(&m);
     enum tw_direction dir = from ? TW_REVERSE : TW_FORWARD;
     (*out)->policy = job_policy(s->job, dir, p->schema, p->table);
-    return rel_resolve(*out, d, to, "");
+    return rel_resolve(*out, d, to, "", &(struct msg){0});
 }
 
 /* One side's row, locked, and what it takes to write it there. */
@@ -12761,8 +12839,8 @@ static const char ddl_capture_sql[] =
     " x.pos, x.what) INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what,"
     " NULL AS value, format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT"
     " substr(m.what, 7) FROM f m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~"
-    " '^table ') AS table_, CASE WHEN f.part ~ '^c' THEN f.name END AS name, 0 AS pos, false AS"
-    " fresh, o.obj, CASE WHEN f.part ~ '^c' AND f.facet = '' THEN o.name END AS was FROM o JOIN f"
+    " '^table ') AS table_, CASE WHEN f.part ~ '^[ce]' THEN f.name END AS name, 0 AS pos, false AS"
+    " fresh, o.obj, CASE WHEN f.part ~ '^[ce]' AND f.facet = '' THEN o.name END AS was FROM o JOIN f"
     " USING (obj, part, facet) JOIN o om ON om.obj = o.obj AND om.part = o.part AND om.facet = ''"
     " JOIN f fm ON fm.obj = f.obj AND fm.part = f.part AND fm.facet = '' WHERE o.name <> f.name"
     " AND (f.rename_ IS NOT NULL OR f.part ~ '^c') UNION ALL SELECT 'drop', o.phase, NULL, o.what,"
@@ -12801,8 +12879,12 @@ static const char ddl_tables_sql[] =
     " ddl_id bigint,"
     " parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
     " PRIMARY KEY (task, schema_name, table_name));"
+    /* What of A's DDL is done on B, and where that was in B's WAL. */
+    "CREATE TABLE IF NOT EXISTS twsync.ddl_done (job text, id bigint, lsn pg_lsn NOT NULL,"
+    " PRIMARY KEY (job, id));"
     "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
-    "REVOKE ALL ON twsync.ddl, twsync.parked FROM PUBLIC";
+    "ALTER TABLE twsync.copied ADD COLUMN IF NOT EXISTS seen text;"
+    "REVOKE ALL ON twsync.ddl, twsync.ddl_done, twsync.parked FROM PUBLIC";
 
 /* A template with the job's words filled in. */
 static const char *ddl_fill(struct arena *a, struct db *d, const struct job *job,
@@ -12841,13 +12923,14 @@ static status MUST_CHECK ddl_setup(struct db *d)
 {
     static const char name[] = "twsync.shape_of(oid[], oid[], oid[], oid[], oid[])";
     struct arena a = {0};
-    const char *mark, *sql = shape_fill(&a, d->version, ddl_shape_sql, NULL, 0);
+    const char *mark, *sql = arena_fmt(&a, "%s; %s", ddl_tables_sql,
+                                       shape_fill(&a, d->version, ddl_shape_sql, NULL, 0));
     bool there;
     status s = ddl_is_there(d, &a, name, sql, &mark, &there);
     if (s == TW_OK && !there)
         s = db_exec(d, "set up the reading of shapes",
-                    arena_fmt(&a, "BEGIN; %s; %s; COMMENT ON FUNCTION %s IS '%s'; COMMIT", sql,
-                              ddl_tables_sql, name, mark));
+                    arena_fmt(&a, "BEGIN; %s; COMMENT ON FUNCTION %s IS '%s'; COMMIT", sql, name,
+                              mark));
     arena_free(&a);
     return s;
 }
@@ -12953,31 +13036,66 @@ static status MUST_CHECK ddl_install(struct db *from, const struct job *job, boo
     return s;
 }
 
-/* What a table of the source of DDL is called now, or (column given) one of its columns: they may
- * have been renamed, more than once.  *known false: DDL knows nothing of it; *now NULL: dropped. */
-static status MUST_CHECK ddl_follow(struct db *d, struct arena *a, const struct job *job,
-                                    const char *table, const char *column, const char **now,
-                                    bool *known)
+/* What A has renamed and dropped, in order, that B had not when it wrote what the reverse task
+ * carries.  obj: by what A knows the table or the type, which stays the same. */
+static const char ddl_steps_sql[] =
+    "SELECT c->>'obj', c->>'op' = 'drop', c->>'what' ~ '^table ',"
+    " substr(coalesce(c->>'old', c->>'what'), 7), substr(c->>'what', 7), c->>'was', c->>'name'"
+    " FROM twsync.ddl d, jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
+    " WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL ($2::bigint[])"
+    " AND c->>'op' IN ('rename', 'drop') AND (c->>'what' ~ '^table ' OR c->>'was' IS NOT NULL)"
+    " ORDER BY d.id, x.n";
+
+struct ddl_step {
+    const char *obj;
+    bool dropped, of_table;
+    const char *old_table, *new_table;  /* quoted */
+    const char *was, *name;             /* of a column, or of a value of an enum */
+};
+
+/* b: where the row was written, at `at`; a: where it goes to. */
+static status MUST_CHECK ddl_steps(struct db *b, struct db *a, struct arena *arena,
+                                   const struct job *job, lsn_t at, struct ddl_step **steps, int *n)
 {
-    static const char sql[] =
-        "WITH RECURSIVE e AS (SELECT d.id, CASE WHEN $3::text IS NULL"
-        "   THEN substr(coalesce(c->>'old', c->>'what'), 7) ELSE c->>'was' END AS old,"
-        "   CASE WHEN c->>'op' = 'rename' THEN CASE WHEN"
-        "   $3::text IS NULL THEN substr(c->>'what', 7) ELSE c->>'name' END END AS new"
-        "  FROM twsync.ddl d, jsonb_array_elements(d.changes) c WHERE d.job = $1"
-        "  AND c->>'op' IN ('rename', 'drop') AND CASE WHEN $3::text IS NULL THEN"
-        "   c->>'what' ~ '^table ' ELSE c->>'obj' = 'r' || to_regclass($2)::oid AND"
-        "   c->>'was' IS NOT NULL END),"
-        " walk(id, new) AS ((SELECT id, new FROM e WHERE old = coalesce($3, $2) ORDER BY id DESC"
-        "  LIMIT 1) UNION ALL SELECT n.id, n.new FROM walk CROSS JOIN LATERAL"
-        "  (SELECT * FROM e WHERE e.id > walk.id AND e.old = walk.new ORDER BY e.id LIMIT 1) n)"
-        " SELECT new FROM walk ORDER BY id DESC LIMIT 1";
-    const char *values[] = {job->name, table, column};
+    const char *values[] = {job->name, lsn_text(arena, at)};
     PGresult *r;
-    TRY(db_query(d, a, "read what was renamed", sql, 3, values, &r));
-    *known = PQntuples(r) == 1;
-    *now = *known ? db_cell(r, 0, 0) : NULL;
+    TRY(db_value(b, arena, "read what is done", "SELECT coalesce(array_agg(id), '{}') FROM"
+                 " twsync.ddl_done WHERE job = $1 AND lsn < $2::pg_lsn", 2, values, &values[1]));
+    TRY(db_query(a, arena, "read what was renamed", ddl_steps_sql, 2, values, &r));
+    *n = PQntuples(r);
+    *steps = arena_array(arena, struct ddl_step, *n + 1);
+    for (int i = 0; i < *n; i++)
+        (*steps)[i] = (struct ddl_step){
+            .obj = db_cell(r, i, 0), .dropped = db_cell_true(r, i, 1),
+            .of_table = db_cell_true(r, i, 2), .old_table = db_cell(r, i, 3),
+            .new_table = db_cell(r, i, 4), .was = db_cell(r, i, 5), .name = db_cell(r, i, 6)};
     return TW_OK;
+}
+
+/* What has become of a table: *table its name, NULL if it was dropped.  *obj NULL: no step is about
+ * it. */
+static void ddl_walk_table(const struct ddl_step *steps, int n, const char **table,
+                           const char **obj)
+{
+    *obj = NULL;
+    for (int i = 0; i < n && *table; i++) {
+        const struct ddl_step *x = &steps[i];
+        if (!x->of_table) continue;
+        if (!*obj && str_is(x->old_table, *table)) *obj = x->obj;
+        if (*obj && str_is(*obj, x->obj)) *table = x->dropped ? NULL : x->new_table;
+    }
+}
+
+/* Of one of its columns, or of a value of a type. */
+static const char *ddl_walk_part(const struct ddl_step *steps, int n, const char *obj,
+                                 const char *name)
+{
+    for (int i = 0; i < n && name; i++) {
+        const struct ddl_step *x = &steps[i];
+        if (!x->of_table && x->was && str_is(x->obj, obj) && str_is(x->was, name))
+            name = x->dropped ? NULL : x->name;
+    }
+    return name;
 }
 
 /* ---- an event ---- */
@@ -12994,7 +13112,7 @@ struct ddl_change {
     const char *value, *make, *alter;
     const char *table;       /* quoted, NULL if it belongs to none */
     bool done;
-    bool past;               /* the table is copied later: what fails now is over by then */
+    bool parked;             /* its table: what fails now is mended with it */
     bool fresh;              /* new on the source: on the target it is by chance */
     bool barred;             /* so it is, and it is another */
     struct tw_error why;     /* not done, because */
@@ -13027,14 +13145,11 @@ struct ddl_work {
     int done;                 /* statements */
 };
 
-/* A copy that is newer than the DDL has its columns, and so will one that a parked table gets. */
+/* A parked table gets all that it lacks when it is copied again. */
 static const char ddl_changes_sql[] =
     "SELECT c.op, c.phase, c.old, c.what, c.value, c.make, c.alter_, c.table_,"
-    " NOT (c.op = 'rename' AND c.what ~ '^table ') AND (EXISTS (SELECT FROM twsync.parked k"
-    "  WHERE k.task = $2 AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])"
-    " OR EXISTS (SELECT FROM twsync.copied k"
-    "  WHERE k.task = $2 AND k.chunk = -1 AND k.snapshot_lsn > $3::pg_lsn"
-    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name])),"
+    " EXISTS (SELECT FROM twsync.parked k WHERE k.task = $2"
+    "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
     /* What was made on the source before the job was ready may be on the target by the copy. */
     " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2)"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
@@ -13122,10 +13237,7 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
-            .past = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
-    for (int i = 0; i < w->n; i++) {
-        if (w->changes[i].past && ddl_of_column(w->changes[i].what)) w->changes[i].done = true;
-    }
+            .parked = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
     TRY(db_query(w->to, w->arena, "read the tables to copy",
                  "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
                  &w->event->copies, &r));
@@ -13242,7 +13354,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     error_clear(w->to->e);
     if (!c->done) {  /* it may have come with another */
         TRY(ddl_look(w));
-        c->done = c->past || !ddl_statement(w, c);
+        c->done = c->parked || !ddl_statement(w, c);
     }
     if (c->done) TRY(ddl_forget(w, c));
     return c->done ? ddl_join(w, c) : TW_OK;
@@ -13325,65 +13437,56 @@ static status MUST_CHECK ddl_finish(struct ddl_work *w)
     return ddl_pass(w, 's');
 }
 
-/* The names of the table and its columns, and which there are, up to what `lead` sees: in order,
- * for what bears another's name now is not to be taken for it. */
-static status MUST_CHECK ddl_catch_up(struct ddl_work *w, struct db *lead, uint32_t oid,
-                                      const char *after)
+/* The source's DDL that the target has done, this event with it. */
+static status MUST_CHECK ddl_done(struct db *to, struct arena *a, const struct job *job,
+                                  const char *id, const char **list)
 {
-    static const char sql[] =
-        "SELECT CASE WHEN c->>'op' = 'drop' THEN format('ALTER TABLE %s DROP COLUMN IF EXISTS %I',"
-        "  c->>'table_', c->>'was') ELSE c->>'make' END FROM twsync.ddl d CROSS JOIN LATERAL"
-        " jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
-        " WHERE d.id > $2::bigint AND c->>'obj' = 'r' || $1 AND CASE c->>'op' WHEN 'rename' THEN"
-        "  c->>'what' ~ '^(table|column) ' AND c->>'make' IS NOT NULL WHEN 'drop' THEN c->>'was' IS"
-        "  NOT NULL ELSE c->>'what' ~ '^column ' AND c->>'make' IS NOT NULL END"
-        " ORDER BY d.id, x.n";
-    const char *values[] = {arena_fmt(w->arena, "%" PRIu32, oid), after};
-    PGresult *r;
-    bool done;
-    if (!after) return TW_OK;
-    TRY(db_query(lead, w->arena, "read what came later", sql, 2, values, &r));
-    for (int i = 0; i < PQntuples(r); i++) {
-        TRY(ddl_exec(w, db_cell(r, i, 0), &done));
-        error_clear(w->to->e);
-    }
+    const char *values[] = {job->name, id};
+    return db_value(to, a, "read what is done", "SELECT array_remove(array_agg(id) || $2::bigint,"
+                    " NULL) FROM twsync.ddl_done WHERE job = $1", 2, values, list);
+}
+
+/* Is there DDL on the source that the target has not done? */
+static status MUST_CHECK ddl_is_behind(struct db *from, struct arena *a, const struct job *job,
+                                       const char *done, bool *behind)
+{
+    const char *values[] = {job->name, done}, *found;
+    TRY(db_value(from, a, "look for DDL on its way", "SELECT 1 FROM twsync.ddl WHERE job = $1"
+                 " AND changes IS NOT NULL AND id <> ALL ($2::bigint[]) LIMIT 1", 2, values,
+                 &found));
+    *behind = found != NULL;
     return TW_OK;
 }
 
-/* The table may bear another name by the time its rows are read: it gets that one here.  Under all
- * names it had since, what was committed before is in the copy. */
-static status MUST_CHECK ddl_follow_name(struct ddl_work *w, struct db *lead,
-                                         const struct ddl_copy *copy, const char *now,
-                                         const char *after, const char *task, lsn_t point)
+/* DDL that was committed before the slot was made does not come by it: it counts as done. */
+static status MUST_CHECK ddl_skip(struct db *from, struct db *to, const struct job *job)
 {
-    static const char names_sql[] =
-        "SELECT DISTINCT v FROM twsync.ddl d, jsonb_array_elements(d.changes) c, unnest(ARRAY["
-        "substr(c->>'old', 7), substr(c->>'what', 7)]) v WHERE d.id > $2::bigint"
-        " AND c->>'obj' = 'r' || $1 AND c->>'op' = 'rename' AND c->>'what' ~ '^table '";
-    const char *oid = arena_fmt(w->arena, "%" PRIu32, copy->oid);
-    const char *ask[] = {oid, after}, *tell[] = {task, NULL, lsn_text(w->arena, point)};
-    const char *move[] = {copy->table, now}, *sql;
-    bool done;
-    PGresult *r;
-    if (!copy->oid || !after || str_is(copy->table, now)) return TW_OK;
-    TRY(db_query(lead, w->arena, "read its names", names_sql, 2, ask, &r));
-    for (int i = 0; i < PQntuples(r); i++) {
-        tell[1] = db_cell(r, i, 0);
-        TRY(db_exec_params(w->to, "note a name", "INSERT INTO twsync.copied (task, schema_name,"
-                           " table_name, chunk, chunks, snapshot_lsn, rows, bytes) SELECT $1, i[1],"
-                           " i[2], -1, 1, $3::pg_lsn, 0, 0 FROM parse_ident($2) i ON CONFLICT"
-                           " (task, schema_name, table_name, chunk) DO UPDATE SET snapshot_lsn ="
-                           " EXCLUDED.snapshot_lsn", 3, tell));
-    }
-    TRY(db_value(w->to, w->arena, "find its new name",
-                 "SELECT concat_ws('; ', CASE WHEN o[1] <> n[1] THEN format('ALTER TABLE %s SET"
-                 " SCHEMA %I', $1::text, n[1]) END, CASE WHEN o[2] <> n[2] THEN"
-                 " format('ALTER TABLE %I.%I RENAME TO %I', n[1], o[2], n[2]) END)"
-                 " FROM parse_ident($1) o, parse_ident($2) n WHERE to_regclass($2) IS NULL", 2,
-                 move, &sql));
-    if (sql && *sql) TRY(ddl_exec(w, sql, &done));
-    error_clear(w->to->e);
-    return TW_OK;
+    struct arena a = {0};
+    const char *ids = NULL, *values[] = {job->name, NULL};
+    status s = db_value(from, &a, "read what was done before", "SELECT array_agg(id) FROM"
+                        " twsync.ddl WHERE job = $1 AND changes IS NOT NULL", 1, values, &ids);
+    if (s == TW_OK)
+        s = db_exec_params(to, "forget what was done before", "DELETE FROM twsync.ddl_done WHERE"
+                           " job = $1", 1, values);
+    values[1] = ids;
+    if (s == TW_OK && ids)
+        s = db_exec_params(to, "note what was done before", "INSERT INTO twsync.ddl_done SELECT $1,"
+                           " unnest($2::bigint[]), '0/0'", 2, values);
+    arena_free(&a);
+    return s;
+}
+
+/* Note an event when all that it takes is locked: a transaction of the target that was before it
+ * was committed before this place. */
+static status MUST_CHECK ddl_note(struct ddl_work *w, const struct job *job)
+{
+    const char *values[] = {job->name, w->event->id};
+    TRY(db_exec_params(w->to, "note what is done", "INSERT INTO twsync.ddl_done VALUES ($1,"
+                       " $2::bigint, pg_current_wal_insert_lsn()) ON CONFLICT DO NOTHING", 2,
+                       values));
+    return db_exec_params(w->to, "forget what was done long ago", "DELETE FROM twsync.ddl_done"
+                          " WHERE job = $1 AND $2::bigint % 100 = 0 AND id < $2::bigint - 20000",
+                          2, values);
 }
 
 /* All that a table is on the source, as if all of it had changed.  `lead` may hold a snapshot. */
@@ -13925,6 +14028,19 @@ static status MUST_CHECK task_capture_ddl(struct task *t)
     return TW_OK;
 }
 
+/* What is in the slot's snapshot does not come by the slot. */
+static status MUST_CHECK task_ddl_before(struct task *t, const char *snapshot)
+{
+    struct copy c = {.e = &t->e, .snapshot = snapshot};
+    struct db d;
+    task_db(t, &d, t->source, "slot");
+    status s = db_open(&d, false);
+    if (s == TW_OK) s = copy_import(&c, &d);
+    if (s == TW_OK) s = ddl_skip(&d, &t->to, t->job);
+    db_close(&d);
+    return s;
+}
+
 /* First steps: what must be there before the slot, and then the slot (requirement 58a). */
 static status MUST_CHECK task_init_source(struct task *t, const char **snapshot, lsn_t *point)
 {
@@ -13941,6 +14057,7 @@ static status MUST_CHECK task_init_source(struct task *t, const char **snapshot,
     if (info.exists) TRY(slot_drop(&t->from, t->slot));
     TRY(task_create_slot(t, &t->repl.db, &t->from, t->slot, false, point, snapshot));
     TESTPOINT(&t->e, "task.slot.created");
+    TRY(task_ddl_before(t, *snapshot));
     TRY(progress_begin(&t->to, t->name, "schema", &t->source_id, *point));
     task_phase(t, "schema");
     return TW_OK;
@@ -14294,6 +14411,15 @@ static void task_settle_setup(struct task *t)
                              .origin = s->origin != NULL};
 }
 
+/* What the target has of DDL, where the reverse task writes: see apply_send_ddl(). */
+static status MUST_CHECK task_ddl_sum(struct task *t, struct db *d, struct arena *a,
+                                      const char **sum)
+{
+    *sum = NULL;
+    if (t->dir == TW_FORWARD || !t->job->task[TW_FORWARD].ddl) return TW_OK;
+    return db_value(d, a, "read the DDL", "SELECT " APPLY_DDL_SUM, 1, &t->job->name, sum);
+}
+
 static status MUST_CHECK task_start_stream(struct task *t)
 {
     struct slot_info slot;
@@ -14331,6 +14457,8 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->repl.silence_us = (REPL_SILENCE_S * USEC_SEC) << (t->attempts < 5 ? t->attempts : 5);
     t->in_txn = false;
     task_phase(t, t->catchup_lsn ? "catchup" : "stream");
+    t->apply.job = t->job->name;
+    TRY(task_ddl_sum(t, &t->to, &t->session, &t->apply.ddl_sum));
     t->stream_us = os_now();
     if (!task_is_failing(t)) task_up(t);
     log_info("streaming from " LSN_FMT " (%s rung)", LSN_ARG(from), t->stat->rung);
@@ -14425,68 +14553,75 @@ static const char *task_odd_column(const struct rel *rel)
     return NULL;
 }
 
-/* The reverse task's source is behind in DDL: A may have renamed or dropped meanwhile what B still
- * writes to.  *any: something was found to be so. */
-static status MUST_CHECK task_follow_columns(struct task *t, struct rel *rel, bool *any)
+/* Values of enums that A calls otherwise by now. */
+static status MUST_CHECK task_follow_labels(struct task *t, struct arena *a, struct rel *rel,
+                                            const struct ddl_step *steps, int n)
 {
-    struct arena a = {0};
-    status s = TW_OK;
-    for (int i = 0; s == TW_OK && i < rel->ncolumns; i++) {
-        struct msg_column *c = &rel->columns[i];
-        const char *now = NULL;
-        bool known;
-        if (rel->target_of[i] != -1 || c->gone) continue;
-        s = ddl_follow(&t->to, &a, t->job, rel->quoted, c->name, &now, &known);
-        if (s != TW_OK || !known) continue;
-        *any = true;
-        c->gone = !now;
-        if (now) c->name = arena_str(&rel->arena, now);
-    }
-    arena_free(&a);
-    return s;
+    static const char sql[] =
+        "SELECT attname, 't' || atttypid FROM pg_attribute WHERE attrelid = to_regclass($1)"
+        " AND attnum > 0 AND NOT attisdropped";
+    PGresult *r;
+    rel->relabels = arena_array(&rel->arena, struct relabel, n * rel->ncolumns + 1);
+    TRY(db_query(&t->to, a, "read types", sql, 1, &rel->quoted, &r));
+    for (int k = 0; k < n; k++)
+        for (int c = 0; c < rel->ncolumns; c++)
+            for (int i = 0; i < PQntuples(r); i++)
+                if (steps[k].was && str_is(steps[k].obj, db_cell(r, i, 1)) &&
+                    str_is(rel->columns[c].name, db_cell(r, i, 0)))
+                    rel->relabels[rel->nrelabels++] =
+                        (struct relabel){c, arena_str(&rel->arena, steps[k].was),
+                                         arena_str(&rel->arena, steps[k].name)};
+    return TW_OK;
 }
 
-static status MUST_CHECK task_follow_table(struct task *t, struct rel *rel, bool *any)
+static status MUST_CHECK task_follow_table(struct task *t, struct arena *a, struct rel *rel,
+                                           const char *now)
 {
-    struct arena a = {0};
-    const char *now = NULL;
-    bool known;
-    status s = ddl_follow(&t->to, &a, t->job, rel->quoted, NULL, &now, &known);
-    if (s == TW_OK && known && now) {
-        PGresult *r;
-        s = db_query(&t->to, &a, "read a name", "SELECT i[1], i[2] FROM parse_ident($1) i", 1, &now,
-                     &r);
-        if (s == TW_OK) {
-            rel->schema = arena_str(&rel->arena, db_cell(r, 0, 0));
-            rel->name = arena_str(&rel->arena, db_cell(r, 0, 1));
-            rel->quoted = arena_str(&rel->arena, now);
-        }
-    } else if (s == TW_OK && known) {
+    PGresult *r;
+    TRY(db_query(&t->to, a, "read a name", "SELECT i[1], i[2] FROM parse_ident($1) i", 1, &now,
+                 &r));
+    rel->schema = arena_str(&rel->arena, db_cell(r, 0, 0));
+    rel->name = arena_str(&rel->arena, db_cell(r, 0, 1));
+    rel->quoted = arena_str(&rel->arena, now);
+    return TW_OK;
+}
+
+/* The reverse task's source is behind in DDL: what B has written to belongs to what has become of
+ * it on A, whatever bears its name there now. */
+static status MUST_CHECK task_follow_by(struct task *t, struct arena *a, struct rel *rel)
+{
+    struct ddl_step *steps;
+    const char *now = rel->quoted, *obj;
+    int n;
+    TRY(ddl_steps(&t->from, &t->to, a, t->job, t->begin.final_lsn, &steps, &n));
+    if (!n) return TW_OK;
+    ddl_walk_table(steps, n, &now, &obj);
+    if (!now) {
         log_warning("changes of table %s are left out: it was dropped on %c", rel->quoted,
                     t->target->letter);
         rel->parked = rel->resolved = true;
+        return TW_OK;
     }
-    *any = s == TW_OK && known;
-    arena_free(&a);
-    return s;
+    if (!str_is(now, rel->quoted)) TRY(task_follow_table(t, a, rel, now));
+    if (!obj)
+        TRY(db_value(&t->to, a, "find a table", "SELECT 'r' || to_regclass($1)::oid", 1, &now,
+                     &obj));
+    for (int i = 0; obj && i < rel->ncolumns; i++) {
+        struct msg_column *c = &rel->columns[i];
+        const char *name = ddl_walk_part(steps, n, obj, c->name);
+        c->gone = !name;
+        c->name = name ? arena_str(&rel->arena, name) : "";  /* what bears its name is another */
+    }
+    return task_follow_labels(t, a, rel, steps, n);
 }
 
-static status MUST_CHECK task_resolve_behind(struct task *t, struct rel *rel)
+static status MUST_CHECK task_follow(struct task *t, struct rel *rel)
 {
-    status s;
-    bool any = true;
-    struct tw_error why;
-    for (int i = 0; (s = rel_resolve(rel, &t->from, &t->to, t->name)) == TW_ESCHEMA && i < 8; i++) {
-        why = t->e;
-        any = false;
-        error_clear(&t->e);
-        if (rel->exists) TRY(task_follow_columns(t, rel, &any));
-        else TRY(task_follow_table(t, rel, &any));
-        if (rel->resolved) return TW_OK;
-        if (any) continue;
-        t->e = why;
-        return s;
-    }
+    struct arena a = {0};
+    if (rel->followed || !t->job->task[TW_FORWARD].ddl) return TW_OK;
+    rel->followed = true;
+    status s = task_follow_by(t, &a, rel);
+    arena_free(&a);
     return s;
 }
 
@@ -14494,9 +14629,10 @@ static status MUST_CHECK task_resolve_behind(struct task *t, struct rel *rel)
  * it may be that one, renamed. */
 static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
 {
-    if (t->dir == TW_REVERSE) return task_resolve_behind(t, rel);
-    status s = rel_resolve(rel, &t->from, &t->to, t->name);
-    if (s != TW_ESCHEMA || !t->conf->ddl) return s;
+    if (t->dir == TW_REVERSE) TRY(task_follow(t, rel));
+    if (rel->resolved) return TW_OK;
+    status s = rel_resolve(rel, &t->from, &t->to, t->name, &t->begin);
+    if (s != TW_ESCHEMA || !t->conf->ddl || t->dir == TW_REVERSE) return s;
     struct tw_error why = t->e;
     const char *odd = rel->exists ? task_odd_column(rel) : NULL;
     bool any;
@@ -14508,7 +14644,7 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
         return fail(&t->e, TW_ESCHEMA, "%s", why.msg);
     }
     TRY(task_add_columns(t, rel, &any));
-    if (any) return rel_resolve(rel, &t->from, &t->to, t->name);
+    if (any) return rel_resolve(rel, &t->from, &t->to, t->name, &t->begin);
     t->e = why;
     return s;
 }
@@ -14526,9 +14662,8 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
         *take = TAKE_LATER;
         return TW_OK;
     }
-    if (t->begin.final_lsn < rel->skip_until_lsn) return TW_OK;  /* the copy holds it */
+    if (rel_skips(rel, t->begin.final_lsn, t->begin.xid)) return TW_OK;
     if (!rel->resolved) {
-        rel->asked_lsn = t->begin.final_lsn;
         rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
@@ -14612,6 +14747,7 @@ static status MUST_CHECK task_park(struct task *t, const char *table, const char
     const char *values[] = {t->name, table, reason, wanted ? "true" : "false", ddl_id};
     log_warning("table %s is parked, its changes are left out: %s", table, reason);
     t->stat->parked++;
+    if (wanted) t->resync_due_us = 0;
     return db_exec_params(&t->to, "park a table",
                           "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
                           " wanted, ddl_id) SELECT $1, i[1], i[2], $3, $4::boolean, $5::bigint"
@@ -14620,72 +14756,96 @@ static status MUST_CHECK task_park(struct task *t, const char *table, const char
                           values);
 }
 
-/* Make the table on B what it is on A, and copy its rows under a snapshot whose position is known:
- * the stream leaves out what was committed before.  after: the DDL B is at.  *refused: what B would
- * not have; NULL if all is well. */
-static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a,
-                                        const struct ddl_copy *wanted, const char *after,
-                                        struct db *lead, lsn_t point, const char **refused)
+/* ---- a table's rows ---- */
+
+/* A snapshot of the source, and how the stream knows what is in it: by xid, up to `point`.  No slot
+ * is made for it: that would wait for all older transactions, with our locks held. */
+struct moment {
+    struct db lead;
+    lsn_t point;       /* all transactions that it sees were committed before */
+    const char *seen;  /* which those are */
+};
+
+static status MUST_CHECK moment_open(struct task *t, struct arena *a, struct moment *m)
 {
-    struct table item = {0};
+    const char *point;
+    task_db(t, &m->lead, t->source, "copy");
+    TRY(db_open(&m->lead, false));
+    TRY(db_exec(&m->lead, "take a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"));
+    TRY(db_value(&m->lead, a, "take a snapshot", "SELECT txid_current_snapshot()", 0, NULL,
+                 &m->seen));
+    TRY(db_value(&m->lead, a, "read the position", "SELECT pg_current_wal_insert_lsn()", 0, NULL,
+                 &point));
+    if (!lsn_parse(point, &m->point)) return fail(&t->e, TW_EPROTO, "bad position \"%s\"", point);
+    return TW_OK;
+}
+
+/* Find the table in the snapshot, and hold it: what a snapshot sees of a table that was written
+ * anew since, or of the catalog, is not what was.  *held false: there is DDL that B has not done yet,
+ * besides this event. */
+static status MUST_CHECK moment_hold(struct task *t, struct arena *a, struct moment *m,
+                                     const char *name, const char *event_id, struct table *table,
+                                     bool *held)
+{
+    const char *done, *oid, *same;
+    PGresult *r, *locked;
+    *held = false;
+    TRY(db_query(&m->lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid, c.relfilenode"
+                 " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, parse_ident($1) i"
+                 " WHERE c.relkind = 'r' AND n.nspname = i[1] AND c.relname = i[2]", 1, &name, &r));
+    if (!PQntuples(r)) return TW_OK;
+    table->schema = db_cell(r, 0, 0);
+    table->name = db_cell(r, 0, 1);
+    table->oid = (uint32_t) db_cell_int(r, 0, 2);
+    oid = db_cell(r, 0, 2);
+    TRY(db_attempt(&m->lead, arena_fmt(a, "SET LOCAL lock_timeout = '2s'; LOCK TABLE ONLY %s IN"
+                                          " ACCESS SHARE MODE", name), 0, NULL, &locked));
+    bool got = db_result_ok(locked);
+    PQclear(locked);
+    if (!got) return TW_OK;
+    const char *ask[] = {oid, db_cell(r, 0, 3)};
+    TRY(db_value(&t->from, a, "look at the table", "SELECT 1 FROM pg_class WHERE oid = $1::oid AND"
+                 " relfilenode = $2::oid", 2, ask, &same));
+    if (!same) return TW_OK;
+    bool behind;
+    TRY(ddl_done(&t->to, a, t->job, event_id, &done));
+    TRY(ddl_is_behind(&t->from, a, t->job, done, &behind));
+    *held = !behind;
+    return TW_OK;
+}
+
+/* Make the table on B what it is on A, and copy its rows: the stream leaves out what was committed
+ * before.  *refused: what B would not have; NULL if all is well. */
+static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct moment *m,
+                                        const struct table *table, const char **refused)
+{
+    struct table item = *table;
     struct table_list one = {.items = &item, .n = 1};
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .e = &t->e,
-                     .ledger = t->name, .snapshot_lsn = point, .tables = &one};
-    struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a)};
-    const char *values[] = {wanted->table, arena_fmt(a, "%" PRIu32, wanted->oid)}, *table;
-    PGresult *r;
-    TRY(db_query(lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid FROM pg_class c"
-                 " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND c.oid ="
-                 " CASE $2 WHEN '0' THEN to_regclass($1)::oid ELSE $2::oid END", 2, values, &r));
-    *refused = "it is not on the source by now";
-    if (!PQntuples(r)) return TW_OK;
-    table = sql_quoted_table(a, db_cell(r, 0, 0), db_cell(r, 0, 1));
-    TRY(ddl_catch_up(&w, lead, (uint32_t) db_cell_int(r, 0, 2), after));
-    TRY(ddl_follow_name(&w, lead, wanted, table, after, t->name, point));
+                     .ledger = t->name, .snapshot_lsn = m->point, .seen = m->seen,
+                     .tables = &one};
+    const char *name = sql_quoted_table(a, table->schema, table->name);
+    struct ddl_copy self = {table->oid, name};
+    struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a),
+                         .copies = &self, .ncopies = 1};
     *refused = NULL;
-    item.schema = db_cell(r, 0, 0);
-    item.name = db_cell(r, 0, 1);
-    item.oid = (uint32_t) db_cell_int(r, 0, 2);
-    w.copies = &(struct ddl_copy){item.oid, table};
-    w.ncopies = 1;
-    TRY(ddl_bring(&w, lead, item.oid, table));
+    TRY(ddl_bring(&w, &m->lead, table->oid, name));
     TRY(ddl_drop_columns(&w));
     for (int i = 0; i < w.n && !*refused; i++)
         if (!w.changes[i].done && ddl_parks(&w.changes[i]))
             *refused = arena_fmt(a, "%s: %s", w.changes[i].what, w.changes[i].why.msg);
     if (*refused) return TW_OK;
     TRY(db_exec(&t->to, "set a savepoint", "SAVEPOINT tw_copy"));
-    status s = copy_one(&c, a, lead, &t->to);
-    if (s == TW_ESERVER) {  /* a value whose type comes later in the stream */
+    status s = copy_one(&c, a, &m->lead, &t->to);
+    if (s == TW_ESERVER) {  /* a row that B would not have */
         *refused = arena_str(a, t->e.msg);
         error_clear(&t->e);
         return db_exec(&t->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_copy");
     }
     TRY(s);
-    log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, table, c.chunk_rows,
-             LSN_ARG(point));
+    log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, name, c.chunk_rows,
+             LSN_ARG(m->point));
     return TW_OK;
-}
-
-static status MUST_CHECK task_copy_table(struct task *t, struct arena *a,
-                                         const struct ddl_copy *one, const char *after,
-                                         const char **refused)
-{
-    struct db repl, lead;
-    struct copy c = {.e = &t->e};
-    lsn_t point;
-    task_db(t, &repl, t->source, "slot");
-    task_db(t, &lead, t->source, "copy");
-    status s = db_open(&repl, true);
-    if (s == TW_OK)
-        s = task_create_slot(t, &repl, &t->from, arena_fmt(a, "twsync_%s_table", t->job->name),
-                             true, &point, &c.snapshot);
-    if (s == TW_OK) s = db_open(&lead, false);
-    if (s == TW_OK) s = copy_import(&c, &lead);
-    if (s == TW_OK) s = task_copy_rows(t, a, one, after, &lead, point, refused);
-    db_close(&lead);
-    db_close(&repl);
-    return s;
 }
 
 /* Was something of the table refused, or will be? */
@@ -14700,18 +14860,29 @@ static bool task_ddl_bars(const struct ddl_work *w, const char *table)
     return false;
 }
 
-/* The tables of an event that need their rows, and those that waited for it. */
+/* The tables of an event that need their rows: copied within its transaction, so that nobody on B
+ * sees them empty.  If there is more DDL on its way, what the rows need may come with it: they are
+ * left out of the stream until it has come, and copied then. */
+static status MUST_CHECK task_ddl_copy(struct task *t, struct arena *a, struct ddl_work *w,
+                                       struct moment *m, const char *table)
+{
+    struct table found = {0};
+    const char *refused = "its rows are copied when more DDL has come";
+    bool held;
+    TRY(moment_hold(t, a, m, table, w->event->id, &found, &held));
+    if (held) TRY(task_copy_rows(t, a, m, &found, &refused));
+    return refused ? task_park(t, table, refused, w->event->id, true) : TW_OK;
+}
+
 static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct ddl_work *w)
 {
-    for (int i = 0; i < w->ncopies; i++) {
-        const char *table = w->copies[i].table;
-        const char *refused;
-        if (task_ddl_bars(w, table)) continue;
-        TRY(task_copy_table(t, a, &w->copies[i], w->event->id, &refused));
-        if (refused)  /* the stream may bring what it needs */
-            TRY(task_park(t, table, refused, w->event->id, true));
-    }
-    return TW_OK;
+    struct moment m = {0};
+    status s = w->ncopies ? moment_open(t, a, &m) : TW_OK;
+    for (int i = 0; s == TW_OK && i < w->ncopies; i++)
+        if (!task_ddl_bars(w, w->copies[i].table))
+            s = task_ddl_copy(t, a, w, &m, w->copies[i].table);
+    db_close(&m.lead);
+    return s;
 }
 
 /* What the target refused. */
@@ -14744,7 +14915,8 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
             TRY(task_empty_table(t, a, w.copies[i].table));
     TRY(ddl_finish(&w));
     TRY(task_ddl_copies(t, a, &w));
-    return task_ddl_refused(t, a, &w);
+    TRY(task_ddl_refused(t, a, &w));
+    return ddl_note(&w, t->job);
 }
 
 /* Which value of a row belongs to a column of twsync.ddl. */
@@ -14777,56 +14949,86 @@ static void task_relearn(struct task *t)
 
 enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1 };
 
-/* In a transaction of its own, between two of the source's. */
-static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *table,
-                                           const char *after)
+/* In a transaction of its own.  *later: not now. */
+static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *name,
+                                           struct moment *m, bool *later, const char **refused)
 {
-    struct window none = {0};
-    bool committed;
-    const char *refused = NULL, *values[] = {t->name, table};
-    log_info("copying table %s again", table);
-    t->apply.end_lsn = t->apply.applied_lsn;
-    TRY(apply_window(&t->apply, &none, 0, &committed));
+    struct table found = {0};
+    const char *values[] = {t->name, name}, *done;
+    bool held;
     TRY(db_exec(&t->to, "set up the session", "SET LOCAL check_function_bodies = off"));
-    TRY(task_empty_table(t, a, table));
-    TRY(task_copy_table(t, a, &(struct ddl_copy){0, table}, after, &refused));
-    if (refused) {
-        log_warning("could not copy table %s again: %s", table, refused);
-        TRY(db_exec(&t->to, "roll back", "ROLLBACK"));
-        apply_abandon(&t->apply);
-        values[0] = refused;
-        return db_exec_params(&t->to, "write the reason", "UPDATE twsync.parked SET reason = $1"
-                              " WHERE ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
-    }
-    TRY(db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
-                       " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values));
-    t->apply.rows++;
-    TRY(apply_commit(&t->apply, false));
-    task_relearn(t);
-    return TW_OK;
+    TRY(ddl_done(&t->to, a, t->job, NULL, &done));
+    TRY(ddl_is_behind(&t->from, a, t->job, done, later));
+    if (*later) return TW_OK;
+    log_info("copying table %s again", name);
+    TRY(task_empty_table(t, a, name));
+    TRY(moment_open(t, a, m));
+    TRY(moment_hold(t, a, m, name, NULL, &found, &held));
+    *later = !held && found.oid;
+    *refused = "it is not there on the source";
+    if (!held) return TW_OK;
+    TRY(task_copy_rows(t, a, m, &found, refused));
+    if (*refused) return TW_OK;
+    return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
+                          " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
 }
 
-/* What `twsync resync` has asked for.  Trying is noted first, so that what cannot be done does not
- * keep the task from its work for ever. */
+/* Trying was noted first, so that what cannot be done does not keep the task from its work for
+ * ever.  What only has to wait does not count. */
+static status MUST_CHECK task_resync_one(struct task *t, struct arena *a, const char *name,
+                                         bool *left)
+{
+    struct window none = {0};
+    struct moment m = {0};
+    bool committed, later = false;
+    const char *refused = NULL;
+    t->apply.end_lsn = t->apply.applied_lsn;
+    TRY(apply_window(&t->apply, &none, 0, &committed));
+    status s = task_resync_table(t, a, name, &m, &later, &refused);
+    db_close(&m.lead);
+    if (s == TW_EBUSY || (s != TW_OK && str_is(t->e.sqlstate, "55P03"))) {
+        log_info("table %s is not copied yet: %s", name, t->e.msg);
+        error_clear(&t->e);
+        later = true;
+        s = TW_OK;
+    }
+    TRY(s);
+    if (!later && !refused) {
+        t->apply.rows++;
+        TRY(apply_commit(&t->apply, false));
+        task_relearn(t);
+        return TW_OK;
+    }
+    *left = true;
+    TRY(db_exec(&t->to, "roll back", "ROLLBACK"));
+    apply_abandon(&t->apply);
+    if (!later) log_warning("could not copy table %s again: %s", name, refused);
+    const char *values[] = {t->name, name, later ? NULL : refused};
+    return db_exec_params(&t->to, "write the reason", "UPDATE twsync.parked SET reason ="
+                          " coalesce($3, reason), tries = tries - ($3 IS NULL)::int, wanted ="
+                          " wanted OR $3 IS NULL WHERE task = $1 AND ARRAY[schema_name, table_name]"
+                          " = parse_ident($2)", 3, values);
+}
+
+/* Between batches: what DDL has left to be copied, and what `twsync resync` has asked for. */
 static status MUST_CHECK task_resync(struct task *t)
 {
     struct arena a = {0};
     PGresult *r = NULL;
-    const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)};
+    bool left = false;
+    const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)}, *n = NULL;
     if (t->dir == TW_REVERSE || t->catchup_lsn || os_now() < t->resync_due_us) return TW_OK;
-    t->resync_due_us = os_now() + TASK_RESYNC_S * USEC_SEC;
     status s = db_query(&t->to, &a, "look for tables to copy again",
                         "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
                         " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
-                        " table_name), ddl_id", 2, values, &r);
+                        " table_name)", 2, values, &r);
     for (int i = 0; s == TW_OK && i < PQntuples(r); i++)
-        s = task_resync_table(t, &a, db_cell(r, i, 0), db_cell(r, i, 1));
-    if (s == TW_OK && PQntuples(r) == 0) {
-        const char *n = NULL;
+        s = task_resync_one(t, &a, db_cell(r, i, 0), &left);
+    if (s == TW_OK)
         s = db_value(&t->to, &a, "count parked tables",
                      "SELECT count(*) FROM twsync.parked WHERE task = $1", 1, values, &n);
-        if (s == TW_OK) t->stat->parked = strtoll(n, NULL, 10);
-    }
+    if (s == TW_OK) t->stat->parked = strtoll(n, NULL, 10);
+    t->resync_due_us = os_now() + TASK_RESYNC_S * USEC_SEC;
     arena_free(&a);
     return s;
 }
@@ -14888,6 +15090,8 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
                     rel->quoted);
     struct change c = {.rel = rel, .m = m->row, .commit_lsn = t->begin.final_lsn,
                        .commit_us = t->begin.commit_us, .seq = t->seq};
+    rel_relabel(rel, &c.m.new);
+    rel_relabel(rel, &c.m.old);
     if (t->conf->bulk == BULK_NO && !t->w->n) t->w->by_row = true;
     *take = window_add(t->w, &c);
     if (*take == TAKE_LATER) return TW_OK;
@@ -15307,6 +15511,26 @@ static void task_report(struct task *t, const char *context)
     str_copy(t->stat->last_error, sizeof t->stat->last_error, text);
 }
 
+/* Did the session fail because there was DDL meanwhile?  Then once more, with new eyes. */
+static bool task_ddl_came(struct task *t, status s)
+{
+    struct tw_error keep = t->e;
+    struct arena a = {0};
+    struct db d;
+    const char *sum = NULL;
+    if (!t->apply.ddl_sum || s == TW_ESTOP || s == TW_ECONN || s == TW_EFENCED) return false;
+    error_clear(&t->e);
+    task_db(t, &d, t->target, "look");
+    status looked = db_open(&d, false);
+    if (looked == TW_OK) looked = task_ddl_sum(t, &d, &a, &sum);
+    bool came = looked == TW_OK && sum && !str_is(sum, t->apply.ddl_sum);
+    if (came) log_info("there was DDL on %c meanwhile, once more: %s", t->target->letter, keep.msg);
+    db_close(&d);
+    arena_free(&a);
+    t->e = keep;
+    return came;
+}
+
 /* One session from connect to failure.  TW_OK: try again at once. */
 static status MUST_CHECK task_session(struct task *t)
 {
@@ -15315,7 +15539,7 @@ static status MUST_CHECK task_session(struct task *t)
     assert(s != TW_OK && s == t->e.code);
     char context[160];
     task_context(t, context, sizeof context);
-    bool again = task_go_solo(t, s);
+    bool again = task_ddl_came(t, s) || task_go_solo(t, s);
     t->was_running = t->stat->state == TASK_Running;
     if (!again && s != TW_ESTOP) task_report(t, context);
     task_close(t, again ? TW_OK : s);
@@ -15807,20 +16031,20 @@ static int release_statements(struct release *r, int node, const char **out)
                             " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
                             " END IF; END $$", settle, settle);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
-                            " DELETE FROM twsync.progress WHERE job = '%s';"
-                            " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%s';"
-                            " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%s';"
-                            " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%s';"
-                            " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%s';"
+                            " DELETE FROM twsync.progress WHERE job = '%1$s';"
+                            " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%1$s';"
+                            " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%1$s';"
+                            " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%1$s';"
+                            " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%1$s';"
                             " IF to_regclass('twsync.parked') IS NOT NULL THEN"
-                            " DELETE FROM twsync.ddl WHERE job = '%s';"
-                            " DELETE FROM twsync.shape WHERE job = '%s';"
-                            " DELETE FROM twsync.parked WHERE split_part(task, '/', 1) = '%s';"
+                            " DELETE FROM twsync.ddl WHERE job = '%1$s';"
+                            " DELETE FROM twsync.ddl_done WHERE job = '%1$s';"
+                            " DELETE FROM twsync.shape WHERE job = '%1$s';"
+                            " DELETE FROM twsync.parked WHERE split_part(task, '/', 1) = '%1$s';"
                             " END IF; IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
                             " DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
-                         r->job->name, r->job->name, r->job->name, r->job->name,
-                         r->job->name, r->job->name, r->job->name, r->job->name);
+                         r->job->name);
     return n;
 }
 

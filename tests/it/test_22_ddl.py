@@ -101,7 +101,8 @@ def assert_calm(job, restarts=0):
         status = job.task(task)
         assert status["conflicts"] == 0, job.conflicts(task)
         assert status["restarts"] <= restarts, f"{task}: {status['last_error']}\n{job.log_tail()}"
-    assert parked(job) == 0 and parked_rows(job) == {}
+    assert parked_rows(job) == {}
+    wait_for(lambda: parked(job) == 0, "no table parked")
     assert job.task("reverse").get("ddl", 0) == 0
 
 
