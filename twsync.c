@@ -4550,12 +4550,15 @@ static const char rel_same_keys_sql[] =
 static status MUST_CHECK rel_compare_keys(struct rel *rel, struct db *from, struct db *to,
                                           struct arena *scratch)
 {
-    const char *values[] = {rel->schema, rel->name, NULL}, *same = NULL;
+    const char *values[] = {rel->schema, rel->name, NULL}, *mine;
+    PGresult *r;
     if (!rel->has_secondary) return TW_OK;
-    TRY(db_value(to, scratch, "read the target's keys", rel_same_keys_sql, 3, values, &values[2]));
-    if (values[2])
-        TRY(db_value(from, scratch, "read the source's keys", rel_same_keys_sql, 3, values, &same));
-    rel->same_keys = same && *same == 't';
+    TRY(db_value(to, scratch, "read the target's keys", rel_same_keys_sql, 3, values, &mine));
+    if (!mine) return TW_OK;
+    values[2] = mine;
+    TRY(db_attempt(from, rel_same_keys_sql, 3, values, &r));  /* keys may be going just now */
+    rel->same_keys = db_result_ok(r) && db_cell_true(r, 0, 0);
+    PQclear(r);
     return TW_OK;
 }
 
@@ -12362,13 +12365,17 @@ static const char ddl_shape_sql[] =
     " AS type, CASE WHEN a.atthasmissing THEN quote_literal((a.attmissingval::text::text[])[1])"
     " WHEN r.relkind = 'p' THEN (SELECT quote_literal((b.attmissingval::text::text[])[1]) FROM"
     " pg_partition_tree(r.oid) l JOIN pg_attribute b ON b.attrelid = l.relid AND b.attname ="
-    " a.attname AND b.atthasmissing LIMIT 1) END AS missing, f.expr, i.def, i.opts FROM r JOIN"
+    " a.attname AND b.atthasmissing LIMIT 1) END AS missing, f.expr, i.def, i.opts, i.seq,"
+    " i.seqid, i.seqtype FROM r JOIN"
     " pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t"
     " ON t.oid = a.atttypid LEFT JOIN LATERAL (SELECT pg_get_expr(d.adbin, d.adrelid) AS expr FROM"
     " pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) f ON true LEFT JOIN"
     " LATERAL (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I%s)', CASE"
     " a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, sn.nspname, s.relname, "
-    SHAPE_SEQUENCE("") ") AS def, " SHAPE_SEQUENCE(" SET ") " AS opts FROM pg_depend d JOIN"
+    SHAPE_SEQUENCE("") ") AS def, " SHAPE_SEQUENCE(" SET ") " AS opts, format('%I.%I', sn.nspname,"
+    " s.relname) AS seq, s.oid AS seqid, CASE WHEN v.seqtypid <> a.atttypid THEN format('%s MINVALUE"
+    " %s MAXVALUE %s', format_type(v.seqtypid, NULL), v.seqmin, v.seqmax) END AS seqtype FROM"
+    " pg_depend d JOIN"
     " pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN"
     " pg_sequence v ON v.seqrelid = s.oid WHERE a.attidentity <> '' AND d.classid ="
     " 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND"
@@ -12382,7 +12389,7 @@ static const char ddl_shape_sql[] =
     " coalesce(col.def, '') END, ', ' ORDER BY col.attnum) AS cols FROM col WHERE col.oid = r.oid"
     " AND (p.names IS NULL OR col.attislocal)) k WHERE r.relkind IN ('r', 'p')), con AS ( SELECT"
     " r.*, k.oid AS con, k.conname, k.contype, k.convalidated, k.conindid, k.conislocal,"
-    " pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid = r.oid WHERE"
+    " k.condeferrable, k.condeferred, pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid = r.oid WHERE"
     " k.contype IN ('p', 'u', 'x', 'c', 'f') AND NOT (k.contype = 'f' AND k.conparentid <> 0)),"
     " part(obj, part, phase, what, name, value, make, alter_, unmake, rename_, class, id, sub,"
     " target) AS ( SELECT 'r' || t.oid, '', 14, 'table ' || t.fq, t.relname::text,"
@@ -12415,7 +12422,10 @@ static const char ddl_shape_sql[] =
     " END END, format('constraint %I of %s', con.conname, con.fq), con.conname, replace(con.def, '"
     " NOT VALID', ''), CASE WHEN con.conislocal OR con.relispartition OR con.contype <> 'c' THEN"
     " format('ALTER TABLE %s%s ADD CONSTRAINT %I %s', CASE WHEN con.contype IN ('p', 'u', 'x')"
-    " THEN 'ONLY ' ELSE '' END, con.fq, con.conname, con.def) END, NULL, CASE WHEN con.conislocal"
+    " THEN 'ONLY ' ELSE '' END, con.fq, con.conname, con.def) END, CASE con.contype WHEN 'f' THEN"
+    " format('ALTER TABLE %s ALTER CONSTRAINT %I %s INITIALLY %s', con.fq, con.conname, CASE WHEN"
+    " con.condeferrable THEN 'DEFERRABLE' ELSE 'NOT DEFERRABLE' END, CASE WHEN con.condeferred THEN"
+    " 'DEFERRED' ELSE 'IMMEDIATE' END) END, CASE WHEN con.conislocal"
     " THEN format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', con.fq, con.conname) END, CASE"
     " WHEN con.contype IN ('p', 'u', 'x') THEN format('ALTER INDEX %s.%%1$I RENAME TO %%2$I',"
     " con.ns) WHEN con.conislocal THEN format('ALTER TABLE %s RENAME CONSTRAINT %%1$I TO %%2$I',"
@@ -12530,7 +12540,16 @@ static const char ddl_shape_sql[] =
     " quote_literal(d.description), format('COMMENT ON %s IS %L', p.target, d.description),"
     " format('COMMENT ON %s IS %L', p.target, d.description), format('COMMENT ON %s IS NULL',"
     " p.target), NULL FROM part p JOIN pg_description d ON d.classoid = p.class AND d.objoid ="
-    " p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' || r.oid, '', 'schema', 1, NULL,"
+    " p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' || col.oid, 'c' || col.attnum,"
+    " 'sequence comment', 90, format('sequence comment of column %I of %s', col.attname, col.fq),"
+    " NULL, quote_literal(d.description), format('COMMENT ON SEQUENCE %s IS %L', col.seq,"
+    " d.description), format('COMMENT ON SEQUENCE %s IS %L', col.seq, d.description), format('COMMENT"
+    " ON SEQUENCE %s IS NULL', col.seq), NULL FROM col JOIN pg_description d ON d.classoid ="
+    " 'pg_class'::regclass AND d.objoid = col.seqid AND d.objsubid = 0 UNION ALL SELECT 'r' ||"
+    " col.oid, 'c' || col.attnum, 'sequence type', 35, format('sequence type of column %I of %s',"
+    " col.attname, col.fq), NULL, col.seqtype, format('ALTER SEQUENCE %s AS %s', col.seq,"
+    " col.seqtype), format('ALTER SEQUENCE %s AS %s', col.seq, col.seqtype), NULL, NULL FROM col"
+    " WHERE col.seqtype IS NOT NULL UNION ALL SELECT 'r' || r.oid, '', 'schema', 1, NULL,"
     " r.nspname::text, NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA %%2$I',"
     " r.word, r.rn) FROM r UNION ALL SELECT 't' || t.oid, '', 'schema', 1, NULL, n.nspname::text,"
     " NULL, NULL, NULL, NULL, format('ALTER %s %%1$I.%s SET SCHEMA %%2$I', CASE t.typtype WHEN 'd'"
@@ -13057,10 +13076,11 @@ struct ddl_step {
 static status MUST_CHECK ddl_steps(struct db *b, struct db *a, struct arena *arena,
                                    const struct job *job, lsn_t at, struct ddl_step **steps, int *n)
 {
-    const char *values[] = {job->name, lsn_text(arena, at)};
+    const char *values[] = {job->name, lsn_text(arena, at)}, *done;
     PGresult *r;
     TRY(db_value(b, arena, "read what is done", "SELECT coalesce(array_agg(id), '{}') FROM"
-                 " twsync.ddl_done WHERE job = $1 AND lsn < $2::pg_lsn", 2, values, &values[1]));
+                 " twsync.ddl_done WHERE job = $1 AND lsn < $2::pg_lsn", 2, values, &done));
+    values[1] = done;
     TRY(db_query(a, arena, "read what was renamed", ddl_steps_sql, 2, values, &r));
     *n = PQntuples(r);
     *steps = arena_array(arena, struct ddl_step, *n + 1);
@@ -13248,12 +13268,16 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
     return TW_OK;
 }
 
-/* The table is to be filled anew: its old values need no conversion. */
-static bool ddl_is_copied(const struct ddl_work *w, const char *table)
+/* A type that needs USING.  What B has there is copied again, if A has any: nothing is left to be
+ * converted but rows that are on their way to A, as text. */
+static const char *ddl_by_text(const struct ddl_work *w, const struct ddl_change *c,
+                               const char *sql)
 {
-    for (int i = 0; table && i < w->ncopies; i++)
-        if (str_is(w->copies[i].table, table)) return true;
-    return false;
+    static const char head[] = "type of column ";
+    const char *name = c->what + strlen(head);
+    size_t n = strlen(name), of = strlen(" of ") + strlen(c->table);
+    if (n <= of || strstr(c->value, " COLLATE ")) return sql;
+    return arena_fmt(w->arena, "%s USING %.*s::text::%s", sql, (int) (n - of), name, c->value);
 }
 
 /* A default that changes with its column's type stands in the way of the new type. */
@@ -13339,9 +13363,9 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     }
     if (is_type) TRY(ddl_clear_default(w, c->what));
     TRY(ddl_exec(w, sql, &c->done));
-    if (!c->done && is_type && ddl_is_copied(w, c->table)) {
+    if (!c->done && is_type) {
         error_clear(w->to->e);
-        TRY(ddl_exec(w, arena_fmt(w->arena, "%s USING NULL", sql), &c->done));
+        TRY(ddl_exec(w, ddl_by_text(w, c, sql), &c->done));
     }
     if (!c->done && c->op == 's' && c->alter && c->make) {  /* OR REPLACE has its limits */
         struct ddl_have *have = ddl_find(w, c->what);
@@ -13354,7 +13378,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     error_clear(w->to->e);
     if (!c->done) {  /* it may have come with another */
         TRY(ddl_look(w));
-        c->done = c->parked || !ddl_statement(w, c);
+        c->done = !ddl_statement(w, c);
     }
     if (c->done) TRY(ddl_forget(w, c));
     return c->done ? ddl_join(w, c) : TW_OK;
@@ -14720,8 +14744,9 @@ static status MUST_CHECK task_wait_reverse(struct task *t, struct arena *a)
     return TW_OK;
 }
 
-/* Its rows on B go, for those of A come. */
-static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const char *table)
+/* Its rows on B go, for those of A come.  Not yet: it is only locked. */
+static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const char *table,
+                                          bool now)
 {
     const char *there;
     TRY(db_value(&t->to, a, "look for a table", "SELECT to_regclass($1)", 1, &table, &there));
@@ -14730,6 +14755,7 @@ static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const
                                                      " ONLY %s IN EXCLUSIVE MODE;"
                                                      " SET LOCAL lock_timeout = 0", table)));
     TRY(task_wait_reverse(t, a));
+    if (!now) return TW_OK;
     return db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", table));
 }
 
@@ -14845,7 +14871,9 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
     TRY(s);
     log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, name, c.chunk_rows,
              LSN_ARG(m->point));
-    return TW_OK;
+    const char *values[] = {t->name, name};
+    return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
+                          " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
 }
 
 /* Was something of the table refused, or will be? */
@@ -14890,7 +14918,7 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        if (c->done || (c->barred && !c->why.msg[0])) continue;
+        if (c->done || c->parked || (c->barred && !c->why.msg[0])) continue;
         t->stat->ddl_failed++;
         bool drop = c->op == 'd' && !strncmp(c->what, "table ", 6);
         if (drop || ddl_parks(c)) {
@@ -14904,16 +14932,33 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
     return TW_OK;
 }
 
+/* What B has in the tables that are copied goes before they are changed: nothing of it need fit.
+ * Not what other tables refer to, which is checked anew with the change: that goes afterwards. */
+static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const struct ddl_work *w,
+                                        bool first)
+{
+    for (int i = 0; i < w->ncopies; i++) {
+        const char *table = w->copies[i].table, *kept = NULL;
+        if (task_ddl_bars(w, table)) continue;
+        if (first)
+            TRY(db_value(&t->to, a, "look for references", "SELECT 1 FROM pg_constraint WHERE"
+                         " contype = 'f' AND confrelid = to_regclass($1) AND conrelid <> confrelid"
+                         " LIMIT 1", 1, &table, &kept));
+        TRY(task_empty_table(t, a, table, !kept));
+    }
+    return TW_OK;
+}
+
 static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
                                         const struct ddl_event *event)
 {
     struct ddl_work w = {.to = &t->to, .arena = a, .event = event, .task = t->name,
                          .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
     TRY(ddl_begin(&w));
-    for (int i = 0; i < w.ncopies; i++)
-        if (!task_ddl_bars(&w, w.copies[i].table))
-            TRY(task_empty_table(t, a, w.copies[i].table));
+    TRY(task_ddl_empty(t, a, &w, true));
     TRY(ddl_finish(&w));
+    TRY(task_ddl_empty(t, a, &w, false));
+    if (w.ncopies) TRY(ddl_pass(&w, 's'));  /* it may be easier without rows */
     TRY(task_ddl_copies(t, a, &w));
     TRY(task_ddl_refused(t, a, &w));
     return ddl_note(&w, t->job);
@@ -14947,36 +14992,33 @@ static void task_relearn(struct task *t)
 
 /* ---- copying a table again ---- */
 
-enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1 };
+enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1, TASK_RESYNC_SOON_MS = 100 };
 
 /* In a transaction of its own.  *later: not now. */
 static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *name,
                                            struct moment *m, bool *later, const char **refused)
 {
     struct table found = {0};
-    const char *values[] = {t->name, name}, *done;
+    const char *done;
     bool held;
     TRY(db_exec(&t->to, "set up the session", "SET LOCAL check_function_bodies = off"));
     TRY(ddl_done(&t->to, a, t->job, NULL, &done));
     TRY(ddl_is_behind(&t->from, a, t->job, done, later));
     if (*later) return TW_OK;
     log_info("copying table %s again", name);
-    TRY(task_empty_table(t, a, name));
+    TRY(task_empty_table(t, a, name, true));
     TRY(moment_open(t, a, m));
     TRY(moment_hold(t, a, m, name, NULL, &found, &held));
     *later = !held && found.oid;
     *refused = "it is not there on the source";
     if (!held) return TW_OK;
-    TRY(task_copy_rows(t, a, m, &found, refused));
-    if (*refused) return TW_OK;
-    return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
-                          " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
+    return task_copy_rows(t, a, m, &found, refused);
 }
 
 /* Trying was noted first, so that what cannot be done does not keep the task from its work for
  * ever.  What only has to wait does not count. */
 static status MUST_CHECK task_resync_one(struct task *t, struct arena *a, const char *name,
-                                         bool *left)
+                                         bool *any_later)
 {
     struct window none = {0};
     struct moment m = {0};
@@ -14999,7 +15041,7 @@ static status MUST_CHECK task_resync_one(struct task *t, struct arena *a, const 
         task_relearn(t);
         return TW_OK;
     }
-    *left = true;
+    *any_later = *any_later || later;
     TRY(db_exec(&t->to, "roll back", "ROLLBACK"));
     apply_abandon(&t->apply);
     if (!later) log_warning("could not copy table %s again: %s", name, refused);
@@ -15015,7 +15057,7 @@ static status MUST_CHECK task_resync(struct task *t)
 {
     struct arena a = {0};
     PGresult *r = NULL;
-    bool left = false;
+    bool later = false;
     const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)}, *n = NULL;
     if (t->dir == TW_REVERSE || t->catchup_lsn || os_now() < t->resync_due_us) return TW_OK;
     status s = db_query(&t->to, &a, "look for tables to copy again",
@@ -15023,12 +15065,12 @@ static status MUST_CHECK task_resync(struct task *t)
                         " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
                         " table_name)", 2, values, &r);
     for (int i = 0; s == TW_OK && i < PQntuples(r); i++)
-        s = task_resync_one(t, &a, db_cell(r, i, 0), &left);
+        s = task_resync_one(t, &a, db_cell(r, i, 0), &later);
     if (s == TW_OK)
         s = db_value(&t->to, &a, "count parked tables",
                      "SELECT count(*) FROM twsync.parked WHERE task = $1", 1, values, &n);
     if (s == TW_OK) t->stat->parked = strtoll(n, NULL, 10);
-    t->resync_due_us = os_now() + TASK_RESYNC_S * USEC_SEC;
+    t->resync_due_us = os_now() + (later ? TASK_RESYNC_SOON_MS * 1000 : TASK_RESYNC_S * USEC_SEC);
     arena_free(&a);
     return s;
 }
