@@ -5570,6 +5570,7 @@ struct ddl {
     bool fires;              /* on our writes too, where they cannot be told apart */
     bool again;              /* sql brings one that differs to what it should be */
     bool follows;            /* in order, the entry before it */
+    bool beside;             /* an index: it may be built while its neighbours of this kind are */
     const char *what;        /* 'table "s"."t"': completes "could not create ..." */
     const char *sql;
     const char *new_sql;     /* after sql, in the same transaction, for a new one only */
@@ -6405,6 +6406,7 @@ static void shape_index(struct shape_plan *p, const PGresult *r, int row)
     d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
     d->is_primary_key = primary;
     d->optional = !cat_find(p->tables, d->table);  /* of a materialized view */
+    d->beside = !d->optional;
     d->drop_sql = constraint ? shape_drop_constraint(a, table, constraint)
                              : arena_fmt(a, "DROP INDEX %s", index);
 }
@@ -6884,25 +6886,145 @@ static status MUST_CHECK shape_may_fire(struct db *to, const struct ddl_list *li
     return db_exec(to, "roll back", "ROLLBACK");
 }
 
-/* Create on the target what a section lists and the target lacks.  After each entry progress, if
- * given, hears how many are done and how many there are. */
-static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
-                                   enum ddl_section section,
-                                   void (*progress)(void *, const struct ddl *, int, int),
-                                   void *arg)
+/* ---- indexes, several at once ---- */
+
+/* After each entry progress, if given, hears how many are done and how many there are. */
+struct shape_watch {
+    void (*progress)(void *, const struct ddl *, int, int);
+    void *arg;
+    int done, total;
+};
+
+/* Sessions that build one each, and what hears of it. */
+struct shape_crew {
+    struct db *to;
+    struct db hands[16];
+    const struct ddl *at[16];  /* what each is building; NULL: nothing */
+    int n;
+    struct shape_watch *watch;
+};
+
+static void shape_tell(struct shape_watch *w, const struct ddl *ddl)
 {
-    int done = 0, total = 0;
+    w->done++;
+    if (w->progress) w->progress(w->arg, ddl, w->done, w->total);
+}
+
+static status MUST_CHECK crew_give(struct shape_crew *c, int hand, const struct ddl *ddl)
+{
+    struct arena a = {0};
+    struct db *d = &c->hands[hand];
+    const char *what = arena_fmt(&a, "create %s", ddl->what), *there = NULL;
+    status s = ddl->exists_sql ? db_value(c->to, &a, what, ddl->exists_sql, 0, NULL, &there) : TW_OK;
+    bool is_there = there && *there == 't';
+    if (s == TW_OK && is_there) shape_tell(c->watch, ddl);
+    if (s == TW_OK && !is_there && !d->pg) {
+        *d = (struct db){.node = c->to->node, .e = c->to->e, .tick = c->to->tick,
+                         .tick_arg = c->to->tick_arg};
+        snprintf(d->purpose, sizeof d->purpose, "%.40s:index", c->to->purpose);
+        s = db_open(d, false);
+    }
+    if (s == TW_OK && !is_there) {
+        c->at[hand] = ddl;
+        if (!PQsendQuery(d->pg, shape_make_sql(&a, ddl))) s = db_fail_conn(d, what);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* Is the session free?  Hears whether it has done its work. */
+static status MUST_CHECK crew_hear(struct shape_crew *c, int hand, bool *is_free)
+{
+    struct db *d = &c->hands[hand];
+    const struct ddl *ddl = c->at[hand];
+    PGresult *r;
+    *is_free = !ddl;
+    if (!ddl) return TW_OK;
+    if (!PQconsumeInput(d->pg)) return db_fail_conn(d, "receive");
+    if (PQflush(d->pg) < 0) return db_fail_conn(d, "send");
+    if (PQisBusy(d->pg)) return TW_OK;
+    TRY(db_collect(d, &r));
+    struct arena a = {0};
+    status s = TW_OK;
+    if (!db_result_ok(r)) s = db_fail_result(d, r, arena_fmt(&a, "create %s", ddl->what));
+    PQclear(r);
+    arena_free(&a);
+    TRY(s);
+    shape_tell(c->watch, ddl);
+    c->at[hand] = NULL;
+    *is_free = true;
+    return TW_OK;
+}
+
+static status MUST_CHECK crew_wait(struct shape_crew *c)
+{
+    struct pollfd p[16];
+    int n = 0;
+    for (int i = 0; i < c->n; i++)
+        if (c->at[i]) p[n++] = (struct pollfd){.fd = PQsocket(c->hands[i].pg), .events = POLLIN};
+    if (n && poll(p, (nfds_t) n, 100) < 0 && errno != EINTR)
+        return fail(c->to->e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
+    return db_tick(c->to);
+}
+
+/* All of ddl, each by a session that is free. */
+static status MUST_CHECK crew_build(struct shape_crew *c, const struct ddl *ddl, int n)
+{
+    bool busy = true;
+    for (int next = 0; next < n || busy;) {
+        busy = false;
+        for (int i = 0; i < c->n; i++) {
+            bool is_free;
+            TRY(crew_hear(c, i, &is_free));
+            if (is_free && next < n) TRY(crew_give(c, i, &ddl[next++]));
+            busy = busy || c->at[i];
+        }
+        if (busy) TRY(crew_wait(c));
+    }
+    return TW_OK;
+}
+
+/* How many entries from here on may be built beside each other. */
+static int shape_neighbours(const struct ddl_list *list, int from)
+{
+    int n = 0;
+    while (from + n < list->n && list->items[from + n].beside) n++;
+    return n;
+}
+
+static status MUST_CHECK shape_build_beside(struct db *to, const struct ddl *ddl, int n,
+                                            int sessions, struct shape_watch *w)
+{
+    struct shape_crew c = {.to = to, .watch = w};
+    int most = (int) (sizeof c.hands / sizeof *c.hands);
+    c.n = sessions < most ? sessions : most;
+    TESTPOINT(to->e, "shape.run");
+    status s = crew_build(&c, ddl, n);
+    for (int i = 0; i < c.n; i++) db_abandon(&c.hands[i]);
+    return s;
+}
+
+/* Create on the target what a section lists and the target lacks; indexes by several sessions at
+ * once. */
+static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
+                                   enum ddl_section section, int sessions, struct shape_watch *w)
+{
     bool leave_out;
     TRY(shape_may_fire(to, list, section, &leave_out));
-    for (int i = 0; i < list->n; i++) total += list->items[i].section == section;
+    for (int i = 0; i < list->n; i++) w->total += list->items[i].section == section;
     TRY(db_exec(to, "set up the session", "SET check_function_bodies = off"));
     for (int i = 0; i < list->n; i++) {
         const struct ddl *ddl = &list->items[i];
         if (ddl->section != section || (ddl->fires && leave_out)) continue;
+        int beside = shape_neighbours(list, i);
+        if (beside > 1 && sessions > 1) {
+            TRY(shape_build_beside(to, ddl, beside, sessions, w));
+            i += beside - 1;
+            continue;
+        }
         TESTPOINT(to->e, "shape.run");
         TRY(shape_run_one(to, ddl));
-        done++;
-        if (progress) progress(arg, ddl, done, total);
+        shape_tell(w, ddl);
     }
     return db_exec(to, "set up the session", "RESET check_function_bodies");
 }
@@ -14147,7 +14269,8 @@ static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
     TRY(shape_plan(&t->from, &t->session, t->job, &tables, &list));
     if (section == DDL_BEFORE)
         for (int i = 0; i < list.warnings.n; i++) log_warning("%s", list.warnings.items[i]);
-    return shape_run(&t->to, &list, section, task_schema_progress, t);
+    struct shape_watch w = {.progress = task_schema_progress, .arg = t};
+    return shape_run(&t->to, &list, section, t->job->task[TW_FORWARD].workers, &w);
 }
 
 static status MUST_CHECK task_analyze(struct task *t)

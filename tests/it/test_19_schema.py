@@ -564,3 +564,18 @@ def test_rights_of_an_owner_are_not_given_away(pair, make_job, role_of_a):
     assert pair.a.one(may, ("s.theirs()",)) and not pair.b.one(may, ("s.theirs()",))
     assert pair.b.one(may, ("s.mine()",))
     assert [w for w in warnings(job) if "theirs" in w and "its owner's rights" in w], warnings(job)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_indexes_side_by_side(pair, make_job, workers):
+    """As many sessions build indexes as there are workers; with one, only the task's own."""
+    pair.a.sql("".join(f"CREATE TABLE t{n} (id int PRIMARY KEY, v text UNIQUE, w int);"
+                       f"INSERT INTO t{n} SELECT g, 'v' || g, g FROM generate_series(1, 20000) g;"
+                       f"CREATE INDEX ON t{n} (w, v);" for n in range(4)))
+    pair.b.admin(f"ALTER DATABASE {pair.b.dbname} SET log_statement = 'ddl'")
+    make_job(pair, forward={"workers": workers}).start()
+    with open(pair.b.server.log, errors="replace") as f:
+        pids = {line.split("[")[1].split("]")[0] for line in f
+                if f"@{pair.b.dbname} " in line and ":index" in line}
+    assert len(pids) == (workers if workers > 1 else 0)
+    compare.assert_schema(pair)

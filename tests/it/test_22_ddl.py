@@ -35,12 +35,14 @@ CASES, LATER = read_cases()
 
 # What does not work yet (README, "What does not work yet"): not tried, unless TWSYNC_TEST_ALL is set.
 NOT_YET = {
-    "test_case": {"create: like", "alter: rename table", "alter: type of the key", "alter: primary key", "type: domain",
-                  "routine: casts and the like"},
-    "test_backlog": {"alter: type of the key", "routine: casts and the like"},
+    "test_case": {"routine: casts and the like"}, "test_backlog": {"routine: casts and the like"},
     "test_set_aside": {"an index is there", "another function", "another type", "the view's table is not there"},
     "test_code_of_others": None,
 }
+
+
+# Several tables change in one transaction of A: the server may end ours, which holds one of them and wants another.
+MAY_DEADLOCK = {"alter: rename table"}
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +178,7 @@ def run_case(job, name, before_step=lambda n: None, both=True):
 def test_case(pair, running, name):
     """Schema and rows are equal afterwards."""
     run_case(running, name)
-    assert_equal(running, name in LATER)
+    assert_equal(running, name in LATER, restarts=name in MAY_DEADLOCK)
 
 
 @pytest.mark.parametrize("name", CASES if os.environ.get("TWSYNC_TEST_ALL") else [name for name in CASES][::7])
