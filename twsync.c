@@ -7046,10 +7046,6 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
 enum { COLUMN_NAME, COLUMN_TYPE, COLUMN_NOT_NULL, COLUMN_MADE, COLUMN_DEFAULT, COLUMN_INHERITED,
        COLUMN_ROWS, COLUMN_SCHEMA, COLUMN_TABLE };
 
-static const char shape_columns_sql[] =
-    "SELECT " SHAPE_COLUMN SHAPE_COLUMN_FROM
-    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-
 /* A column of a table or of the parent it comes from, and what rows older than it hold: the server
  * keeps that one value, unless it had to write the table anew. */
 static const char shape_one_column_sql[] =
@@ -12453,12 +12449,8 @@ static status MUST_CHECK settle_step(struct settle *s)
     " %s " word "CACHE %s " word "%s', v.seqincrement, v.seqmin, v.seqmax, v.seqstart,"            \
     " v.seqcache, CASE WHEN v.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END)"
 
-/* One row per facet.  obj: the object, its kind and oid; part: what of it, by attnum or oid; facet:
- * '' for the part's being there.  Facets are made in the order of phase.  what: the same on both
- * sides for the same thing.  make: where there is none; alter_: where there is another; unmake;
- * rename_: a format of the old name and the new one.  Statements are NULL where nothing is to be
- * done by itself: a child's column comes with its parent's. */
-static const char ddl_shape_sql[] =
+/* The functions, around the query. */
+static const char ddl_shape_head_sql[] =
     "SELECT pg_advisory_xact_lock(hashtext('twsync setup'));"
     "DO $$ BEGIN IF to_regtype('twsync.facet') IS NULL THEN CREATE TYPE twsync.facet AS (obj text,"
     " part text, facet text, phase int, what text, name text, value text, make text, alter_ text,"
@@ -12468,7 +12460,14 @@ static const char ddl_shape_sql[] =
     "CREATE INDEX IF NOT EXISTS shape_part ON twsync.shape (job, part) WHERE facet = '';"
     "CREATE OR REPLACE FUNCTION twsync.shape_of(oid[], oid[], oid[], oid[], oid[]) RETURNS SETOF"
     " twsync.facet LANGUAGE plpgsql STABLE" DDL_SETTINGS "{plan_once} AS $twsync$"
-    " BEGIN RETURN QUERY "
+    " BEGIN RETURN QUERY ";
+
+/* One row per facet.  obj: the object, its kind and oid; part: what of it, by attnum or oid; facet:
+ * '' for the part's being there.  Facets are made in the order of phase.  what: the same on both
+ * sides for the same thing.  make: where there is none; alter_: where there is another; unmake;
+ * rename_: a format of the old name and the new one.  Statements are NULL where nothing is to be
+ * done by itself: a child's column comes with its parent's. */
+static const char ddl_shape_sql[] =
     "WITH r AS ( SELECT c.oid, c.relname, c.relkind, c.relispartition, c.reloptions,"
     " c.reltoastrelid, c.relnamespace, c.relrowsecurity, c.relforcerowsecurity, c.relreplident,"
     " c.relpartbound, n.nspname, format('%I.%I', n.nspname, c.relname) AS fq, k.word, k.kind,"
@@ -12810,7 +12809,9 @@ static const char ddl_shape_sql[] =
     " c.conindid::regclass), NULL FROM con c JOIN pg_description d ON d.classoid ="
     " 'pg_class'::regclass AND d.objoid = c.conindid AND d.objsubid = 0 AND c.contype IN ('p',"
     " 'u', 'x') CROSS JOIN LATERAL (SELECT format( 'COMMENT ON INDEX %s IS %L',"
-    " c.conindid::regclass, d.description)) s(sql)"
+    " c.conindid::regclass, d.description)) s(sql)";
+
+static const char ddl_shape_tail_sql[] =
     "; END $twsync$;"
     /* to_regprocedure() and to_regoperator() fail where a type of theirs is unknown. */
     "CREATE OR REPLACE FUNCTION twsync.shape_named(jsonb) RETURNS SETOF twsync.facet LANGUAGE sql"
@@ -13064,8 +13065,9 @@ static status MUST_CHECK ddl_setup(struct db *d)
 {
     static const char name[] = "twsync.shape_of(oid[], oid[], oid[], oid[], oid[])";
     struct arena a = {0};
-    const char *mark, *sql = arena_fmt(&a, "%s; %s", ddl_tables_sql,
-                                       shape_fill(&a, d->version, ddl_shape_sql, NULL, 0));
+    const char *mark, *text = arena_fmt(&a, "%s; %s%s%s", ddl_tables_sql, ddl_shape_head_sql,
+                                        ddl_shape_sql, ddl_shape_tail_sql);
+    const char *sql = shape_fill(&a, d->version, text, NULL, 0);
     bool there;
     status s = ddl_is_there(d, &a, name, sql, &mark, &there);
     if (s == TW_OK && !there)
@@ -16311,6 +16313,11 @@ struct schema_side {
     const struct ddl **by_what;
 };
 
+/* A facet of an object, as twsync.facet has it. */
+struct facet {
+    const char *facet, *what, *name, *value, *make, *alter, *unmake;
+};
+
 struct schema_diff {
     const struct job *job;
     struct arena *arena;
@@ -16374,102 +16381,112 @@ static void PRINTF(2, 3) schema_tell(struct schema_diff *d, const char *fmt, ...
     d->open++;
 }
 
-static status MUST_CHECK schema_columns(struct schema_diff *d, struct schema_side *side,
-                                        uint32_t table, PGresult **r)
-{
-    struct shape_plan p = {.from = &side->db, .arena = d->arena};
-    const char *oid = arena_fmt(d->arena, "%" PRIu32, table);
-    return db_query(&side->db, d->arena, "read the columns", shape_sql(&p, shape_columns_sql), 1,
-                    &oid, r);
-}
-
-static int schema_column(const PGresult *r, const char *name)
-{
-    for (int i = 0; i < PQntuples(r); i++)
-        if (str_is(PQgetvalue(r, i, COLUMN_NAME), name)) return i;
-    return -1;
-}
-
 /* A column only A has, as the stream would add it; NOT NULL is asked for here in any case. */
-static status MUST_CHECK schema_add_column(struct schema_diff *d, const struct ddl *want,
-                                           const char *table, const char *column,
-                                           const PGresult *x, int i)
+static status MUST_CHECK schema_add_column(struct schema_diff *d, uint32_t table,
+                                           const char *column)
 {
     PGresult *r;
     bool unsure;
-    if (db_cell_true(x, i, COLUMN_INHERITED)) return TW_OK;  /* comes with the parent's */
-    TRY(shape_one_column(&d->a.db, d->arena, want->table, PQgetvalue(x, i, COLUMN_NAME), &r));
+    TRY(shape_one_column(&d->a.db, d->arena, table, column, &r));
     if (PQntuples(r) != 1) return TW_OK;
     schema_todo(d, shape_add_column_sql(d->arena, r, &unsure));
     if (unsure) fprintf(d->out, "-- older rows hold values of their own there on a\n");
-    if (db_cell_true(r, 0, COLUMN_NOT_NULL))
-        schema_todo(d, arena_fmt(d->arena, "ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", table,
-                                 column));
     return TW_OK;
 }
 
-static bool schema_same(const PGresult *x, int i, const PGresult *y, int j, int field)
+/* What the stream would tell of one object (chapter 26), but for what is an entry of its own:
+ * indexes, keys, triggers, rules, policies, statistics. */
+static status MUST_CHECK schema_facets(struct schema_diff *d, struct db *db, const struct ddl *of,
+                                       struct facet **out, int *n)
 {
-    const char *one = db_cell(x, i, field), *other = db_cell(y, j, field);
-    return one && other ? str_is(one, other) : one == other;
+    bool is_type = of->id.kind == 't';
+    const char *id = arena_fmt(d->arena, "{%" PRIu32 "}", of->id.oid), *none = "{}";
+    const char *values[] = {is_type ? none : id, is_type ? id : none, none, none, none};
+    const char *sql = arena_fmt(d->arena, "SELECT f.facet, f.what, f.name, f.value, f.make,"
+                                " f.alter_, f.unmake FROM (%s) f(obj, part, facet, phase, what,"
+                                " name, value, make, alter_, unmake, rename_) WHERE f.what IS NOT"
+                                " NULL AND f.facet NOT IN ('replica identity', 'index comment')"
+                                " AND (f.part !~ '^[iksgwy]' OR f.phase = 44 OR f.obj ~ '^t')"
+                                " ORDER BY f.phase,"
+                                " CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int END, f.what",
+                                shape_fill(d->arena, db->version, ddl_shape_sql, NULL, 0));
+    PGresult *r;
+    TRY(db_exec(db, "set up the session", "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog,"
+                " pg_temp; SET LOCAL quote_all_identifiers = on"));
+    TRY(db_query(db, d->arena, "read the shape", sql, 5, values, &r));
+    *n = PQntuples(r);
+    *out = arena_array(d->arena, struct facet, *n + 1);
+    for (int i = 0; i < *n; i++)
+        (*out)[i] = (struct facet){db_cell(r, i, 0), db_cell(r, i, 1), db_cell(r, i, 2),
+                                   db_cell(r, i, 3), db_cell(r, i, 4), db_cell(r, i, 5),
+                                   db_cell(r, i, 6)};
+    return db_exec(db, "set up the session", "COMMIT");
 }
 
-/* One column that both have: statements that make B's as A's is. */
-static void schema_alter_column(struct schema_diff *d, const char *table, const char *column,
-                                const PGresult *x, int i, const PGresult *y, int j)
+static const struct facet *facet_find(const struct facet *all, int n, const char *what)
 {
-    const char *head = arena_fmt(d->arena, "ALTER TABLE %s ALTER COLUMN %s", table, column);
-    const char *value = db_cell(x, i, COLUMN_DEFAULT);
-    if (!schema_same(x, i, y, j, COLUMN_MADE)) {
-        schema_tell(d, "column %s of %s is \"%s\" on a and \"%s\" on b", column, table,
-                    db_cell(x, i, COLUMN_MADE), db_cell(y, j, COLUMN_MADE));
-        return;
-    }
-    if (!schema_same(x, i, y, j, COLUMN_TYPE) && !db_cell_true(x, i, COLUMN_INHERITED))
-        schema_todo(d, arena_fmt(d->arena, "%s TYPE %s", head, db_cell(x, i, COLUMN_TYPE)));
-    if (!schema_same(x, i, y, j, COLUMN_DEFAULT))
-        schema_todo(d, arena_fmt(d->arena, "%s %s%s", head, value ? "SET DEFAULT " : "DROP DEFAULT",
-                                 value ? value : ""));
-    if (!schema_same(x, i, y, j, COLUMN_NOT_NULL))
-        schema_todo(d, arena_fmt(d->arena, "%s %s NOT NULL", head,
-                                 db_cell_true(x, i, COLUMN_NOT_NULL) ? "SET" : "DROP"));
+    for (int i = 0; i < n; i++)
+        if (str_is(all[i].what, what)) return &all[i];
+    return NULL;
 }
 
-/* Do only columns differ that come from a parent, with which they will be mended? */
-static bool schema_by_parent(const PGresult *x, const PGresult *y)
+/* Does something of a column or a constraint belong to what the other side lacks? */
+static bool facet_follows(const struct facet *x, const struct facet *other, int n)
 {
-    if (PQntuples(x) != PQntuples(y)) return true;
-    for (int i = 0; i < PQntuples(x); i++) {
-        int j = schema_column(y, PQgetvalue(x, i, COLUMN_NAME));
-        if (j < 0 || !schema_same(x, i, y, j, COLUMN_TYPE)) return true;
-    }
-    return false;
+    const char *at = strstr(x->what, "column \"");
+    if (!x->facet[0] || !at) return false;
+    return !facet_find(other, n, at);
 }
 
-static status MUST_CHECK schema_table(struct schema_diff *d, const struct ddl *want,
-                                      const struct ddl *have)
+/* Statements that make B's facet as A's is; what comes with a new column is not said twice. */
+static status MUST_CHECK schema_facet(struct schema_diff *d, const struct ddl *want,
+                                      const struct facet *x, const struct facet *y, bool follows)
 {
-    PGresult *x, *y;
-    const struct table *t = cat_find(&d->a.tables, want->table);
-    const char *table = sql_quoted_table(d->arena, t->schema, t->name);
+    static const char *const with_column[] = {"type", "not null", "default", "identity", NULL};
+    for (int i = 0; follows && with_column[i]; i++)
+        if (str_is(x->facet, with_column[i]) && strcmp(x->facet, "not null")) return TW_OK;
+    if (y && (x->value ? y->value && str_is(x->value, y->value) : !y->value)) return TW_OK;
+    if (!y && !x->facet[0] && !strncmp(x->what, "column ", 7) && want->id.kind == 'r')
+        return x->make ? schema_add_column(d, want->id.oid, x->name) : TW_OK;
+    if (y && x->alter) schema_todo(d, x->alter);
+    else if (y && x->make && y->unmake)
+        schema_todo(d, arena_fmt(d->arena, "%s; %s", y->unmake, x->make));
+    else if (!y && x->make) schema_todo(d, x->make);
+    else if (y || x->value)
+        schema_tell(d, "%s\na: %s\nb: %s", x->what, x->value ? x->value : "none",
+                    y && y->value ? y->value : "none");
+    return TW_OK;
+}
+
+/* What only B has of an object: what stands in the way of A's goes, columns and checks are only
+ * told. */
+static void schema_facet_of_b(struct schema_diff *d, const struct facet *y)
+{
+    bool kept = !strncmp(y->what, "column ", 7) || !strncmp(y->what, "constraint ", 11) ||
+                !strncmp(y->what, "attribute ", 10);
+    if (y->unmake && !kept) schema_todo(d, y->unmake);
+    else schema_tell(d, "%s is only on b", y->what);
+}
+
+static status MUST_CHECK schema_object(struct schema_diff *d, const struct ddl *want,
+                                       const struct ddl *have)
+{
+    struct facet *x, *y;
+    int nx, ny;
     size_t before = d->todo.len;
     int told = d->open;
-    TRY(schema_columns(d, &d->a, want->table, &x));
-    TRY(schema_columns(d, &d->b, have->table, &y));
-    for (int i = 0; i < PQntuples(x); i++) {
-        struct buf q = {0};
-        sql_ident(&q, PQgetvalue(x, i, COLUMN_NAME));
-        const char *column = shape_take(d->arena, &q);
-        int j = schema_column(y, PQgetvalue(x, i, COLUMN_NAME));
-        if (j < 0) TRY(schema_add_column(d, want, table, column, x, i));
-        else schema_alter_column(d, table, column, x, i, y, j);
+    TRY(schema_facets(d, &d->a.db, want, &x, &nx));
+    TRY(schema_facets(d, &d->b.db, have, &y, &ny));
+    for (int i = ny - 1; i >= 0; i--)
+        if (!facet_find(x, nx, y[i].what) && !facet_follows(&y[i], x, nx))
+            schema_facet_of_b(d, &y[i]);
+    bool by_parent = false;  /* a column comes with its parent's */
+    for (int i = 0; i < nx; i++) {
+        const struct facet *have_it = facet_find(y, ny, x[i].what);
+        by_parent = by_parent || (!have_it && !x[i].make);
+        TRY(schema_facet(d, want, &x[i], have_it, facet_follows(&x[i], y, ny)));
     }
-    for (int j = 0; j < PQntuples(y); j++)
-        if (schema_column(x, PQgetvalue(y, j, COLUMN_NAME)) < 0 &&
-            !db_cell_true(y, j, COLUMN_INHERITED))
-            schema_tell(d, "column \"%s\" of %s is only on b",
-                        PQgetvalue(y, j, COLUMN_NAME), table);
-    if (d->todo.len == before && d->open == told && !schema_by_parent(x, y))
+    if (d->todo.len == before && d->open == told && !by_parent)
         schema_tell(d, "%s differs\na: %s\nb: %s", want->what, want->sql, have->sql);
     return TW_OK;
 }
@@ -16500,20 +16517,37 @@ static status MUST_CHECK schema_entry(struct schema_diff *d, const struct ddl *w
         schema_todo(d, want->sql);
     } else if (have->drop_sql) {
         schema_todo(d, arena_fmt(d->arena, "%s; %s", have->drop_sql, want->sql));
-    } else if (want->table && want->id.kind == 'r') {
-        return schema_table(d, want, have);
+    } else if ((want->table && want->id.kind == 'r') || want->id.kind == 't') {
+        return schema_object(d, want, have);
     } else {
         schema_tell(d, "a: %s\nb: %s", want->sql, have->sql);
     }
     return TW_OK;
 }
 
+/* Again and again while that gets some of them done: one may need another that comes later. */
 static status MUST_CHECK schema_apply(struct schema_diff *d)
 {
+    status s = TW_OK;
     TRY(db_exec(&d->b.db, "set up the session", "SET check_function_bodies = off"));
-    for (size_t i = 0; i < d->todo.len; i += strlen(d->todo.data + i) + 1)
-        TRY(db_exec(&d->b.db, "change the schema", d->todo.data + i));
-    return TW_OK;
+    for (bool any = true; any;) {
+        any = false;
+        s = TW_OK;
+        error_clear(d->b.db.e);
+        for (size_t i = 0, n; i < d->todo.len; i += n) {
+            n = strlen(d->todo.data + i) + 1;
+            if (n == 1) continue;
+            struct tw_error first = *d->b.db.e;
+            error_clear(d->b.db.e);
+            status one = db_exec(&d->b.db, "change the schema", d->todo.data + i);
+            if (one != TW_OK && one != TW_ESERVER) return one;
+            if (one == TW_OK) memset(d->todo.data + i, 0, n);
+            any = any || one == TW_OK;
+            if (s != TW_OK) *d->b.db.e = first;
+            else s = one;
+        }
+    }
+    return s;
 }
 
 static status MUST_CHECK schema_compare(struct schema_diff *d)
