@@ -13259,6 +13259,7 @@ struct ddl_change {
     bool parked;             /* its table: what fails now is mended with it */
     bool fresh;              /* new on the source: on the target it is by chance */
     bool barred;             /* so it is, and it is another */
+    bool other_type;         /* its type on the target is another by the same name */
     struct tw_error why;     /* not done, because */
 };
 
@@ -13295,7 +13296,13 @@ static const char ddl_changes_sql[] =
     " EXISTS (SELECT FROM twsync.parked k WHERE k.task = $2"
     "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
     /* What was made on the source before the job was ready may be on the target by the copy. */
-    " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2)"
+    " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2),"
+    /* A type that could not be made: what B has by its name is another. */
+    " EXISTS (SELECT FROM twsync.parked k CROSS JOIN LATERAL (SELECT format('\"%s\".\"%s\"',"
+    "  replace(k.schema_name, '\"', '\"\"'), replace(k.table_name, '\"', '\"\"'))) q(name)"
+    "  WHERE k.task = $2 AND (c.op = 'set' AND c.what ~ '^type of column ' AND"
+    "   position(q.name IN c.value) = 1 OR c.op = 'drop' AND c.what IN ('type ' || q.name,"
+    "   'domain ' || q.name)))"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
     " make text, alter_ text, table_ text, fresh boolean)";
 
@@ -13378,7 +13385,7 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
     w->changes = arena_array(w->arena, struct ddl_change, w->n + 1);
     for (int i = 0; i < w->n; i++)
         w->changes[i] = (struct ddl_change){
-            .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
+            .op = *PQgetvalue(r, i, 0), .other_type = db_cell_true(r, i, 10), .phase = (int) db_cell_int(r, i, 1),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
             .parked = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
@@ -13453,11 +13460,20 @@ static status MUST_CHECK ddl_rename_notes(struct ddl_work *w, const struct ddl_c
                           " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values);
 }
 
+/* The name of a table, or of a type; NULL if it is something else, or something of them. */
+static const char *ddl_whole(const struct ddl_change *c)
+{
+    static const char *const kinds[] = {"table \"", "type \"", "domain \""};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strncmp(c->what, kinds[i], strlen(kinds[i]))) return c->what + strlen(kinds[i]) - 1;
+    return NULL;
+}
+
 /* A table that is gone is not parked. */
 static status MUST_CHECK ddl_forget(struct ddl_work *w, const struct ddl_change *c)
 {
-    const char *table = c->what + strlen("table ");
-    if (c->op != 'd' || strncmp(c->what, "table ", 6)) return TW_OK;
+    const char *table = ddl_whole(c);
+    if (c->op != 'd' || !table) return TW_OK;
     return db_exec_params(w->to, "forget a table", "WITH p AS (DELETE FROM twsync.parked WHERE"
                           " ARRAY[schema_name, table_name] = parse_ident($1)) DELETE FROM"
                           " twsync.copied WHERE ARRAY[schema_name, table_name] = parse_ident($1)",
@@ -13546,6 +13562,22 @@ static bool ddl_same_object(const struct ddl_change *whole, const struct ddl_cha
     return whole == y || (n && len > n && str_is(y->what + len - n, name));
 }
 
+/* Columns of a type that is another on the target, and that type itself, which stays there. */
+static status MUST_CHECK ddl_bar_types(struct ddl_work *w)
+{
+    for (int i = 0; i < w->n; i++) {
+        struct ddl_change *c = &w->changes[i];
+        if (!c->other_type) continue;
+        c->barred = true;
+        if (c->op == 's')
+            (void) fail(&c->why, TW_ESCHEMA, "type %s is another one on %c", c->value,
+                        w->to->node->letter);
+        else
+            TRY(ddl_forget(w, c));
+    }
+    return TW_OK;
+}
+
 /* What is new on the source and was on the target before, otherwise: not ours to change. */
 static status MUST_CHECK ddl_bar(struct ddl_work *w)
 {
@@ -13576,6 +13608,7 @@ static status MUST_CHECK ddl_begin(struct ddl_work *w)
     TRY(ddl_read(w));
     TRY(ddl_look(w));
     TRY(ddl_bar(w));
+    TRY(ddl_bar_types(w));
     return ddl_pass(w, 'r');
 }
 
@@ -14996,9 +15029,13 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
     TRY(s);
     log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, name, c.chunk_rows,
              LSN_ARG(m->point));
-    const char *values[] = {t->name, name};
-    return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked WHERE task = $1"
-                          " AND ARRAY[schema_name, table_name] = parse_ident($2)", 2, values);
+    const char *values[] = {t->name, name};  /* and its types, if they were parked */
+    return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked k WHERE task = $1"
+                          " AND (ARRAY[schema_name, table_name] = parse_ident($2) OR EXISTS (SELECT"
+                          " FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN"
+                          " pg_namespace n ON n.oid = y.typnamespace WHERE a.attrelid ="
+                          " to_regclass($2) AND a.attnum > 0 AND n.nspname = k.schema_name AND"
+                          " y.typname = k.table_name))", 2, values);
 }
 
 /* Was something of the table refused, or will be? */
@@ -15045,10 +15082,14 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
         const struct ddl_change *c = &w->changes[i];
         if (c->done || c->parked || (c->barred && !c->why.msg[0])) continue;
         t->stat->ddl_failed++;
-        bool drop = c->op == 'd' && !strncmp(c->what, "table ", 6);
-        if (drop || ddl_parks(c)) {
-            TRY(task_park(t, drop ? c->what + 6 : c->table,
-                          arena_fmt(a, "%s: %s", c->what, c->why.msg), w->event->id, false));
+        const char *whole = ddl_whole(c);
+        bool of_table = !strncmp(c->what, "table ", 6);
+        if (whole && c->op == (of_table ? 'd' : 's')) {
+            TRY(task_park(t, whole, arena_fmt(a, "%s: %s", c->what, c->why.msg), w->event->id,
+                          false));
+        } else if (ddl_parks(c)) {
+            TRY(task_park(t, c->table, arena_fmt(a, "%s: %s", c->what, c->why.msg), w->event->id,
+                          false));
         } else {
             log_warning("%s could not be made on %c as it is on %c: %s", c->what,
                         t->target->letter, t->source->letter, c->why.msg);
