@@ -4319,6 +4319,11 @@ struct relabel {
     const char *from, *to;
 };
 
+/* What a column that was added later gives to rows that do not know it. */
+struct fill {
+    const char *quoted, *value;
+};
+
 struct rel {
     struct rel *next;
     struct arena arena;  /* of this entry: dropped as a whole when the relation is described anew */
@@ -4361,6 +4366,9 @@ struct rel {
     bool followed;        /* reverse: it and its columns are called as on the target by now */
     struct relabel *relabels;
     int nrelabels;
+    struct fill *fills;   /* columns the target has by now, which the source's rows lack */
+    int nfills;
+    const char **recast;  /* by column: its type on the target, if that was changed there; or NULL */
     struct stmt *stmts;
     int nstmts;
 };
@@ -4676,7 +4684,7 @@ static const char rel_fires_sql[] =
 
 static void rel_read_firing(struct rel *rel, const PGresult *r)
 {
-    rel->bulk = PQntuples(r) && !db_cell_true(r, 0, 0);
+    rel->bulk = PQntuples(r) && !db_cell_true(r, 0, 0) && !rel->nfills;
     for (int k = 0; k < rel->nkeys; k++)
         if (&rel->keys[k] != rel->identity) rel->has_secondary = true;
 }
@@ -4874,8 +4882,19 @@ static int stmt_columns(struct buf *b, const struct rel *rel)
     for (int i = 0; i < rel->ncolumns; i++)
         if (rel_carries(rel, i))
             buf_fmt(b, "%s%s", n++ ? ", " : "(", rel_target(rel, i)->quoted);
+    for (int i = 0; i < rel->nfills; i++)
+        buf_fmt(b, "%s%s", n++ ? ", " : "(", rel->fills[i].quoted);
     if (n) buf_char(b, ')');
     return n;
+}
+
+static void stmt_fills(struct buf *b, const struct rel *rel, const char *sep)
+{
+    for (int i = 0; i < rel->nfills; i++, sep = ", ") {
+        buf_str(b, sep);
+        if (rel->fills[i].value) sql_literal(b, rel->fills[i].value);
+        else buf_str(b, "NULL");
+    }
 }
 
 static void stmt_insert(struct stmt_text *t, int nparams)
@@ -4899,6 +4918,7 @@ static void stmt_insert(struct stmt_text *t, int nparams)
         stmt_param(t, FROM_NEW, i);
         sep = ", ";
     }
+    stmt_fills(&t->sql, t->rel, sep);
     if (t->from == STMT_ARRAYS) stmt_source(t, " FROM", nparams);
     else buf_char(&t->sql, ')');
 }
@@ -7864,25 +7884,19 @@ static status MUST_CHECK careful_try_insert(struct apply *ap, struct arena *a, s
     struct sqlb q;
     const char *sep = "";
     sqlb_init(&q, a, rel);
-    buf_fmt(&q.sql, "INSERT INTO %s (", rel->quoted);
-    for (int i = 0; i < rel->ncolumns; i++) {
-        if (!rel_carries(rel, i)) continue;
-        buf_fmt(&q.sql, "%s%s", sep, rel_target(rel, i)->quoted);
-        sep = ", ";
-    }
-    if (!*sep) {
-        buf_reset(&q.sql);
-        buf_fmt(&q.sql, "INSERT INTO %s DEFAULT VALUES", rel->quoted);
+    buf_fmt(&q.sql, "INSERT INTO %s ", rel->quoted);
+    if (!stmt_columns(&q.sql, rel)) {
+        buf_str(&q.sql, "DEFAULT VALUES");
         return careful_write(ap, &q, rel, "insert into", w);
     }
-    buf_str(&q.sql, ") OVERRIDING SYSTEM VALUE VALUES (");
-    sep = "";
+    buf_str(&q.sql, " OVERRIDING SYSTEM VALUE VALUES (");
     for (int i = 0; i < rel->ncolumns; i++) {
         if (!rel_carries(rel, i)) continue;
         buf_str(&q.sql, sep);
         sqlb_param(&q, rel_target(rel, i)->type, value_text(&row[i]));
         sep = ", ";
     }
+    stmt_fills(&q.sql, rel, sep);
     buf_char(&q.sql, ')');
     return careful_write(ap, &q, rel, "insert into", w);
 }
@@ -12534,8 +12548,8 @@ static const char ddl_shape_sql[] =
     " col.generated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END) WHEN col.def IS NOT NULL THEN"
     " col.def WHEN col.missing IS NOT NULL THEN format( ' DEFAULT %s; ALTER TABLE %s ALTER COLUMN"
     " %I DROP DEFAULT', col.missing, col.fq, col.attname) ELSE '' END END, NULL, CASE WHEN"
-    " col.relkind IN ('r', 'p') AND NOT col.inherited THEN format('ALTER TABLE %s DROP COLUMN IF"
-    " EXISTS %I', col.fq, col.attname) END, CASE WHEN NOT col.inherited AND col.relkind <> 'S'"
+    " col.relkind IN ('r', 'p') AND NOT col.inherited THEN format('ALTER TABLE %s%s DROP COLUMN IF"
+    " EXISTS %I', CASE WHEN col.relkind = 'r' THEN 'ONLY ' ELSE '' END, col.fq, col.attname) END, CASE WHEN NOT col.inherited AND col.relkind <> 'S'"
     " THEN format( 'ALTER TABLE %s RENAME COLUMN %%1$I TO %%2$I', col.ft) END,"
     " 'pg_class'::regclass, col.oid, col.attnum::int, format('COLUMN %s.%I', col.fq, col.attname)"
     " FROM col WHERE col.relkind <> 'S' UNION ALL SELECT 'r' || con.oid, 'k' || con.con, CASE"
@@ -12889,7 +12903,8 @@ static const char ddl_capture_sql[] =
     " coalesce(array_agg(oid), '{}') INTO rels FROM (SELECT oid FROM mine UNION SELECT d.objid"
     " FROM pg_depend d JOIN mine ON mine.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass"
     " AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.objid = ANY (rels)) z; FOR"
-    " item IN SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS fq FROM pg_class c JOIN"
+    " item IN SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS fq, format('%I.%I', s.name,"
+    " c.relname) AS was FROM pg_class c JOIN"
     " pg_namespace n ON n.oid = c.relnamespace JOIN twsync.shape s ON s.job = {job} AND s.obj ="
     " 'r' || c.oid AND s.part = '' AND s.facet = 'schema' AND s.name <> n.nspname WHERE c.oid ="
     " ANY (rels) AND NOT ({user} AND ({match} OR {scope})) AND EXISTS (SELECT FROM pg_namespace g"
@@ -12898,7 +12913,8 @@ static const char ddl_capture_sql[] =
     " {publication}) THEN EXECUTE format('ALTER PUBLICATION %I DROP TABLE ONLY %s', {publication},"
     " item.fq); END IF; DELETE FROM twsync.shape s WHERE s.job = {job} AND s.obj = 'r' ||"
     " item.oid; rels := array_remove(rels, item.oid); INSERT INTO twsync.ddl (job, tag, skipped,"
-    " names) VALUES ({job}, tg_tag, 'moved out of what is selected', to_jsonb(item.fq)); END LOOP;"
+    " names) VALUES ({job}, tg_tag, 'moved out of what is selected', to_jsonb(ARRAY[item.was,"
+    " item.fq])); END LOOP;"
     " WITH RECURSIVE used(oid) AS (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY"
     " (rels) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 UNION SELECT e.oid"
     " FROM used JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (SELECT t.typelem UNION ALL"
@@ -12973,9 +12989,8 @@ static const char ddl_capture_sql[] =
     " pg_class c ON k.obj = 'r' || c.oid AND c.oid = ANY (rels) JOIN pg_namespace n ON n.oid ="
     " c.relnamespace WHERE k.job = {job} AND k.facet = 'rewritten' AND k.value::int & 4 <> 0 AND"
     " why IS NULL AND (query_ ~* '\\musing\\M' OR query_ ~*"
-    " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M') LOOP EXECUTE"
-    " format('SELECT EXISTS (SELECT FROM ONLY %s)', item.fq) INTO found_; IF found_ THEN copies_"
-    " := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END IF; END"
+    " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M') LOOP copies_"
+    " := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END"
     " LOOP; WITH o AS (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f"
     " AS (SELECT * FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) - 'pos' ORDER BY x.phase,"
     " x.pos, x.what) INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what,"
@@ -12994,10 +13009,16 @@ static const char ddl_capture_sql[] =
     " CASE WHEN o.facet = '' THEN '' ELSE o.part END)) AND (o.part ~ '^c' AND o.facet = '' OR NOT"
     " EXISTS (SELECT FROM f h WHERE h.what = o.what)) UNION ALL SELECT 'set', f.phase, NULL,"
     " f.what, f.value, f.make, f.alter_, CASE WHEN m.what ~ '^table ' THEN substr(m.what, 7) END,"
-    " NULL, CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.part = '' AND"
-    " f.facet = '' AND o.obj IS NULL AND f.obj !~ '^n', f.obj, NULL FROM f JOIN f m ON m.obj ="
+    " v.name, CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int ELSE 0 END, f.part = '' AND"
+    " f.facet = '' AND o.obj IS NULL AND f.obj !~ '^n', f.obj, v.missing FROM f JOIN f m ON m.obj ="
     " f.obj AND m.part = '' AND m.facet = '' LEFT JOIN o ON o.obj = f.obj AND o.part = f.part AND"
-    " o.facet = f.facet WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM"
+    " o.facet = f.facet LEFT JOIN LATERAL (SELECT a.attname::text AS name, CASE WHEN f.facet = ''"
+    " AND a.atthasmissing THEN (a.attmissingval::text::text[])[1] END AS missing FROM pg_attribute"
+    " a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = CASE WHEN f.obj ~ '^r' THEN"
+    " substr(f.obj, 2)::oid END AND a.attnum = CASE WHEN f.part ~ '^c' THEN substr(f.part, 2)::int2"
+    " END AND (f.facet = 'type' AND o.obj IS NOT NULL OR f.facet = '' AND o.obj IS NULL AND"
+    " {generated} = '' AND a.attidentity = '' AND (a.atthasmissing OR NOT a.atthasdef AND y.typtype"
+    " <> 'd'))) v ON true WHERE f.what IS NOT NULL AND (o.obj IS NULL OR o.value IS DISTINCT FROM"
     " f.value)) x; SELECT jsonb_agg(DISTINCT jsonb_build_array(left(z.obj, 1), substr(z.what,"
     " position('\"' in z.what)))) INTO names_ FROM (SELECT s.obj, s.what FROM twsync.shape s WHERE"
     " s.job = {job} AND s.obj = ANY (keys) AND s.part = '' AND s.facet = '' UNION ALL SELECT"
@@ -13182,18 +13203,21 @@ static status MUST_CHECK ddl_install(struct db *from, const struct job *job, boo
 /* What A has renamed and dropped, in order, that B had not when it wrote what the reverse task
  * carries.  obj: by what A knows the table or the type, which stays the same. */
 static const char ddl_steps_sql[] =
-    "SELECT c->>'obj', c->>'op' = 'drop', c->>'what' ~ '^table ',"
+    "SELECT c->>'obj', CASE WHEN c->>'op' <> 'set' THEN c->>'op' WHEN c->>'what' ~ '^column ' THEN"
+    " 'add' ELSE 'type' END, c->>'what' ~ '^table ',"
     " substr(coalesce(c->>'old', c->>'what'), 7), substr(c->>'what', 7), c->>'was', c->>'name'"
     " FROM twsync.ddl d, jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
     " WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL ($2::bigint[])"
-    " AND c->>'op' IN ('rename', 'drop') AND (c->>'what' ~ '^table ' OR c->>'was' IS NOT NULL)"
-    " ORDER BY d.id, x.n";
+    " AND CASE WHEN c->>'op' = 'set' THEN c->>'name' IS NOT NULL ELSE c->>'what' ~ '^table ' OR"
+    "  c->>'was' IS NOT NULL END ORDER BY d.id, x.n";
 
 struct ddl_step {
+    char op;                            /* 'r'ename, 'd'rop, 'a'dd, 't'ype */
     const char *obj;
-    bool dropped, of_table;
+    bool of_table;
     const char *old_table, *new_table;  /* quoted */
-    const char *was, *name;             /* of a column, or of a value of an enum */
+    const char *was, *name;             /* of a column, or of a value of an enum; of one that was
+                                         * added `was` is what older rows hold */
 };
 
 /* b: where the row was written, at `at`; a: where it goes to. */
@@ -13210,7 +13234,7 @@ static status MUST_CHECK ddl_steps(struct db *b, struct db *a, struct arena *are
     *steps = arena_array(arena, struct ddl_step, *n + 1);
     for (int i = 0; i < *n; i++)
         (*steps)[i] = (struct ddl_step){
-            .obj = db_cell(r, i, 0), .dropped = db_cell_true(r, i, 1),
+            .obj = db_cell(r, i, 0), .op = *db_cell(r, i, 1),
             .of_table = db_cell_true(r, i, 2), .old_table = db_cell(r, i, 3),
             .new_table = db_cell(r, i, 4), .was = db_cell(r, i, 5), .name = db_cell(r, i, 6)};
     return TW_OK;
@@ -13224,9 +13248,9 @@ static void ddl_walk_table(const struct ddl_step *steps, int n, const char **tab
     *obj = NULL;
     for (int i = 0; i < n && *table; i++) {
         const struct ddl_step *x = &steps[i];
-        if (!x->of_table) continue;
+        if (!x->of_table || !strchr("rd", x->op)) continue;
         if (!*obj && str_is(x->old_table, *table)) *obj = x->obj;
-        if (*obj && str_is(*obj, x->obj)) *table = x->dropped ? NULL : x->new_table;
+        if (*obj && str_is(*obj, x->obj)) *table = x->op == 'd' ? NULL : x->new_table;
     }
 }
 
@@ -13236,8 +13260,8 @@ static const char *ddl_walk_part(const struct ddl_step *steps, int n, const char
 {
     for (int i = 0; i < n && name; i++) {
         const struct ddl_step *x = &steps[i];
-        if (!x->of_table && x->was && str_is(x->obj, obj) && str_is(x->was, name))
-            name = x->dropped ? NULL : x->name;
+        if (!x->of_table && strchr("rd", x->op) && str_is(x->obj, obj) && str_is(x->was, name))
+            name = x->op == 'd' ? NULL : x->name;
     }
     return name;
 }
@@ -13399,16 +13423,23 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
     return TW_OK;
 }
 
-/* A type that needs USING.  What B has there is copied again, if A has any: nothing is left to be
- * converted but rows that are on their way to A, as text. */
-static const char *ddl_by_text(const struct ddl_work *w, const struct ddl_change *c,
-                               const char *sql)
+/* A type that needs USING.  A table that is copied again is empty by now: what it held need not be
+ * converted, and nothing can be lost by it. */
+static status MUST_CHECK ddl_retype(struct ddl_work *w, struct ddl_change *c, const char *sql)
 {
     static const char head[] = "type of column ";
-    const char *name = c->what + strlen(head);
+    const char *name = c->what + strlen(head), *rows;
     size_t n = strlen(name), of = strlen(" of ") + strlen(c->table);
-    if (n <= of || strstr(c->value, " COLLATE ")) return sql;
-    return arena_fmt(w->arena, "%s USING %.*s::text::%s", sql, (int) (n - of), name, c->value);
+    if (n <= of || strstr(c->value, " COLLATE ")) return TW_OK;
+    struct tw_error why = *w->to->e;
+    error_clear(w->to->e);
+    TRY(db_value(w->to, w->arena, "look for rows",
+                 arena_fmt(w->arena, "SELECT 1 FROM %s LIMIT 1", c->table), 0, NULL, &rows));
+    if (!rows)
+        return ddl_exec(w, arena_fmt(w->arena, "%s USING %.*s::text::%s", sql, (int) (n - of),
+                                     name, c->value), &c->done);
+    *w->to->e = why;
+    return TW_OK;
 }
 
 /* A default that changes with its column's type stands in the way of the new type. */
@@ -13496,6 +13527,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     if (c->op == 'r' && !strncmp(c->what, "table ", 6)) TRY(ddl_rename_notes(w, c));
     bool is_type = c->op == 's' && !strncmp(c->what, "type of column ", 15);
     const char *sql = ddl_statement(w, c);
+    if (!sql && c->op == 'd' && ddl_find(w, c->what)) return TW_OK;  /* goes with another, or later */
     if (!sql) {
         c->done = true;
         TRY(ddl_forget(w, c));
@@ -13503,10 +13535,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     }
     if (is_type) TRY(ddl_clear_default(w, c->what));
     TRY(ddl_exec(w, sql, &c->done));
-    if (!c->done && is_type) {
-        error_clear(w->to->e);
-        TRY(ddl_exec(w, ddl_by_text(w, c, sql), &c->done));
-    }
+    if (!c->done && is_type) TRY(ddl_retype(w, c, sql));
     if (!c->done && c->op == 's' && c->alter && c->make) {  /* OR REPLACE has its limits */
         struct ddl_have *have = ddl_find(w, c->what);
         if (have && have->unmake) {
@@ -13612,9 +13641,30 @@ static status MUST_CHECK ddl_begin(struct ddl_work *w)
     return ddl_pass(w, 'r');
 }
 
+/* Tables that refer to one another go together. */
+static status MUST_CHECK ddl_drop_ring(struct ddl_work *w)
+{
+    struct buf b = {0};
+    bool done = false;
+    int n = 0;
+    for (int i = 0; i < w->n; i++) {
+        const struct ddl_change *c = &w->changes[i];
+        if (c->op != 'd' || c->done || c->barred || strncmp(c->what, "table \"", 7)) continue;
+        buf_fmt(&b, "%s%s", n++ ? ", " : "DROP TABLE IF EXISTS ", c->what + strlen("table "));
+    }
+    status s = n > 1 ? ddl_exec(w, buf_cstr(&b), &done) : TW_OK;
+    buf_free(&b);
+    TRY(s);
+    error_clear(w->to->e);
+    if (!done) return TW_OK;
+    TRY(ddl_look(w));
+    return ddl_pass(w, 'd');
+}
+
 static status MUST_CHECK ddl_finish(struct ddl_work *w)
 {
     TRY(ddl_pass(w, 'd'));
+    TRY(ddl_drop_ring(w));
     return ddl_pass(w, 's');
 }
 
@@ -14735,24 +14785,42 @@ static const char *task_odd_column(const struct rel *rel)
     return NULL;
 }
 
-/* Values of enums that A calls otherwise by now. */
-static status MUST_CHECK task_follow_labels(struct task *t, struct arena *a, struct rel *rel,
-                                            const struct ddl_step *steps, int n)
+/* What is otherwise on A with the columns: values of enums that have other names, columns that were
+ * added, which hold for B's rows what B's will hold in them, and types. */
+static status MUST_CHECK task_follow_values(struct task *t, struct arena *a, struct rel *rel,
+                                            const char *obj, const struct ddl_step *steps, int n)
 {
     static const char sql[] =
-        "SELECT attname, 't' || atttypid FROM pg_attribute WHERE attrelid = to_regclass($1)"
-        " AND attnum > 0 AND NOT attisdropped";
+        "SELECT attname, 't' || atttypid, format_type(atttypid, atttypmod), attgenerated <> ''"
+        " FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
     PGresult *r;
     rel->relabels = arena_array(&rel->arena, struct relabel, n * rel->ncolumns + 1);
+    rel->fills = arena_array(&rel->arena, struct fill, n + 1);
+    rel->recast = arena_array(&rel->arena, const char *, rel->ncolumns + 1);
     TRY(db_query(&t->to, a, "read types", sql, 1, &rel->quoted, &r));
-    for (int k = 0; k < n; k++)
-        for (int c = 0; c < rel->ncolumns; c++)
-            for (int i = 0; i < PQntuples(r); i++)
-                if (steps[k].was && str_is(steps[k].obj, db_cell(r, i, 1)) &&
-                    str_is(rel->columns[c].name, db_cell(r, i, 0)))
-                    rel->relabels[rel->nrelabels++] =
-                        (struct relabel){c, arena_str(&rel->arena, steps[k].was),
-                                         arena_str(&rel->arena, steps[k].name)};
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *column = db_cell(r, i, 0);
+        int c = 0;
+        while (c < rel->ncolumns && !str_is(rel->columns[c].name, column)) c++;
+        for (int k = 0; k < n; k++) {
+            const struct ddl_step *x = &steps[k];
+            bool here = obj && str_is(x->obj, obj) && strchr("at", x->op);
+            const char *now = here ? ddl_walk_part(x + 1, n - k - 1, obj, x->name) : NULL;
+            if (x->op == 'r' && c < rel->ncolumns && str_is(x->obj, db_cell(r, i, 1)))
+                rel->relabels[rel->nrelabels++] = (struct relabel){
+                    c, arena_str(&rel->arena, x->was), arena_str(&rel->arena, x->name)};
+            if (!now || !str_is(now, column) || db_cell_true(r, i, 3)) continue;
+            if (x->op == 't' && c < rel->ncolumns)
+                rel->recast[c] = arena_str(&rel->arena, db_cell(r, i, 2));
+            struct buf q = {0};
+            sql_ident(&q, column);
+            if (x->op == 'a' && c == rel->ncolumns)
+                rel->fills[rel->nfills++] = (struct fill){
+                    arena_str(&rel->arena, buf_cstr(&q)),
+                    x->was ? arena_str(&rel->arena, x->was) : NULL};
+            buf_free(&q);
+        }
+    }
     return TW_OK;
 }
 
@@ -14794,7 +14862,7 @@ static status MUST_CHECK task_follow_by(struct task *t, struct arena *a, struct 
         c->gone = !name;
         c->name = name ? arena_str(&rel->arena, name) : "";  /* what bears its name is another */
     }
-    return task_follow_labels(t, a, rel, steps, n);
+    return task_follow_values(t, a, rel, obj, steps, n);
 }
 
 static status MUST_CHECK task_follow(struct task *t, struct rel *rel)
@@ -14807,6 +14875,44 @@ static status MUST_CHECK task_follow(struct task *t, struct rel *rel)
     return s;
 }
 
+/* Values of columns whose type A has changed meanwhile, as A writes them: what is there is compared
+ * with them as text. */
+static status MUST_CHECK task_recast(struct task *t, const struct rel *rel, struct tuple *row)
+{
+    struct arena *a = &t->w->arena;
+    for (int i = 0; rel->recast && i < rel->ncolumns && i < row->n; i++) {
+        struct value *v = &row->values[i];
+        const char *text = value_text(v), *now;
+        if (!rel->recast[i] || !text) continue;
+        TRY(db_value(&t->to, a, "read a value as its new type",
+                     arena_fmt(a, "SELECT $1::text::%s", rel->recast[i]), 1, &text, &now));
+        *v = value_of(now);
+    }
+    return TW_OK;
+}
+
+/* A table that A has moved out of what is selected. */
+static status MUST_CHECK task_is_moved_out(struct task *t, struct rel *rel)
+{
+    struct arena a = {0};
+    const char *values[] = {t->job->name, rel->quoted}, *found = NULL;
+    struct tw_error why = t->e;
+    error_clear(&t->e);
+    status s = db_value(&t->to, &a, "read what was moved", "SELECT 1 FROM twsync.ddl WHERE job = $1"
+                        " AND skipped = 'moved out of what is selected' AND names->>0 = $2 LIMIT 1",
+                        2, values, &found);
+    arena_free(&a);
+    TRY(s);
+    if (!found) {
+        t->e = why;
+        return why.code;
+    }
+    log_warning("changes of table %s are left out: %c has moved it out of what is selected",
+                rel->quoted, t->target->letter);
+    rel->parked = rel->resolved = true;
+    return TW_OK;
+}
+
 /* A new name on the source need not be a new column: where the target has one that the source lacks
  * it may be that one, renamed. */
 static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
@@ -14814,6 +14920,7 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
     if (t->dir == TW_REVERSE) TRY(task_follow(t, rel));
     if (rel->resolved) return TW_OK;
     status s = rel_resolve(rel, &t->from, &t->to, t->name, &t->begin);
+    if (s == TW_ESCHEMA && t->dir == TW_REVERSE && !rel->exists) return task_is_moved_out(t, rel);
     if (s != TW_ESCHEMA || !t->conf->ddl || t->dir == TW_REVERSE) return s;
     struct tw_error why = t->e;
     const char *odd = rel->exists ? task_odd_column(rel) : NULL;
@@ -14902,9 +15009,8 @@ static status MUST_CHECK task_wait_reverse(struct task *t, struct arena *a)
     return TW_OK;
 }
 
-/* Its rows on B go, for those of A come.  Not yet: it is only locked. */
-static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const char *table,
-                                          bool now)
+/* Nobody writes to the table on B from here on, and what was written is on A. */
+static status MUST_CHECK task_lock_table(struct task *t, struct arena *a, const char *table)
 {
     const char *there;
     TRY(db_value(&t->to, a, "look for a table", "SELECT to_regclass($1)", 1, &table, &there));
@@ -14912,8 +15018,15 @@ static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const
     TRY(db_exec(&t->to, "lock a table", arena_fmt(a, "SET LOCAL lock_timeout = '10s'; LOCK TABLE"
                                                      " ONLY %s IN EXCLUSIVE MODE;"
                                                      " SET LOCAL lock_timeout = 0", table)));
-    TRY(task_wait_reverse(t, a));
-    if (!now) return TW_OK;
+    return task_wait_reverse(t, a);
+}
+
+/* Its rows on B go, for those of A come. */
+static status MUST_CHECK task_empty_table(struct task *t, struct arena *a, const char *table)
+{
+    const char *there;
+    TRY(db_value(&t->to, a, "look for a table", "SELECT to_regclass($1)", 1, &table, &there));
+    if (!there) return TW_OK;
     return db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", table));
 }
 
@@ -15054,23 +15167,24 @@ static bool task_ddl_bars(const struct ddl_work *w, const char *table)
  * sees them empty.  If there is more DDL on its way, what the rows need may come with it: they are
  * left out of the stream until it has come, and copied then. */
 static status MUST_CHECK task_ddl_copy(struct task *t, struct arena *a, struct ddl_work *w,
-                                       struct moment *m, const char *table)
+                                       struct moment *m, const char *table, bool put_off)
 {
     struct table found = {0};
     const char *refused = "its rows are copied when more DDL has come";
-    bool held;
-    TRY(moment_hold(t, a, m, table, w->event->id, &found, &held));
+    bool held = false;
+    if (!put_off) TRY(moment_hold(t, a, m, table, w->event->id, &found, &held));
     if (held) TRY(task_copy_rows(t, a, m, &found, &refused));
     return refused ? task_park(t, table, refused, w->event->id, true) : TW_OK;
 }
 
-static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct ddl_work *w)
+static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct ddl_work *w,
+                                         bool put_off)
 {
     struct moment m = {0};
-    status s = w->ncopies ? moment_open(t, a, &m) : TW_OK;
+    status s = w->ncopies && !put_off ? moment_open(t, a, &m) : TW_OK;
     for (int i = 0; s == TW_OK && i < w->ncopies; i++)
         if (!task_ddl_bars(w, w->copies[i].table))
-            s = task_ddl_copy(t, a, w, &m, w->copies[i].table);
+            s = task_ddl_copy(t, a, w, &m, w->copies[i].table, put_off);
     db_close(&m.lead);
     return s;
 }
@@ -15080,7 +15194,7 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        if (c->done || c->parked || (c->barred && !c->why.msg[0])) continue;
+        if (c->done || c->parked || ((c->barred || c->op == 'd') && !c->why.msg[0])) continue;
         t->stat->ddl_failed++;
         const char *whole = ddl_whole(c);
         bool of_table = !strncmp(c->what, "table ", 6);
@@ -15101,7 +15215,7 @@ static status MUST_CHECK task_ddl_refused(struct task *t, struct arena *a, struc
 /* What B has in the tables that are copied goes before they are changed: nothing of it need fit.
  * Not what other tables refer to, which is checked anew with the change: that goes afterwards. */
 static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const struct ddl_work *w,
-                                        bool first)
+                                        bool first, bool put_off)
 {
     for (int i = 0; i < w->ncopies; i++) {
         const char *table = w->copies[i].table, *kept = NULL;
@@ -15110,7 +15224,8 @@ static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const s
             TRY(db_value(&t->to, a, "look for references", "SELECT 1 FROM pg_constraint WHERE"
                          " contype = 'f' AND confrelid = to_regclass($1) AND conrelid <> confrelid"
                          " LIMIT 1", 1, &table, &kept));
-        TRY(task_empty_table(t, a, table, !kept));
+        if (first && !put_off) TRY(task_lock_table(t, a, table));
+        if (!kept) TRY(task_empty_table(t, a, table));
     }
     return TW_OK;
 }
@@ -15120,12 +15235,14 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
 {
     struct ddl_work w = {.to = &t->to, .arena = a, .event = event, .task = t->name,
                          .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
+    /* With the locks of other DDL held, the reverse task must not be waited for. */
+    bool put_off = t->alone;
     TRY(ddl_begin(&w));
-    TRY(task_ddl_empty(t, a, &w, true));
+    TRY(task_ddl_empty(t, a, &w, true, put_off));
     TRY(ddl_finish(&w));
-    TRY(task_ddl_empty(t, a, &w, false));
+    TRY(task_ddl_empty(t, a, &w, false, put_off));
     if (w.ncopies) TRY(ddl_pass(&w, 's'));  /* it may be easier without rows */
-    TRY(task_ddl_copies(t, a, &w));
+    TRY(task_ddl_copies(t, a, &w, put_off));
     TRY(task_ddl_refused(t, a, &w));
     return ddl_note(&w, t->job);
 }
@@ -15172,7 +15289,8 @@ static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, cons
     TRY(ddl_is_behind(&t->from, a, t->job, done, later));
     if (*later) return TW_OK;
     log_info("copying table %s again", name);
-    TRY(task_empty_table(t, a, name, true));
+    TRY(task_lock_table(t, a, name));
+    TRY(task_empty_table(t, a, name));
     TRY(moment_open(t, a, m));
     TRY(moment_hold(t, a, m, name, NULL, &found, &held));
     *later = !held && found.oid;
@@ -15300,6 +15418,12 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
                        .commit_us = t->begin.commit_us, .seq = t->seq};
     rel_relabel(rel, &c.m.new);
     rel_relabel(rel, &c.m.old);
+    if (rel->recast && t->writing) {
+        *take = TAKE_LATER;
+        return TW_OK;
+    }
+    TRY(task_recast(t, rel, &c.m.new));
+    TRY(task_recast(t, rel, &c.m.old));
     if (t->conf->bulk == BULK_NO && !t->w->n) t->w->by_row = true;
     *take = window_add(t->w, &c);
     if (*take == TAKE_LATER) return TW_OK;

@@ -1,0 +1,109 @@
+"""Defects of DDL replication that were found."""
+
+import pytest
+
+import compare
+import tw
+from wait import wait_for
+
+T = ("CREATE TABLE t (id int PRIMARY KEY, v text, x numeric(10,2));"
+     "INSERT INTO t SELECT g, 'v' || g, g FROM generate_series(1, 10) g;")
+
+
+def in_flight(pair, make_job, base, b, a, schemas="public"):
+    """B writes while twsync is away, and then A changes its schema."""
+    pair.a.sql(base)
+    job = make_job(pair, schemas).start()
+    job.kill()
+    pair.b.sql(b)
+    pair.a.sql(a)
+    return job.start(wait=())
+
+
+def same(job, tasks=tw.TASKS):
+    job.wait_synced(tasks)
+    compare.wait_contents(job.pair)
+    compare.assert_schema(job.pair)
+    for task in tasks:
+        assert job.task(task)["conflicts"] == 0, job.conflicts(task)
+        assert job.task(task)["restarts"] == 0, job.log_tail()
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("after", [
+    "ALTER TABLE t ALTER w DROP DEFAULT", "ALTER TABLE t ALTER w SET DEFAULT 'y'", "ALTER TABLE t RENAME w TO z",
+    "ALTER TABLE t DROP w", "SELECT 1"])
+@pytest.mark.parametrize("not_null", ["NOT NULL", ""])
+def test_s1_added_column_of_rows_on_their_way(pair, make_job, after, not_null):
+    """A row of B that does not know the column holds what B's other rows will hold, not what the default is by now."""
+    job = in_flight(pair, make_job, T, "INSERT INTO t VALUES (101, 'b', 5); UPDATE t SET v = 'b' WHERE id = 3",
+                    f"ALTER TABLE t ADD w text DEFAULT 'x''\\y' {not_null}; {after}")
+    same(job)
+
+
+@pytest.mark.rung("origin")
+def test_s1_without_a_default(pair, make_job):
+    job = in_flight(pair, make_job, T, "INSERT INTO t VALUES (101, 'b', 5)",
+                    "ALTER TABLE t ADD w int; ALTER TABLE t ALTER w SET DEFAULT 7")
+    same(job)
+    assert pair.b.sql("SELECT w FROM t WHERE id = 101") == [(None,)]
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("change", ["x TYPE numeric(14,4)", "v TYPE char(10)", "x TYPE text"])
+def test_s2_old_values_of_another_type(pair, make_job, change):
+    """What B changed before it had the new type is no conflict: values are compared as the new type writes them."""
+    job = in_flight(pair, make_job, T, "UPDATE t SET x = x + 1, v = 'b' WHERE id = 1; DELETE FROM t WHERE id = 5",
+                    f"ALTER TABLE t ALTER {change}")
+    same(job)
+    assert pair.a.sql("SELECT v FROM t WHERE id = 1")[0][0].strip() == "b"
+
+
+@pytest.mark.rung("origin")
+def test_s3_copied_after_other_ddl_of_its_transaction(pair, make_job):
+    """The tasks do not wait for each other, where one holds a lock that the other's look needs."""
+    pair.a.sql("CREATE TABLE o (id int PRIMARY KEY, c int UNIQUE); CREATE TABLE i (id int PRIMARY KEY, q int);"
+               "INSERT INTO o VALUES (2, 2); INSERT INTO i VALUES (2, 2)")
+    job = make_job(pair).start()
+    job.kill()
+    pair.b.sql("INSERT INTO o VALUES (1, 1); INSERT INTO i VALUES (1, 1)")
+    pair.a.sql("BEGIN; ALTER TABLE o ALTER c TYPE bigint; ALTER TABLE i ALTER q TYPE numeric USING q * 1.5; COMMIT")
+    job.start(wait=())
+    job.wait_synced()
+    compare.wait_contents(pair)
+    assert "has not passed" not in job.log_text()
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("origin")
+def test_s4_column_of_the_parent_only(pair, make_job):
+    """ALTER TABLE ONLY ... DROP: the children keep the column and its values; without ONLY they lose it."""
+    pair.a.sql("CREATE TABLE p (id int PRIMARY KEY, v text, w int); CREATE TABLE c (id int PRIMARY KEY) INHERITS (p);"
+               "INSERT INTO c VALUES (2, 'c', 1)")
+    job = make_job(pair).start()
+    pair.a.sql("ALTER TABLE ONLY p DROP v")
+    same(job, ("forward",))
+    pair.a.sql("ALTER TABLE p DROP w; INSERT INTO c VALUES (4, 'd')")
+    same(job)
+
+
+@pytest.mark.rung("origin")
+def test_s5_row_of_a_table_that_was_moved_out(pair, make_job):
+    """Its rows are left out, with a word, and all other tables go on."""
+    pair.a.sql(T + "CREATE SCHEMA two; CREATE SCHEMA three; CREATE TABLE two.x (id int PRIMARY KEY, v text)")
+    job = make_job(pair, "public, two").start()
+    pair.a.sql("ALTER TABLE two.x SET SCHEMA three")
+    job.wait_synced()
+    pair.b.sql("INSERT INTO two.x VALUES (3, 'b'); INSERT INTO t VALUES (1001, '1', 1)")
+    wait_for(lambda: pair.a.one("SELECT count(*) FROM t WHERE id = 1001") == 1, "the other table's row")
+    assert "has moved it out of what is selected" in job.log_text()
+
+
+@pytest.mark.rung("origin")
+def test_s6_tables_that_refer_to_one_another_are_dropped(pair, make_job):
+    pair.a.sql("CREATE TABLE d1 (id int PRIMARY KEY, o int); CREATE TABLE d2 (id int PRIMARY KEY, o int REFERENCES d1);"
+               "ALTER TABLE d1 ADD FOREIGN KEY (o) REFERENCES d2")
+    job = make_job(pair).start()
+    pair.a.sql("DROP TABLE d1, d2")
+    same(job)
+    assert not pair.b.one("SELECT to_regclass('d1') IS NOT NULL OR to_regclass('d2') IS NOT NULL")
