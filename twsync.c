@@ -12851,6 +12851,7 @@ static const char ddl_capture_sql[] =
     "DECLARE query_ constant text := current_query(); named text[]; rels oid[]; types oid[]; procs"
     " oid[]; spaces oid[]; opers oid[]; keys text[]; fresh twsync.facet[]; changes_ jsonb; names_"
     " jsonb; copies_ jsonb := '[]'; why text; what_ text; stack text; item record; found_ boolean;"
+    " indexes text[];"
     " number bigint; BEGIN GET DIAGNOSTICS stack = PG_CONTEXT; IF (SELECT count(*) > 1 FROM"
     " regexp_matches(stack, '^PL/pgSQL function \"?twsync\"?\\.', 'gn')) THEN RETURN; END IF; IF"
     " tg_event = 'table_rewrite' THEN INSERT INTO twsync.shape SELECT {job}, s.obj, '',"
@@ -12861,7 +12862,9 @@ static const char ddl_capture_sql[] =
     " d.object_type WHEN 'default value' THEN '\"pg_class\" ' || coalesce("
     " to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0) ELSE"
     " d.classid::regclass || ' ' || d.objid END), string_agg(DISTINCT d.object_identity, ', ')"
-    " FILTER (WHERE d.original) INTO named, what_ FROM pg_event_trigger_dropped_objects() d WHERE"
+    " FILTER (WHERE d.original), array_agg(format('index %I.%I', d.schema_name, d.object_name))"
+    " FILTER (WHERE d.object_type = 'index') INTO named, what_, indexes FROM"
+    " pg_event_trigger_dropped_objects() d WHERE"
     " NOT d.is_temporary AND coalesce(d.schema_name, '') NOT IN ('twsync', 'pg_toast') AND"
     " d.object_type !~ '^(publication|subscription|event trigger)'; ELSE SELECT array_agg(DISTINCT"
     " c.classid::regclass || ' ' || c.objid), string_agg(DISTINCT c.object_identity, ', ') INTO"
@@ -12885,7 +12888,10 @@ static const char ddl_capture_sql[] =
     " v.letter || split_part(u, ' ', 2) FROM unnest(named) u JOIN (VALUES ('\"pg_class\"', 'i'),"
     " ('\"pg_constraint\"', 'k'), ('\"pg_trigger\"', 'g'), ('\"pg_rewrite\"', 'w'),"
     " ('\"pg_policy\"', 'y'), ('\"pg_statistic_ext\"', 's')) v(class, letter) ON split_part(u, '"
-    " ', 1) = v.class) UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid ="
+    " ', 1) = v.class) UNION"
+    /* One that REINDEX CONCURRENTLY has given another oid. */
+    " SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND s.obj ~ '^r' AND"
+    " s.facet = '' AND s.part ~ '^i' AND s.what = ANY (indexes) UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid ="
     " c.relnamespace JOIN twsync.shape s ON s.job = {job} AND s.obj = 'r' || c.oid AND s.facet ="
     " 'schema' AND s.name <> n.nspname WHERE n.oid = ANY (spaces)), down(oid) AS (SELECT x.oid"
     " FROM x UNION SELECT i.inhrelid FROM down JOIN pg_inherits i ON i.inhparent = down.oid JOIN"
@@ -13457,6 +13463,20 @@ static status MUST_CHECK ddl_clear_default(struct ddl_work *w, const char *type_
     return TW_OK;
 }
 
+/* The old one goes, the new one comes, and has the comment of the old. */
+static const char *ddl_remake(const struct ddl_work *w, const struct ddl_change *c,
+                              const struct ddl_have *have)
+{
+    const char *what = arena_fmt(w->arena, "comment on %s", c->what);
+    const struct ddl_have *comment = ddl_find(w, what);
+    const char *sql = arena_fmt(w->arena, "%s; %s", have->unmake, c->make);
+    size_t none = strlen("NULL");
+    if (!comment || !comment->value || !comment->unmake || strlen(comment->unmake) < none)
+        return sql;
+    return arena_fmt(w->arena, "%s; %.*s%s", sql, (int) (strlen(comment->unmake) - none),
+                     comment->unmake, comment->value);
+}
+
 /* The statement that brings the target nearer; NULL if there is nothing to do. */
 static const char *ddl_statement(const struct ddl_work *w, const struct ddl_change *c)
 {
@@ -13472,8 +13492,7 @@ static const char *ddl_statement(const struct ddl_work *w, const struct ddl_chan
     if (!strncmp(c->what, "index ", 6) &&  /* a partition's goes with its parent's */
         ddl_find(w, arena_fmt(w->arena, "parent of %s", c->what)))
         return NULL;
-    if (!c->make || !have->unmake) return NULL;
-    return arena_fmt(w->arena, "%s; %s", have->unmake, c->make);
+    return c->make && have->unmake ? ddl_remake(w, c, have) : NULL;
 }
 
 /* What is known of a table by its name, under its new name. */
@@ -13540,7 +13559,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
         struct ddl_have *have = ddl_find(w, c->what);
         if (have && have->unmake) {
             error_clear(w->to->e);
-            TRY(ddl_exec(w, arena_fmt(w->arena, "%s; %s", have->unmake, c->make), &c->done));
+            TRY(ddl_exec(w, ddl_remake(w, c, have), &c->done));
         }
     }
     c->why = *w->to->e;
@@ -16690,29 +16709,21 @@ static status MUST_CHECK schema_entry(struct schema_diff *d, const struct ddl *w
     return TW_OK;
 }
 
-/* Again and again while that gets some of them done: one may need another that comes later. */
-static status MUST_CHECK schema_apply(struct schema_diff *d)
+/* Run the statements; what fails may need another that comes later, or be done with another: the
+ * next comparison tells.  *done: how many were run; why: of the first that failed. */
+static status MUST_CHECK schema_apply(struct schema_diff *d, int *done, struct tw_error *why)
 {
-    status s = TW_OK;
     TRY(db_exec(&d->b.db, "set up the session", "SET check_function_bodies = off"));
-    for (bool any = true; any;) {
-        any = false;
-        s = TW_OK;
+    *done = 0;
+    error_clear(why);
+    for (size_t i = 0; i < d->todo.len; i += strlen(d->todo.data + i) + 1) {
+        status s = db_exec(&d->b.db, "change the schema", d->todo.data + i);
+        if (s != TW_OK && s != TW_ESERVER) return s;
+        if (s == TW_OK) ++*done;
+        else if (why->code == TW_OK) *why = *d->b.db.e;
         error_clear(d->b.db.e);
-        for (size_t i = 0, n; i < d->todo.len; i += n) {
-            n = strlen(d->todo.data + i) + 1;
-            if (n == 1) continue;
-            struct tw_error first = *d->b.db.e;
-            error_clear(d->b.db.e);
-            status one = db_exec(&d->b.db, "change the schema", d->todo.data + i);
-            if (one != TW_OK && one != TW_ESERVER) return one;
-            if (one == TW_OK) memset(d->todo.data + i, 0, n);
-            any = any || one == TW_OK;
-            if (s != TW_OK) *d->b.db.e = first;
-            else s = one;
-        }
     }
-    return s;
+    return TW_OK;
 }
 
 static status MUST_CHECK schema_compare(struct schema_diff *d)
@@ -16734,28 +16745,55 @@ static status MUST_CHECK schema_compare(struct schema_diff *d)
     return TW_OK;
 }
 
-/* *differ: there is something that no statement, or none that was run, has mended. */
+static status MUST_CHECK schema_round(struct schema_diff *d, const struct job *job, FILE *out,
+                                      struct tw_error *e)
+{
+    *d = (struct schema_diff){.job = job, .arena = d->arena, .out = out};
+    d->a.db = (struct db){.node = &job->node[0], .e = e};
+    d->b.db = (struct db){.node = &job->node[1], .e = e};
+    snprintf(d->a.db.purpose, sizeof d->a.db.purpose, "%s:schema", job->name);
+    snprintf(d->b.db.purpose, sizeof d->b.db.purpose, "%s:schema", job->name);
+    status s = schema_compare(d);
+    if (s == TW_OK && !d->missing && !d->differ && !d->extra)
+        fprintf(out, "-- the schemas are equal: %d statements make either\n", d->a.list.n);
+    else if (s == TW_OK)
+        fprintf(out, "-- missing on b: %d, different: %d, only on b: %d\n", d->missing, d->differ,
+                d->extra);
+    return s;
+}
+
+static void schema_close(struct schema_diff *d)
+{
+    db_close(&d->a.db);
+    db_close(&d->b.db);
+    buf_free(&d->todo);
+}
+
+/* *differ: there is something that no statement, or none that was run, has mended.  With apply the
+ * sides are compared again after the statements, and that is what counts: a statement that was
+ * refused is an error if something is left. */
 static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out, bool *differ,
                                     struct tw_error *e)
 {
     struct arena a = {0};
-    struct schema_diff d = {.job = job, .arena = &a, .out = out};
-    d.a.db = (struct db){.node = &job->node[0], .e = e};
-    d.b.db = (struct db){.node = &job->node[1], .e = e};
-    snprintf(d.a.db.purpose, sizeof d.a.db.purpose, "%s:schema", job->name);
-    snprintf(d.b.db.purpose, sizeof d.b.db.purpose, "%s:schema", job->name);
-    status s = schema_compare(&d);
-    if (s == TW_OK && !d.missing && !d.differ && !d.extra)
-        fprintf(out, "-- the schemas are equal: %d statements make either\n", d.a.list.n);
-    else if (s == TW_OK)
-        fprintf(out, "-- missing on b: %d, different: %d, only on b: %d\n", d.missing, d.differ,
-                d.extra);
-    if (s == TW_OK && apply) s = schema_apply(&d);
-    if (s == TW_OK && apply && d.todo.len) fputs("-- run on b\n", out);
-    *differ = d.open || (d.todo.len && !apply);
-    db_close(&d.a.db);
-    db_close(&d.b.db);
-    buf_free(&d.todo);
+    struct schema_diff d = {.arena = &a};
+    struct tw_error why;
+    int done = 0;
+    error_clear(&why);
+    status s = schema_round(&d, job, out, e);
+    for (bool more = apply && d.todo.len; s == TW_OK && more;) {
+        s = schema_apply(&d, &done, &why);
+        fprintf(out, "-- run on b: %d statements\n", done);
+        schema_close(&d);
+        if (s == TW_OK) s = schema_round(&d, job, out, e);
+        more = done && d.todo.len;
+    }
+    *differ = d.open || d.todo.len;
+    if (s == TW_OK && *differ && why.code != TW_OK) {
+        *e = why;
+        s = why.code;
+    }
+    schema_close(&d);
     arena_free(&a);
     return s;
 }

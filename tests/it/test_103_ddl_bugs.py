@@ -107,3 +107,23 @@ def test_s6_tables_that_refer_to_one_another_are_dropped(pair, make_job):
     pair.a.sql("DROP TABLE d1, d2")
     same(job)
     assert not pair.b.one("SELECT to_regclass('d1') IS NOT NULL OR to_regclass('d2') IS NOT NULL")
+
+
+@pytest.mark.rung("origin")
+def test_s7_index_dropped_after_reindex(pair, make_job):
+    """REINDEX CONCURRENTLY gives an index another oid without a word: it is known by its name."""
+    pair.a.sql(T + "CREATE INDEX i ON t (v); CREATE UNIQUE INDEX j ON t (x); CREATE INDEX k ON t (v, x)")
+    job = make_job(pair).start()
+    for sql in ("REINDEX INDEX CONCURRENTLY i", "DROP INDEX i", "REINDEX TABLE CONCURRENTLY t", "DROP INDEX j",
+                "ALTER INDEX k RENAME TO k2", "REINDEX TABLE t", "DROP INDEX CONCURRENTLY k2"):
+        pair.a.sql(sql)
+    same(job)
+
+
+@pytest.mark.rung("origin")
+def test_s8_comment_of_what_is_made_anew(pair, make_job):
+    pair.a.sql(T + "CREATE INDEX i ON t (v); COMMENT ON INDEX i IS 'it''s \\ x'; CREATE VIEW w AS SELECT id FROM t;"
+               "COMMENT ON VIEW w IS 'w'; ALTER TABLE t ADD CONSTRAINT k CHECK (id > 0); COMMENT ON CONSTRAINT k ON t IS 'k'")
+    job = make_job(pair).start()
+    pair.a.sql("ALTER INDEX i SET (fillfactor = 50); CREATE OR REPLACE VIEW w AS SELECT id, v FROM t")
+    same(job)

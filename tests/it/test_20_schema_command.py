@@ -183,3 +183,32 @@ def test_refused(pair, make_job):
     job = make_job(pair, "own")
     code, out, err = job.command("schema", job.path, "--apply")
     assert code == tw.TASK_FAILED and "could not change the schema" in err, (code, out, err)
+
+
+ON_B = [
+    "DROP TABLE own.p1", "ALTER TABLE own.p DETACH PARTITION own.p1", "DROP VIEW own.v; ALTER TABLE own.t DROP n CASCADE",
+    "ALTER TABLE own.t DROP CONSTRAINT t_n_check; COMMENT ON COLUMN own.t.n IS 'of b'",
+    "ALTER TABLE own.t DROP CONSTRAINT t_n_check; ALTER TABLE own.t ADD CONSTRAINT t_n_check CHECK (n > 7)",
+    "DROP FUNCTION own.f; DROP VIEW own.v; ALTER TABLE own.t ALTER v TYPE varchar(9)", "DROP TYPE own.pair",
+    "ALTER TABLE own.t ALTER v SET STORAGE EXTERNAL, ALTER n SET STATISTICS 9, SET (fillfactor = 50)",
+    "ALTER INDEX own.t_v RENAME TO other", "DROP TABLE own.t CASCADE", "DROP DOMAIN own.d; DROP SEQUENCE own.s",
+]
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("change", ON_B)
+def test_made_otherwise_on_b(pair, make_job, change):
+    """Exit code 0 after --apply is the word of a second comparison; what only B has is left."""
+    job = filled(pair, make_job)
+    pair.b.sql(change)
+    code, said = schema(job)
+    assert code == DIFFER, said
+    code, said = schema(job, "--apply")
+    again, _ = schema(job)
+    assert code == again, said
+    if "RENAME TO other" in change:     # B keeps it, and gets A's
+        assert code == DIFFER and 'only on b: index "own"."other"' in said
+        pair.b.sql("DROP INDEX own.other")
+    else:
+        assert code == 0, said
+    compare.assert_schema(pair)
