@@ -4368,7 +4368,7 @@ struct rel {
     int nrelabels;
     struct fill *fills;   /* columns the target has by now, which the source's rows lack */
     int nfills;
-    const char **recast;  /* by column: its type on the target, if that was changed there; or NULL */
+    const char **recast;  /* by column: its type on the target, if it was changed there */
     struct stmt *stmts;
     int nstmts;
 };
@@ -6935,7 +6935,8 @@ static status MUST_CHECK crew_give(struct shape_crew *c, int hand, const struct 
     struct arena a = {0};
     struct db *d = &c->hands[hand];
     const char *what = arena_fmt(&a, "create %s", ddl->what), *there = NULL;
-    status s = ddl->exists_sql ? db_value(c->to, &a, what, ddl->exists_sql, 0, NULL, &there) : TW_OK;
+    status s = TW_OK;
+    if (ddl->exists_sql) s = db_value(c->to, &a, what, ddl->exists_sql, 0, NULL, &there);
     bool is_there = there && *there == 't';
     if (s == TW_OK && is_there) shape_tell(c->watch, ddl);
     if (s == TW_OK && !is_there && !d->pg) {
@@ -8449,9 +8450,9 @@ static status MUST_CHECK pipe_sql(struct pipeline *p, enum sent_kind kind, const
                         " + $4::bigint * '1 microsecond'::interval"
 #define APPLY_MARK_WHERE " WHERE task = $1 AND epoch = $2::bigint"
 
-/* What A has of DDL, as a sum that every one of it raises; those that are under way at once are among
- * the newest. */
-#define APPLY_DDL_SUM "coalesce(sum(id), 0) FROM (SELECT id FROM twsync.ddl WHERE job = $1"         \
+/* What A has of DDL, as a sum that every one of it raises; those that are under way at once are
+ * among the newest. */
+#define APPLY_DDL_SUM "coalesce(sum(id), 0) FROM (SELECT id FROM twsync.ddl WHERE job = $1"        \
                       " AND changes IS NOT NULL ORDER BY id DESC LIMIT 200) d"
 
 static const struct {
@@ -8698,8 +8699,8 @@ static status MUST_CHECK apply_send_origin(struct apply *ap, struct pipeline *p)
     return pipe_fixed(ap, p, FIXED_ORIGIN, 2, values);
 }
 
-/* Reverse: was there DDL on A since we looked what things are called there?  Whatever we have written
- * to is locked by now, so that none can come after this look. */
+/* Reverse: was there DDL on A since we looked what things are called there?  Whatever we have
+ * written to is locked by now, so that none can come after this look. */
 static status MUST_CHECK apply_send_ddl(struct apply *ap, struct pipeline *p)
 {
     const char *values[] = {ap->job, ap->ddl_sum};
@@ -12508,7 +12509,8 @@ static const char ddl_shape_sql[] =
     " LATERAL (SELECT format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %I.%I%s)', CASE"
     " a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, sn.nspname, s.relname, "
     SHAPE_SEQUENCE("") ") AS def, " SHAPE_SEQUENCE(" SET ") " AS opts, format('%I.%I', sn.nspname,"
-    " s.relname) AS seq, s.oid AS seqid, CASE WHEN v.seqtypid <> a.atttypid THEN format('%s MINVALUE"
+    " s.relname) AS seq, s.oid AS seqid, CASE WHEN v.seqtypid <> a.atttypid THEN format('%s"
+    " MINVALUE"
     " %s MAXVALUE %s', format_type(v.seqtypid, NULL), v.seqmin, v.seqmax) END AS seqtype FROM"
     " pg_depend d JOIN"
     " pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN"
@@ -12524,7 +12526,8 @@ static const char ddl_shape_sql[] =
     " coalesce(col.def, '') END, ', ' ORDER BY col.attnum) AS cols FROM col WHERE col.oid = r.oid"
     " AND (p.names IS NULL OR col.attislocal)) k WHERE r.relkind IN ('r', 'p')), con AS ( SELECT"
     " r.*, k.oid AS con, k.conname, k.contype, k.convalidated, k.conindid, k.conislocal,"
-    " k.condeferrable, k.condeferred, pg_get_constraintdef(k.oid) AS def FROM r JOIN pg_constraint k ON k.conrelid = r.oid WHERE"
+    " k.condeferrable, k.condeferred, pg_get_constraintdef(k.oid) AS def FROM r JOIN"
+    " pg_constraint k ON k.conrelid = r.oid WHERE"
     " k.contype IN ('p', 'u', 'x', 'c', 'f') AND NOT (k.contype = 'f' AND k.conparentid <> 0)),"
     " part(obj, part, phase, what, name, value, make, alter_, unmake, rename_, class, id, sub,"
     " target) AS ( SELECT 'r' || t.oid, '', 14, 'table ' || t.fq, t.relname::text,"
@@ -12549,7 +12552,8 @@ static const char ddl_shape_sql[] =
     " col.def WHEN col.missing IS NOT NULL THEN format( ' DEFAULT %s; ALTER TABLE %s ALTER COLUMN"
     " %I DROP DEFAULT', col.missing, col.fq, col.attname) ELSE '' END END, NULL, CASE WHEN"
     " col.relkind IN ('r', 'p') AND NOT col.inherited THEN format('ALTER TABLE %s%s DROP COLUMN IF"
-    " EXISTS %I', CASE WHEN col.relkind = 'r' THEN 'ONLY ' ELSE '' END, col.fq, col.attname) END, CASE WHEN NOT col.inherited AND col.relkind <> 'S'"
+    " EXISTS %I', CASE WHEN col.relkind = 'r' THEN 'ONLY ' ELSE '' END, col.fq, col.attname) END,"
+    " CASE WHEN NOT col.inherited AND col.relkind <> 'S'"
     " THEN format( 'ALTER TABLE %s RENAME COLUMN %%1$I TO %%2$I', col.ft) END,"
     " 'pg_class'::regclass, col.oid, col.attnum::int, format('COLUMN %s.%I', col.fq, col.attname)"
     " FROM col WHERE col.relkind <> 'S' UNION ALL SELECT 'r' || con.oid, 'k' || con.con, CASE"
@@ -12678,7 +12682,8 @@ static const char ddl_shape_sql[] =
     " p.id AND d.objsubid = p.sub UNION ALL SELECT 'r' || col.oid, 'c' || col.attnum,"
     " 'sequence comment', 90, format('sequence comment of column %I of %s', col.attname, col.fq),"
     " NULL, quote_literal(d.description), format('COMMENT ON SEQUENCE %s IS %L', col.seq,"
-    " d.description), format('COMMENT ON SEQUENCE %s IS %L', col.seq, d.description), format('COMMENT"
+    " d.description), format('COMMENT ON SEQUENCE %s IS %L', col.seq, d.description),"
+    " format('COMMENT"
     " ON SEQUENCE %s IS NULL', col.seq), NULL FROM col JOIN pg_description d ON d.classoid ="
     " 'pg_class'::regclass AND d.objoid = col.seqid AND d.objsubid = 0 UNION ALL SELECT 'r' ||"
     " col.oid, 'c' || col.attnum, 'sequence type', 35, format('sequence type of column %I of %s',"
@@ -12891,7 +12896,8 @@ static const char ddl_capture_sql[] =
     " ', 1) = v.class) UNION"
     /* One that REINDEX CONCURRENTLY has given another oid. */
     " SELECT substr(s.obj, 2)::oid FROM twsync.shape s WHERE s.job = {job} AND s.obj ~ '^r' AND"
-    " s.facet = '' AND s.part ~ '^i' AND s.what = ANY (indexes) UNION SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid ="
+    " s.facet = '' AND s.part ~ '^i' AND s.what = ANY (indexes) UNION SELECT c.oid FROM pg_class"
+    " c JOIN pg_namespace n ON n.oid ="
     " c.relnamespace JOIN twsync.shape s ON s.job = {job} AND s.obj = 'r' || c.oid AND s.facet ="
     " 'schema' AND s.name <> n.nspname WHERE n.oid = ANY (spaces)), down(oid) AS (SELECT x.oid"
     " FROM x UNION SELECT i.inhrelid FROM down JOIN pg_inherits i ON i.inhparent = down.oid JOIN"
@@ -13003,7 +13009,8 @@ static const char ddl_capture_sql[] =
     " NULL AS value, format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT"
     " substr(m.what, 7) FROM f m WHERE m.obj = f.obj AND m.part = '' AND m.facet = '' AND m.what ~"
     " '^table ') AS table_, CASE WHEN f.part ~ '^[ce]' THEN f.name END AS name, 0 AS pos, false AS"
-    " fresh, o.obj, CASE WHEN f.part ~ '^[ce]' AND f.facet = '' THEN o.name END AS was FROM o JOIN f"
+    " fresh, o.obj, CASE WHEN f.part ~ '^[ce]' AND f.facet = '' THEN o.name END AS was FROM o"
+    " JOIN f"
     " USING (obj, part, facet) JOIN o om ON om.obj = o.obj AND om.part = o.part AND om.facet = ''"
     " JOIN f fm ON fm.obj = f.obj AND fm.part = f.part AND fm.facet = '' WHERE o.name <> f.name"
     " AND (f.rename_ IS NOT NULL OR f.part ~ '^c') UNION ALL SELECT 'drop', o.phase, NULL, o.what,"
@@ -13415,7 +13422,8 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
     w->changes = arena_array(w->arena, struct ddl_change, w->n + 1);
     for (int i = 0; i < w->n; i++)
         w->changes[i] = (struct ddl_change){
-            .op = *PQgetvalue(r, i, 0), .other_type = db_cell_true(r, i, 10), .phase = (int) db_cell_int(r, i, 1),
+            .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
+            .other_type = db_cell_true(r, i, 10),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
             .parked = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
@@ -13546,7 +13554,7 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     if (c->op == 'r' && !strncmp(c->what, "table ", 6)) TRY(ddl_rename_notes(w, c));
     bool is_type = c->op == 's' && !strncmp(c->what, "type of column ", 15);
     const char *sql = ddl_statement(w, c);
-    if (!sql && c->op == 'd' && ddl_find(w, c->what)) return TW_OK;  /* goes with another, or later */
+    if (!sql && c->op == 'd' && ddl_find(w, c->what)) return TW_OK;  /* goes with another */
     if (!sql) {
         c->done = true;
         TRY(ddl_forget(w, c));
@@ -15097,8 +15105,8 @@ static status MUST_CHECK moment_open(struct task *t, struct arena *a, struct mom
 }
 
 /* Find the table in the snapshot, and hold it: what a snapshot sees of a table that was written
- * anew since, or of the catalog, is not what was.  *held false: there is DDL that B has not done yet,
- * besides this event. */
+ * anew since, or of the catalog, is not what was.  *held false: there is DDL that B has not done
+ * yet, besides this event. */
 static status MUST_CHECK moment_hold(struct task *t, struct arena *a, struct moment *m,
                                      const char *name, const char *event_id, struct table *table,
                                      bool *held)
