@@ -14670,12 +14670,19 @@ static void task_settle_setup(struct task *t)
                              .origin = s->origin != NULL};
 }
 
+/* The reverse task's target has DDL that its source does not have yet. */
+static bool task_meets_ddl(const struct task *t)
+{
+    const struct task_conf *forward = &t->job->task[TW_FORWARD];
+    return t->dir == TW_REVERSE && forward->enabled && forward->ddl;
+}
+
 /* What the target has of DDL, where the reverse task writes: see apply_send_ddl(). */
 static status MUST_CHECK task_ddl_sum(struct task *t, struct db *d, struct arena *a,
                                       const char **sum)
 {
     *sum = NULL;
-    if (t->dir == TW_FORWARD || !t->job->task[TW_FORWARD].ddl) return TW_OK;
+    if (!task_meets_ddl(t)) return TW_OK;
     return db_value(d, a, "read the DDL", "SELECT " APPLY_DDL_SUM, 1, &t->job->name, sum);
 }
 
@@ -14817,9 +14824,10 @@ static const char *task_odd_column(const struct rel *rel)
 static status MUST_CHECK task_follow_values(struct task *t, struct arena *a, struct rel *rel,
                                             const char *obj, const struct ddl_step *steps, int n)
 {
-    static const char sql[] =
-        "SELECT attname, 't' || atttypid, format_type(atttypid, atttypmod), attgenerated <> ''"
-        " FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+    const char *sql = arena_fmt(a, "SELECT attname, 't' || atttypid, format_type(atttypid,"
+                                " atttypmod), %s FROM pg_attribute WHERE attrelid ="
+                                " to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+                                t->to.version >= 120000 ? "attgenerated <> ''" : "false");
     PGresult *r;
     rel->relabels = arena_array(&rel->arena, struct relabel, n * rel->ncolumns + 1);
     rel->fills = arena_array(&rel->arena, struct fill, n + 1);
@@ -14895,7 +14903,7 @@ static status MUST_CHECK task_follow_by(struct task *t, struct arena *a, struct 
 static status MUST_CHECK task_follow(struct task *t, struct rel *rel)
 {
     struct arena a = {0};
-    if (rel->followed || !t->job->task[TW_FORWARD].ddl) return TW_OK;
+    if (rel->followed || !task_meets_ddl(t)) return TW_OK;
     rel->followed = true;
     status s = task_follow_by(t, &a, rel);
     arena_free(&a);
