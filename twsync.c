@@ -13058,9 +13058,11 @@ static const char ddl_tables_sql[] =
     /* What of A's DDL is done on B, and where that was in B's WAL. */
     "CREATE TABLE IF NOT EXISTS twsync.ddl_done (job text, id bigint, lsn pg_lsn NOT NULL,"
     " PRIMARY KEY (job, id));"
+    /* Objects of A that were not made on B, where something else has their name. */
+    "CREATE TABLE IF NOT EXISTS twsync.barred (task text, obj text, PRIMARY KEY (task, obj));"
     "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
     "ALTER TABLE twsync.copied ADD COLUMN IF NOT EXISTS seen text;"
-    "REVOKE ALL ON twsync.ddl, twsync.ddl_done, twsync.parked FROM PUBLIC";
+    "REVOKE ALL ON twsync.ddl, twsync.ddl_done, twsync.parked, twsync.barred FROM PUBLIC";
 
 /* A template with the job's words filled in. */
 static const char *ddl_fill(struct arena *a, struct db *d, const struct job *job,
@@ -13295,7 +13297,9 @@ struct ddl_change {
     bool done;
     bool parked;             /* its table: what fails now is mended with it */
     bool fresh;              /* new on the source: on the target it is by chance */
+    const char *obj;         /* by what the source knows the object */
     bool barred;             /* so it is, and it is another */
+    bool was_barred;         /* its object, earlier: what bears its name on the target is not it */
     bool other_type;         /* its type on the target is another by the same name */
     struct tw_error why;     /* not done, because */
 };
@@ -13334,14 +13338,14 @@ static const char ddl_changes_sql[] =
     "  AND parse_ident(c.table_) = ARRAY[k.schema_name, k.table_name]),"
     /* What was made on the source before the job was ready may be on the target by the copy. */
     " c.fresh AND $3::pg_lsn > (SELECT p.ready_lsn FROM twsync.progress p WHERE p.task = $2),"
-    /* A type that could not be made: what B has by its name is another. */
-    " EXISTS (SELECT FROM twsync.parked k CROSS JOIN LATERAL (SELECT format('\"%s\".\"%s\"',"
-    "  replace(k.schema_name, '\"', '\"\"'), replace(k.table_name, '\"', '\"\"'))) q(name)"
-    "  WHERE k.task = $2 AND (c.op = 'set' AND c.what ~ '^type of column ' AND"
-    "   position(q.name IN c.value) = 1 OR c.op = 'drop' AND c.what IN ('type ' || q.name,"
-    "   'domain ' || q.name)))"
+    /* A type that was not made: what B has by its name is another. */
+    " c.op = 'set' AND c.what ~ '^type of column ' AND EXISTS (SELECT FROM twsync.parked k"
+    "  WHERE k.task = $2 AND position(format('\"%s\".\"%s\"', replace(k.schema_name, '\"', '\"\"'),"
+    "   replace(k.table_name, '\"', '\"\"')) IN c.value) = 1),"
+    " c.obj, EXISTS (SELECT FROM twsync.barred b WHERE b.task = $2 AND b.obj = c.obj)"
     " FROM jsonb_to_recordset($1::jsonb) c(op text, phase int, old text, what text, value text,"
-    " make text, alter_ text, table_ text, fresh boolean)";
+    " make text, alter_ text, table_ text, fresh boolean,"
+    " obj text)";
 
 /* What the target has of the objects that the event names. */
 static const char ddl_have_sql[] =
@@ -13423,7 +13427,8 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
     for (int i = 0; i < w->n; i++)
         w->changes[i] = (struct ddl_change){
             .op = *PQgetvalue(r, i, 0), .phase = (int) db_cell_int(r, i, 1),
-            .other_type = db_cell_true(r, i, 10),
+            .other_type = db_cell_true(r, i, 10), .obj = db_cell(r, i, 11),
+            .was_barred = db_cell_true(r, i, 12),
             .old = db_cell(r, i, 2), .what = db_cell(r, i, 3), .value = db_cell(r, i, 4),
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
             .parked = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
@@ -13518,13 +13523,29 @@ static status MUST_CHECK ddl_rename_notes(struct ddl_work *w, const struct ddl_c
                           " ARRAY[schema_name, table_name] = parse_ident($1)", 2, values);
 }
 
-/* The name of a table, or of a type; NULL if it is something else, or something of them. */
+/* Is it an object of one of these kinds, and not something of one?  Its name, or NULL. */
+static const char *ddl_named(const struct ddl_change *c, const char *const *kinds, size_t n)
+{
+    size_t len = strcspn(c->what, "\"");
+    for (size_t i = 0; i < n; i++)
+        if (c->what[len] && len == strlen(kinds[i]) + 1 && !strncmp(c->what, kinds[i], len - 1))
+            return c->what + len;
+    return NULL;
+}
+
+/* The name of a table, or of a type; NULL if it is something else. */
 static const char *ddl_whole(const struct ddl_change *c)
 {
-    static const char *const kinds[] = {"table \"", "type \"", "domain \""};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (!strncmp(c->what, kinds[i], strlen(kinds[i]))) return c->what + strlen(kinds[i]) - 1;
-    return NULL;
+    static const char *const kinds[] = {"table", "type", "domain"};
+    return ddl_named(c, kinds, sizeof kinds / sizeof *kinds);
+}
+
+static bool ddl_is_object(const struct ddl_change *c)
+{
+    static const char *const kinds[] = {"table", "type", "domain", "view", "materialized view",
+                                        "sequence", "function", "procedure", "aggregate",
+                                        "routine", "operator", "schema"};
+    return ddl_named(c, kinds, sizeof kinds / sizeof *kinds);
 }
 
 /* A table that is gone is not parked. */
@@ -13618,18 +13639,32 @@ static bool ddl_same_object(const struct ddl_change *whole, const struct ddl_cha
     return whole == y || (n && len > n && str_is(y->what + len - n, name));
 }
 
-/* Columns of a type that is another on the target, and that type itself, which stays there. */
-static status MUST_CHECK ddl_bar_types(struct ddl_work *w)
+/* Columns of a type that is another on the target. */
+static void ddl_bar_types(struct ddl_work *w)
 {
     for (int i = 0; i < w->n; i++) {
         struct ddl_change *c = &w->changes[i];
         if (!c->other_type) continue;
         c->barred = true;
-        if (c->op == 's')
-            (void) fail(&c->why, TW_ESCHEMA, "type %s is another one on %c", c->value,
-                        w->to->node->letter);
-        else
-            TRY(ddl_forget(w, c));
+        (void) fail(&c->why, TW_ESCHEMA, "type %s is another one on %c", c->value,
+                    w->to->node->letter);
+    }
+}
+
+/* What was not made: the target's own by its name is left alone, whatever the source does to its. */
+static status MUST_CHECK ddl_leave(struct ddl_work *w)
+{
+    for (int i = 0; i < w->n; i++) {
+        struct ddl_change *c = &w->changes[i];
+        const char *values[] = {w->task, c->obj};
+        if (!c->was_barred) continue;
+        c->done = true;
+        if (!ddl_is_object(c)) continue;
+        if (c->op == 'r' && !strncmp(c->what, "table ", 6)) TRY(ddl_rename_notes(w, c));
+        TRY(ddl_forget(w, c));
+        if (c->op == 'd')
+            TRY(db_exec_params(w->to, "forget an object", "DELETE FROM twsync.barred WHERE task ="
+                               " $1 AND obj = $2", 2, values));
     }
     return TW_OK;
 }
@@ -13649,6 +13684,9 @@ static status MUST_CHECK ddl_bar(struct ddl_work *w)
             other = other || (!same && strncmp(y->what, "replica identity", 16));
         }
         if (!other) continue;
+        const char *values[] = {w->task, c->obj};
+        TRY(db_exec_params(w->to, "note an object", "INSERT INTO twsync.barred VALUES ($1, $2)"
+                           " ON CONFLICT DO NOTHING", 2, values));
         for (int k = 0; k < w->n; k++)
             if (ddl_same_object(c, &w->changes[k])) w->changes[k].barred = true;
         (void) fail(&c->why, TW_ESCHEMA, "there is another one on %c already",
@@ -13664,7 +13702,8 @@ static status MUST_CHECK ddl_begin(struct ddl_work *w)
     TRY(ddl_read(w));
     TRY(ddl_look(w));
     TRY(ddl_bar(w));
-    TRY(ddl_bar_types(w));
+    ddl_bar_types(w);
+    TRY(ddl_leave(w));
     return ddl_pass(w, 'r');
 }
 
@@ -15084,7 +15123,9 @@ static status MUST_CHECK task_park(struct task *t, const char *table, const char
                           "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
                           " wanted, ddl_id) SELECT $1, i[1], i[2], $3, $4::boolean, $5::bigint"
                           " FROM parse_ident($2) i ON CONFLICT (task, schema_name, table_name) DO"
-                          " UPDATE SET reason = EXCLUDED.reason, wanted = EXCLUDED.wanted", 5,
+                          " UPDATE SET reason = CASE WHEN twsync.parked.wanted THEN"
+                          " EXCLUDED.reason ELSE twsync.parked.reason END, wanted ="
+                          " EXCLUDED.wanted", 5,
                           values);
 }
 
@@ -15177,6 +15218,9 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
     TRY(s);
     log_info("table %s copied: %" PRId64 " rows as of " LSN_FMT, name, c.chunk_rows,
              LSN_ARG(m->point));
+    const char *own[] = {t->name, arena_fmt(a, "r%" PRIu32, table->oid)};
+    TRY(db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.barred WHERE task = $1 AND"
+                       " obj = $2", 2, own));
     const char *values[] = {t->name, name};  /* and its types, if they were parked */
     return db_exec_params(&t->to, "take a table back", "DELETE FROM twsync.parked k WHERE task = $1"
                           " AND (ARRAY[schema_name, table_name] = parse_ident($2) OR EXISTS (SELECT"
@@ -16408,6 +16452,7 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.ddl_done WHERE job = '%1$s';"
                             " DELETE FROM twsync.shape WHERE job = '%1$s';"
                             " DELETE FROM twsync.parked WHERE split_part(task, '/', 1) = '%1$s';"
+                            " DELETE FROM twsync.barred WHERE split_part(task, '/', 1) = '%1$s';"
                             " END IF; IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
                             " DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",

@@ -127,3 +127,57 @@ def test_s8_comment_of_what_is_made_anew(pair, make_job):
     job = make_job(pair).start()
     pair.a.sql("ALTER INDEX i SET (fillfactor = 50); CREATE OR REPLACE VIEW w AS SELECT id, v FROM t")
     same(job)
+
+
+OWN_OF_B = {
+    "table dropped": ("CREATE TABLE n (x int, precious text); INSERT INTO n VALUES (1, 'mine')",
+                      "CREATE TABLE n (id int PRIMARY KEY, v text)", "DROP TABLE n"),
+    "table renamed": ("CREATE TABLE n (x int, precious text); INSERT INTO n VALUES (1, 'mine')",
+                      "CREATE TABLE n (id int PRIMARY KEY, v text)", "ALTER TABLE n RENAME TO n2; DROP TABLE n2"),
+    "table altered": ("CREATE TABLE n (x int, precious text, v text); INSERT INTO n VALUES (1, 'mine', 'v')",
+                      "CREATE TABLE n (id int PRIMARY KEY, v text)",
+                      "ALTER TABLE n DROP v, ADD more int; CREATE INDEX ON n (more); COMMENT ON TABLE n IS 'of a'"),
+    "view": ("CREATE VIEW n AS SELECT 42 AS precious", "CREATE VIEW n AS SELECT 1 AS a", "DROP VIEW n"),
+    "sequence": ("CREATE SEQUENCE n INCREMENT 7", "CREATE SEQUENCE n", "ALTER SEQUENCE n INCREMENT 3; DROP SEQUENCE n"),
+    "function": ("CREATE FUNCTION n() RETURNS int LANGUAGE sql AS 'SELECT 42'",
+                 "CREATE FUNCTION n() RETURNS text LANGUAGE sql AS 'SELECT 1::text'", "DROP FUNCTION n"),
+    "type": ("CREATE TYPE n AS ENUM ('precious')", "CREATE TYPE n AS ENUM ('a')",
+             "ALTER TYPE n ADD VALUE 'b'; DROP TYPE n"),
+}
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("name", OWN_OF_B)
+def test_s14_what_is_of_b_stays(pair, make_job, name):
+    """Where B had something else by the name, what A does to its own later is not done to it."""
+    there, made, later = OWN_OF_B[name]
+    pair.a.sql(T)
+    job = make_job(pair).start()
+    pair.b.sql(there)
+    before = compare.schema_of(pair.b)
+    pair.a.sql(made)
+    job.wait_synced()
+    for sql in later.split("; "):
+        pair.a.sql(sql)
+    pair.a.sql("INSERT INTO t VALUES (2000, 'last', 1)")
+    job.wait_synced()
+    assert pair.b.one("SELECT count(*) FROM t WHERE id = 2000") == 1
+    assert compare.schema_of(pair.b) == before
+    if name.startswith("table"):
+        assert pair.b.one("SELECT precious FROM n") == "mine"
+    if name != "table altered":
+        assert pair.b.admin("SELECT table_name FROM twsync.parked UNION ALL SELECT obj FROM twsync.barred") == []
+
+
+@pytest.mark.rung("origin")
+def test_s14_resync_makes_it_as_on_a(pair, make_job):
+    """Asked for by name, B's own table becomes A's."""
+    pair.a.sql(T)
+    job = make_job(pair).start()
+    pair.b.sql("CREATE TABLE n (x int, precious text); INSERT INTO n VALUES (1, 'mine')")
+    pair.a.sql("CREATE TABLE n (id int PRIMARY KEY, v text); INSERT INTO n VALUES (2, 'x')")
+    job.wait_synced()
+    code, out, err = job.command("resync", job.path, "public.n")
+    assert code == tw.OK, (out, err)
+    pair.a.sql("ALTER TABLE n ADD w int DEFAULT 3")
+    same(job)
