@@ -15230,12 +15230,13 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
                           " y.typname = k.table_name))", 2, values);
 }
 
-/* Was something of the table refused, or will be? */
-static bool task_ddl_bars(const struct ddl_work *w, const char *table)
+/* Is the table another one on B, or (refused) was something of it refused? */
+static bool task_ddl_bars(const struct ddl_work *w, const char *table, bool refused)
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        if ((c->barred || (c->why.msg[0] && !c->done && ddl_parks(c))) && c->table &&
+        if ((c->barred || c->was_barred || (refused && c->why.msg[0] && !c->done && ddl_parks(c))) &&
+            c->table &&
             str_is(c->table, table))
             return true;
     }
@@ -15262,7 +15263,7 @@ static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct
     struct moment m = {0};
     status s = w->ncopies && !put_off ? moment_open(t, a, &m) : TW_OK;
     for (int i = 0; s == TW_OK && i < w->ncopies; i++)
-        if (!task_ddl_bars(w, w->copies[i].table))
+        if (!task_ddl_bars(w, w->copies[i].table, true))
             s = task_ddl_copy(t, a, w, &m, w->copies[i].table, put_off);
     db_close(&m.lead);
     return s;
@@ -15298,7 +15299,7 @@ static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const s
 {
     for (int i = 0; i < w->ncopies; i++) {
         const char *table = w->copies[i].table, *kept = NULL;
-        if (task_ddl_bars(w, table)) continue;
+        if (task_ddl_bars(w, table, first)) continue;
         if (first)
             TRY(db_value(&t->to, a, "look for references", "SELECT 1 FROM pg_constraint WHERE"
                          " contype = 'f' AND confrelid = to_regclass($1) AND conrelid <> confrelid"

@@ -44,6 +44,10 @@ NOT_YET = {
 MAY_DEADLOCK = {"alter: rename table"}
 
 
+# What nobody could bring together with rows of B that are on their way (README, "There, with limits").
+UNMEETABLE = {"alter: not null", "truncate: one", "truncate: several"}
+
+
 @pytest.fixture(autouse=True)
 def not_yet(request):
     """What is known not to work is reported by name, and does not hide what should."""
@@ -168,6 +172,8 @@ def run_case(job, name, before_step=lambda n: None, both=True):
         elif both:
             settle(job, name in LATER)
             job.pair.b.sql(step[2:])
+            if name in UNMEETABLE:
+                job.wait_synced()
         steady.write()
 
 
