@@ -181,3 +181,17 @@ def test_s14_resync_makes_it_as_on_a(pair, make_job):
     assert code == tw.OK, (out, err)
     pair.a.sql("ALTER TABLE n ADD w int DEFAULT 3")
     same(job)
+
+
+@pytest.mark.rung("origin")
+def test_s17_enum_replaced_in_single_commands(pair, make_job):
+    """The new type takes the old one's name: a column's type is another one although it is called the same."""
+    pair.a.sql("CREATE TYPE m AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, v m, w m[]);"
+               "INSERT INTO t VALUES (2, 'a', '{a,b}'), (4, 'b', NULL)")
+    job = make_job(pair).start()
+    for sql in ("ALTER TYPE m RENAME TO m_old", "CREATE TYPE m AS ENUM ('b', 'a', 'c')",
+                "ALTER TABLE t ALTER v TYPE m USING v::text::m", "ALTER TABLE t ALTER w TYPE m[] USING w::text[]::m[]",
+                "DROP TYPE m_old", "INSERT INTO t VALUES (6, 'c', '{c}')"):
+        pair.a.sql(sql)
+    same(job)
+    assert not pair.b.one("SELECT to_regtype('m_old') IS NOT NULL")
