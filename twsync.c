@@ -12457,7 +12457,7 @@ static status MUST_CHECK settle_step(struct settle *s)
     " SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = on"                        \
     " SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC'"              \
     " SET extra_float_digits = 3 SET bytea_output = 'hex' SET standard_conforming_strings = on"    \
-    " SET row_security = off"
+    " SET row_security = off SET jit = off"
 
 #define SHAPE_SEQUENCE(word)                                                                       \
     "format(' " word "INCREMENT BY %s " word "MINVALUE %s " word "MAXVALUE %s " word "START WITH"  \
@@ -12856,7 +12856,7 @@ static const char ddl_capture_sql[] =
     "DECLARE query_ constant text := current_query(); named text[]; rels oid[]; types oid[]; procs"
     " oid[]; spaces oid[]; opers oid[]; keys text[]; fresh twsync.facet[]; changes_ jsonb; names_"
     " jsonb; copies_ jsonb := '[]'; why text; what_ text; stack text; item record; found_ boolean;"
-    " indexes text[];"
+    " indexes text[]; nestloop text;"
     " number bigint; BEGIN GET DIAGNOSTICS stack = PG_CONTEXT; IF (SELECT count(*) > 1 FROM"
     " regexp_matches(stack, '^PL/pgSQL function \"?twsync\"?\\.', 'gn')) THEN RETURN; END IF; IF"
     " tg_event = 'table_rewrite' THEN INSERT INTO twsync.shape SELECT {job}, s.obj, '',"
@@ -12884,9 +12884,9 @@ static const char ddl_capture_sql[] =
     " 'pg_class'::regclass AND d.deptype = 'i' AND d.refclassid = 'pg_class'::regclass AND"
     " '\"pg_class\" ' || d.objid = ANY (named) UNION"
     /* What has columns of a type that was renamed: their definitions name it. */
-    " SELECT a.attrelid FROM pg_type t JOIN twsync.shape s ON s.job = {job} AND s.obj = 't' || t.oid"
-    " AND s.part = '' AND s.facet = '' AND s.name <> t.typname JOIN pg_attribute a ON a.atttypid IN"
-    " (t.oid, t.typarray) AND a.attnum > 0 JOIN twsync.shape k ON k.job = {job} AND k.obj = 'r' ||"
+    " SELECT a.attrelid FROM pg_type t JOIN twsync.shape s ON s.job = {job} AND s.obj = 't' ||"
+    " t.oid AND s.part = '' AND s.facet = '' AND s.name <> t.typname JOIN pg_attribute a ON"
+    " a.atttypid IN (t.oid, t.typarray) AND a.attnum > 0 JOIN twsync.shape k ON k.job = {job} AND k.obj = 'r' ||"
     " a.attrelid AND k.part = '' AND k.facet = '' WHERE '\"pg_type\" ' || t.oid = ANY (named)"
     " UNION SELECT k.conrelid FROM pg_constraint k WHERE"
     " '\"pg_constraint\" ' || k.oid = ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE"
@@ -12992,7 +12992,8 @@ static const char ddl_capture_sql[] =
     " f.obj AND {scope})); FOR item IN SELECT DISTINCT c.oid, format('%I.%I', n.nspname,"
     " c.relname) AS fq FROM unnest(fresh) f JOIN pg_class c ON f.obj = 'r' || c.oid AND c.relkind"
     " = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid ="
-    " c.oid AND f.part = 'c' || a.attnum JOIN twsync.shape k ON k.job = {job} AND k.obj = f.obj"
+    " c.oid AND a.attnum = CASE WHEN f.part ~ '^c' THEN"
+    " substr(f.part, 2)::int2 END JOIN twsync.shape k ON k.job = {job} AND k.obj = f.obj"
     " AND k.part = '' AND k.facet = '' LEFT JOIN twsync.shape o ON o.job = {job} AND o.obj = f.obj"
     " AND o.part = f.part AND o.facet = f.facet WHERE why IS NULL AND (f.facet = '' AND o.obj IS"
     " NULL AND NOT a.atthasmissing AND {generated} = '' AND (a.atthasdef OR a.attidentity <> '' OR"
@@ -13009,7 +13010,11 @@ static const char ddl_capture_sql[] =
     " why IS NULL AND (query_ ~* '\\musing\\M' OR query_ ~*"
     " '(^|;)\\s*(do|select|call|with|insert|update|delete|execute)\\M') LOOP copies_"
     " := copies_ || jsonb_build_object('oid', item.oid, 'fq', item.fq, 'new', false); END"
-    " LOOP; WITH o AS (SELECT * FROM twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f"
+    " LOOP;"
+    /* Joins of hundreds of facets, whose number nobody can guess. */
+    " nestloop := current_setting('enable_nestloop'); PERFORM set_config('enable_nestloop', CASE"
+    " WHEN cardinality(fresh) > 200 THEN 'off' ELSE nestloop END, true); WITH o AS (SELECT * FROM"
+    " twsync.shape s WHERE s.job = {job} AND s.obj = ANY (keys)), f"
     " AS (SELECT * FROM unnest(fresh)) SELECT jsonb_agg(to_jsonb(x) - 'pos' ORDER BY x.phase,"
     " x.pos, x.what) INTO changes_ FROM ( SELECT 'rename' AS op, f.phase, om.what AS old, fm.what,"
     " NULL AS value, format(f.rename_, o.name, f.name) AS make, NULL AS alter_, (SELECT"
@@ -13047,7 +13052,8 @@ static const char ddl_capture_sql[] =
     " u.what, u.name, u.value) IS NOT DISTINCT FROM (s.phase, s.what, s.name, s.value)); INSERT"
     " INTO twsync.shape SELECT {job}, u.obj, u.part, u.facet, u.phase, u.what, u.name, u.value FROM"
     " unnest(fresh) u WHERE NOT EXISTS (SELECT FROM twsync.shape s WHERE s.job = {job} AND s.obj ="
-    " u.obj AND s.part = u.part AND s.facet = u.facet); IF"
+    " u.obj AND s.part = u.part AND s.facet = u.facet);"
+    " PERFORM set_config('enable_nestloop', nestloop, true); IF"
     " changes_ IS NULL AND copies_ = '[]' THEN RETURN; END IF; INSERT INTO twsync.ddl (job, tag,"
     " skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_, CASE WHEN why IS NULL"
     " THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_ END) RETURNING id INTO"
@@ -13661,7 +13667,7 @@ static void ddl_bar_types(struct ddl_work *w)
     }
 }
 
-/* What was not made: the target's own by its name is left alone, whatever the source does to its. */
+/* What was not made: the target's own by its name is left alone, whatever the source does. */
 static status MUST_CHECK ddl_leave(struct ddl_work *w)
 {
     for (int i = 0; i < w->n; i++) {
@@ -15245,8 +15251,8 @@ static bool task_ddl_bars(const struct ddl_work *w, const char *table, bool refu
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        if ((c->barred || c->was_barred || (refused && c->why.msg[0] && !c->done && ddl_parks(c))) &&
-            c->table &&
+        bool is = refused && c->why.msg[0] && !c->done && ddl_parks(c);
+        if ((c->barred || c->was_barred || is) && c->table &&
             str_is(c->table, table))
             return true;
     }

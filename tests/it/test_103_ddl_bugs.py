@@ -195,3 +195,25 @@ def test_s17_enum_replaced_in_single_commands(pair, make_job):
         pair.a.sql(sql)
     same(job)
     assert not pair.b.one("SELECT to_regtype('m_old') IS NOT NULL")
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("then", [
+    "ALTER TABLE users ADD z int", "ALTER TABLE users RENAME TO people", "ALTER TABLE users RENAME uuid TO u",
+    "ALTER TABLE users DROP uuid", "ALTER TABLE users DROP CONSTRAINT users_pkey CASCADE", "CREATE INDEX ON users (uuid)"])
+@pytest.mark.parametrize("referenced", [False, True])
+def test_s20_volatile_default_and_more(pair, make_job, then, referenced):
+    """A column whose values A alone can tell, NOT NULL, and more DDL right behind it."""
+    pair.a.sql("CREATE TABLE users (id bigserial PRIMARY KEY, name text);"
+               "INSERT INTO users (name) SELECT 'n' || g FROM generate_series(1, 100) g")
+    if referenced:
+        pair.a.sql("CREATE TABLE o (id int PRIMARY KEY, u bigint REFERENCES users);"
+                   "INSERT INTO o SELECT g, g FROM generate_series(1, 100) g")
+    job = make_job(pair).start()
+    with pair.a.connect() as conn, conn.cursor() as cur:
+        for sql in ("ALTER TABLE users ADD uuid uuid DEFAULT gen_random_uuid() NOT NULL", then,
+                    "INSERT INTO %s (name) VALUES ('last')" % ("people" if "people" in then else "users")):
+            cur.execute(sql)
+            conn.commit()
+    same(job)
+    assert pair.b.admin("SELECT * FROM twsync.parked") == []
