@@ -12876,7 +12876,12 @@ static const char ddl_capture_sql[] =
     " named, what_ FROM pg_event_trigger_ddl_commands() c WHERE NOT c.in_extension AND c.objid IS"
     " NOT NULL AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'twsync') AND c.object_identity"
     " <> 'twsync' AND c.object_type !~ '^(publication|subscription|event trigger)'; END IF; IF"
-    " named IS NULL THEN RETURN; END IF; BEGIN SELECT coalesce(array_agg(n.oid), '{}') INTO spaces"
+    " named IS NULL THEN RETURN; END IF; BEGIN"
+    /* An old snapshot sees neither what others did nor what was noted of it. */
+    " IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AND"
+    " (SELECT q.is_called AND q.last_value > coalesce((SELECT max(id) FROM twsync.ddl), 0) FROM"
+    " twsync.ddl_id_seq q) THEN RAISE EXCEPTION 'there was other DDL since the transaction''s"
+    " snapshot'; END IF; SELECT coalesce(array_agg(n.oid), '{}') INTO spaces"
     " FROM pg_namespace n WHERE '\"pg_namespace\" ' || n.oid = ANY (named); WITH RECURSIVE x(oid)"
     " AS ( SELECT coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid"
     " = c.oid WHERE '\"pg_class\" ' || c.oid = ANY (named) AND c.relkind IN ('r', 'p', 'v', 'm',"
@@ -12886,7 +12891,8 @@ static const char ddl_capture_sql[] =
     /* What has columns of a type that was renamed: their definitions name it. */
     " SELECT a.attrelid FROM pg_type t JOIN twsync.shape s ON s.job = {job} AND s.obj = 't' ||"
     " t.oid AND s.part = '' AND s.facet = '' AND s.name <> t.typname JOIN pg_attribute a ON"
-    " a.atttypid IN (t.oid, t.typarray) AND a.attnum > 0 JOIN twsync.shape k ON k.job = {job} AND k.obj = 'r' ||"
+    " a.atttypid IN (t.oid, t.typarray) AND a.attnum > 0 JOIN twsync.shape k ON k.job = {job} AND"
+    " k.obj = 'r' ||"
     " a.attrelid AND k.part = '' AND k.facet = '' WHERE '\"pg_type\" ' || t.oid = ANY (named)"
     " UNION SELECT k.conrelid FROM pg_constraint k WHERE"
     " '\"pg_constraint\" ' || k.oid = ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE"
@@ -13058,8 +13064,15 @@ static const char ddl_capture_sql[] =
     " skipped, names, changes, copies) VALUES ({job}, tg_tag, why, names_, CASE WHEN why IS NULL"
     " THEN coalesce(changes_, '[]') END, CASE WHEN why IS NULL THEN copies_ END) RETURNING id INTO"
     " number; IF number % 100 = 0 THEN DELETE FROM twsync.ddl d WHERE d.job = {job} AND d.id <"
-    " number - 10000; END IF; EXCEPTION WHEN OTHERS THEN INSERT INTO twsync.ddl (job, tag, names,"
-    " failed) VALUES ({job}, tg_tag, to_jsonb(what_), sqlerrm || ' (' || sqlstate || ')'); END;"
+    " number - 10000; END IF; EXCEPTION WHEN OTHERS THEN"
+    /* The task asks again what these tables are. */
+    " INSERT INTO twsync.ddl (job, tag, names, copies, failed) SELECT {job}, tg_tag,"
+    " to_jsonb(what_), (SELECT jsonb_agg(jsonb_build_object('oid', c.oid, 'fq', format('%I.%I',"
+    " n.nspname, c.relname))) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
+    " (c.oid = ANY (rels) OR '\"pg_class\" ' || c.oid = ANY (named)) AND c.relkind = 'r' AND"
+    " c.relpersistence = 'p' AND {user} AND {match} AND {ddl} AND"
+    " current_setting('session_replication_role') <> 'replica'), sqlerrm || ' (' || sqlstate ||"
+    " ')'; END;"
     " END";
 
 static const char ddl_tables_sql[] =
@@ -13078,6 +13091,7 @@ static const char ddl_tables_sql[] =
     "CREATE TABLE IF NOT EXISTS twsync.barred (task text, obj text, PRIMARY KEY (task, obj));"
     "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
     "ALTER TABLE twsync.copied ADD COLUMN IF NOT EXISTS seen text;"
+    "ALTER TABLE twsync.parked ADD COLUMN IF NOT EXISTS look boolean NOT NULL DEFAULT false;"
     "REVOKE ALL ON twsync.ddl, twsync.ddl_done, twsync.parked, twsync.barred FROM PUBLIC";
 
 /* A template with the job's words filled in. */
@@ -15373,6 +15387,30 @@ static void task_relearn(struct task *t)
 
 enum { TASK_RESYNC_TRIES = 5, TASK_RESYNC_S = 1, TASK_RESYNC_SOON_MS = 100 };
 
+/* Have A's event triggers look at the table once more: by DDL that changes nothing.  Nobody writes
+ * to it meanwhile, for it may join the publication only now. */
+static status MUST_CHECK task_resync_look(struct task *t, struct arena *a, const char *name)
+{
+    const char *sql = NULL, *values[] = {t->name, name};
+    PGresult *r;
+    TRY(db_value(&t->from, a, "look at the table", "SELECT format('BEGIN; SET LOCAL lock_timeout ="
+                 " ''2s''; LOCK TABLE ONLY %I.%I IN SHARE ROW EXCLUSIVE MODE; COMMENT ON TABLE"
+                 " %I.%I IS %L; COMMIT', n.nspname, c.relname, n.nspname, c.relname,"
+                 " obj_description(c.oid, 'pg_class')) FROM pg_class c JOIN pg_namespace n ON n.oid"
+                 " = c.relnamespace WHERE c.oid = to_regclass($1) AND c.relkind = 'r'", 1, &name,
+                 &sql));
+    if (sql) {
+        TRY(db_attempt(&t->from, sql, 0, NULL, &r));
+        bool done = db_result_ok(r);
+        PQclear(r);
+        if (!done) return db_exec(&t->from, "roll back", "ROLLBACK");
+    }
+    log_info("table %s on %c was looked at once more", name, t->source->letter);
+    return db_exec_params(&t->to, "note the look", "UPDATE twsync.parked SET look = false WHERE"
+                          " task = $1 AND ARRAY[schema_name, table_name] = parse_ident($2)", 2,
+                          values);
+}
+
 /* In a transaction of its own.  *later: not now. */
 static status MUST_CHECK task_resync_table(struct task *t, struct arena *a, const char *name,
                                            struct moment *m, bool *later, const char **refused)
@@ -15443,9 +15481,11 @@ static status MUST_CHECK task_resync(struct task *t)
     status s = db_query(&t->to, &a, "look for tables to copy again",
                         "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
                         " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
-                        " table_name)", 2, values, &r);
-    for (int i = 0; s == TW_OK && i < PQntuples(r); i++)
-        s = task_resync_one(t, &a, db_cell(r, i, 0), &later);
+                        " table_name), look", 2, values, &r);
+    for (int i = 0; s == TW_OK && i < PQntuples(r); i++) {
+        if (db_cell_true(r, i, 1)) s = task_resync_look(t, &a, db_cell(r, i, 0));
+        if (s == TW_OK) s = task_resync_one(t, &a, db_cell(r, i, 0), &later);
+    }
     if (s == TW_OK)
         s = db_value(&t->to, &a, "count parked tables",
                      "SELECT count(*) FROM twsync.parked WHERE task = $1", 1, values, &n);
@@ -15453,6 +15493,30 @@ static status MUST_CHECK task_resync(struct task *t)
     t->resync_due_us = os_now() + (later ? TASK_RESYNC_SOON_MS * 1000 : TASK_RESYNC_S * USEC_SEC);
     arena_free(&a);
     return s;
+}
+
+static void task_ddl_left_out(struct task *t, const struct ddl_event *event)
+{
+    *(event->failed ? &t->stat->ddl_failed : &t->stat->ddl_skipped) += 1;
+    log_warning("%s of %s on %c is not carried: %s", event->tag, event->names ? event->names : "?",
+                t->source->letter, event->skipped ? event->skipped : event->failed);
+}
+
+/* DDL that could not be written down: its tables are parked until A has been asked what they are,
+ * and are copied then. */
+static status MUST_CHECK task_ddl_look(struct task *t, struct arena *a,
+                                       const struct ddl_event *event)
+{
+    const char *values[] = {t->name, event->id};
+    PGresult *r;
+    TRY(db_query(&t->to, a, "read the tables",
+                 "SELECT c.fq FROM jsonb_to_recordset($1::jsonb) c(fq text)", 1, &event->copies,
+                 &r));
+    for (int i = 0; i < PQntuples(r); i++)
+        TRY(task_park(t, db_cell(r, i, 0), arena_fmt(a, "%s was not written down: %s", event->tag,
+                                                     event->failed), event->id, true));
+    return db_exec_params(&t->to, "park a table", "UPDATE twsync.parked SET look = true WHERE task"
+                          " = $1 AND ddl_id = $2::bigint", 2, values);
 }
 
 /* A row of twsync.ddl: DDL of the source at its place between the rows. */
@@ -15469,22 +15533,22 @@ static status MUST_CHECK task_ddl(struct task *t, const struct rel *rel, const s
         .names = task_ddl_value(rel, m, "names"),
         .changes = task_ddl_value(rel, m, "changes"), .copies = task_ddl_value(rel, m, "copies"),
         .skipped = task_ddl_value(rel, m, "skipped"), .failed = task_ddl_value(rel, m, "failed")};
-    if (event.skipped || event.failed || !event.changes) {
-        *(event.failed ? &t->stat->ddl_failed : &t->stat->ddl_skipped) += 1;
-        log_warning("%s of %s on %c is not carried: %s", event.tag, event.names ? event.names : "?",
-                    t->source->letter, event.skipped ? event.skipped : event.failed);
+    bool again = event.failed && event.copies;  /* not written down: its tables are looked at */
+    if (!again && (event.skipped || event.failed || !event.changes)) {
+        task_ddl_left_out(t, &event);
         return TW_OK;
     }
     if (t->writing || t->w->n) {
         *take = TAKE_LATER;
         return TW_OK;
     }
+    if (again) task_ddl_left_out(t, &event);
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
     settle_touch_all(&t->page->memory);
     TRY(apply_window(&t->apply, &none, 0, &committed));
     TESTPOINT(&t->e, "task.ddl");
     log_info("%s on %c", event.tag, t->source->letter);
-    status s = task_ddl_apply(t, &a, &event);
+    status s = again ? task_ddl_look(t, &a, &event) : task_ddl_apply(t, &a, &event);
     arena_free(&a);
     t->apply.rows++;
     t->alone = true;

@@ -217,3 +217,40 @@ def test_s20_volatile_default_and_more(pair, make_job, then, referenced):
             conn.commit()
     same(job)
     assert pair.b.admin("SELECT * FROM twsync.parked") == []
+
+
+@pytest.mark.rung("origin")
+def test_s18_ddl_under_an_old_snapshot(pair, make_job):
+    """What the event trigger cannot write down is looked at once more, and the table copied."""
+    pair.a.sql(T + "CREATE TABLE o (id int PRIMARY KEY)")
+    job = make_job(pair).start()
+    with pair.a.connect() as one, one.cursor() as cur:
+        cur.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM o")
+        pair.a.sql("ALTER TABLE t ADD y int DEFAULT 1; ALTER TABLE t RENAME v TO w")
+        cur.execute("ALTER TABLE t DROP y; ALTER TABLE t RENAME w TO ww; COMMIT")
+    pair.a.sql("UPDATE t SET ww = 'five' WHERE id = 4; INSERT INTO o VALUES (2)")
+    wait_for(lambda: pair.b.one("SELECT count(*) FROM o") == 1, "the other table's row")
+    job.wait_synced()
+    compare.wait_contents(pair)
+    wait_for(lambda: pair.b.admin("SELECT * FROM twsync.parked") == [], "no table parked")
+    pair.b.sql("INSERT INTO t (id, ww) VALUES (1001, 'of b')")
+    same(job)
+    assert job.task("forward")["ddl_failed"] >= 1
+
+
+@pytest.mark.rung("origin")
+def test_s19_two_sessions_create_tables(pair, make_job):
+    """The second waits for the publication, and gives up: its table comes all the same, with its rows."""
+    pair.a.sql(T)
+    job = make_job(pair).start()
+    with pair.a.connect() as one, one.cursor() as first, pair.a.connect() as two, two.cursor() as second:
+        first.execute("BEGIN; CREATE TABLE n1 (id int PRIMARY KEY)")
+        second.execute("SET lock_timeout = '300ms'; COMMIT")
+        second.execute("CREATE TABLE n2 (id int PRIMARY KEY); INSERT INTO n2 VALUES (1); COMMIT")
+        first.execute("COMMIT")
+        second.execute("ALTER TABLE n2 ADD v int; INSERT INTO n2 VALUES (2, 2); COMMIT")
+    wait_for(lambda: pair.b.one("SELECT to_regclass('n2') IS NOT NULL"), "the second table")
+    compare.wait_contents(pair)
+    pair.a.sql("INSERT INTO n2 VALUES (4, 4)")
+    pair.b.sql("INSERT INTO n1 VALUES (1001)")
+    same(job)
