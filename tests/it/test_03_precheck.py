@@ -221,6 +221,45 @@ def test_unsupported_objects(pair, job):
         assert name in told, items
 
 
+def test_table_without_a_plain_key(pair, job):
+    """A unique index on an expression is no key: the table is named."""
+    table(pair)
+    pair.a.sql("CREATE TABLE only_expr (v text); CREATE UNIQUE INDEX ON only_expr (lower(v))")
+    code, items = job.check()
+    assert "only_expr" in " ".join(i["measured"] for i in of_status(items, "warning", "failed")), items
+
+
+INCOMPLETE = {
+    "child": ("public.child", None, "FOREIGN_KEYS", ["public.child", "child_t_fkey", "public.t"],
+              ["to tables in the job", "to exclude", "DROP CONSTRAINT"]),
+    "root without a leaf": (None, "public.p1", "PARTITIONS", ["public.p", "public.p1"], ["exclude"]),
+    "leaf without its root": ("public.p1", None, "PARTITIONS", ["public.p1", "without its root"], ["to tables"]),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_incomplete_selection(pair, make_job, name):
+    """What a selected table cannot do without is named, with what can be done."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t);"
+               "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+               "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 PARTITION OF p DEFAULT")
+    tables, exclude, item_code, measured, remedy = INCOMPLETE[name]
+    job = make_job(pair, objects={"schemas": None, "tables": tables} if tables else {"exclude": exclude})
+    code, items = job.check()
+    item, = [i for i in of_status(items, "failed") if i["code"] == item_code]
+    assert all(word in item["measured"] for word in measured), item
+    assert all(word in item["remedy"] for word in remedy), item
+
+
+def test_sequences_come_with_their_tables(pair, make_job):
+    """A serial column's sequence belongs to the selection of its table."""
+    pair.a.sql("CREATE TABLE t (id serial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('a')")
+    job = make_job(pair, objects={"schemas": None, "tables": "public.t"}).start()
+    job.wait_synced()
+    assert pair.b.one("SELECT last_value FROM t_id_seq") >= 1
+    compare.assert_schema(pair)
+
+
 def test_triggers_and_foreign_keys(pair, job):
     """Where session_replication_role cannot be set, tables with foreign keys are named, and the command."""
     table(pair)

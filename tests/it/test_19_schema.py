@@ -579,3 +579,12 @@ def test_indexes_side_by_side(pair, make_job, workers):
                 if f"@{pair.b.dbname} " in line and ":index" in line}
     assert len(pids) == (workers if workers > 1 else 0)
     compare.assert_schema(pair)
+
+
+def test_clustering_marks(pair, make_job):
+    """Which index a table was clustered by goes with the index."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE INDEX t_v ON t (v); CREATE INDEX t_w ON t (v, id);"
+               "ALTER TABLE t CLUSTER ON t_v; CREATE TABLE u (id int PRIMARY KEY); ALTER TABLE u CLUSTER ON u_pkey")
+    make_job(pair).start()
+    compare.assert_schema(pair)
+    assert pair.b.one("SELECT count(*) FROM pg_index WHERE indisclustered") == 2
