@@ -15203,11 +15203,12 @@ static status MUST_CHECK moment_hold(struct task *t, struct arena *a, struct mom
     table->name = db_cell(r, 0, 1);
     table->oid = (uint32_t) db_cell_int(r, 0, 2);
     oid = db_cell(r, 0, 2);
+    TRY(db_exec(&m->lead, "set a savepoint", "SAVEPOINT tw_hold"));
     TRY(db_attempt(&m->lead, arena_fmt(a, "SET LOCAL lock_timeout = '2s'; LOCK TABLE ONLY %s IN"
                                           " ACCESS SHARE MODE", name), 0, NULL, &locked));
     bool got = db_result_ok(locked);
     PQclear(locked);
-    if (!got) return TW_OK;
+    if (!got) return db_exec(&m->lead, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_hold");
     const char *ask[] = {oid, db_cell(r, 0, 3)};
     TRY(db_value(&t->from, a, "look at the table", "SELECT 1 FROM pg_class WHERE oid = $1::oid AND"
                  " relfilenode = $2::oid", 2, ask, &same));

@@ -84,7 +84,7 @@ one_file() {
 run_all_pytest() {
     local folder file rc order=()
     folder=$(mktemp -d)
-    for file in tests/it/test_{10_,18_,09_,23_,100_,06_,16_,08_,101_,17_,03_,05_}*.py \
+    for file in tests/it/test_{22_,10_,18_,09_,23_,100_,06_,16_,08_,101_,17_,03_,05_}*.py \
         tests/it/test_*.py; do
         if [[ -f $file && " ${order[*]} " != *" $file "* ]]; then order+=("$file"); fi
     done
