@@ -14647,6 +14647,9 @@ static status MUST_CHECK task_session_setup(struct task *t)
 {
     struct rights r;
     TRY(check_rights(&t->to, &r));
+    /* In a deadlock the server ends the session that looks first: not the application's. */
+    TRY(db_exec(&t->to, "set deadlock_timeout", "SELECT set_config('deadlock_timeout', '100ms',"
+                " false) FROM pg_roles WHERE rolname = current_user AND rolsuper"));
     if (r.replica_role)
         TRY(db_exec(&t->to, "set session_replication_role",
                     "SET session_replication_role = replica"));
