@@ -13341,12 +13341,6 @@ struct ddl_have {
     const char *what, *value, *unmake;
 };
 
-/* A table whose rows the stream does not bring: made by CREATE TABLE AS, or written anew. */
-struct ddl_copy {
-    uint32_t oid;       /* on A */
-    const char *table;  /* quoted */
-};
-
 struct ddl_work {
     struct db *to;
     struct arena *arena;
@@ -13357,7 +13351,7 @@ struct ddl_work {
     int n;
     struct ddl_have *have;
     int nhave;
-    struct ddl_copy *copies;
+    const char **copies;      /* tables whose rows the stream does not bring: quoted */
     int ncopies;
     const char *publication;  /* of the way back, which new tables join; NULL: none yet */
     int done;                 /* statements */
@@ -13465,12 +13459,11 @@ static status MUST_CHECK ddl_read(struct ddl_work *w)
             .make = db_cell(r, i, 5), .alter = db_cell(r, i, 6), .table = db_cell(r, i, 7),
             .parked = db_cell_true(r, i, 8), .fresh = db_cell_true(r, i, 9)};
     TRY(db_query(w->to, w->arena, "read the tables to copy",
-                 "SELECT c.oid, c.fq FROM jsonb_to_recordset($1::jsonb) c(oid bigint, fq text)", 1,
+                 "SELECT c.fq FROM jsonb_to_recordset($1::jsonb) c(fq text)", 1,
                  &w->event->copies, &r));
     w->ncopies = PQntuples(r);
-    w->copies = arena_array(w->arena, struct ddl_copy, w->ncopies + 1);
-    for (int i = 0; i < w->ncopies; i++)
-        w->copies[i] = (struct ddl_copy){(uint32_t) db_cell_int(r, i, 0), db_cell(r, i, 1)};
+    w->copies = arena_array(w->arena, const char *, w->ncopies + 1);
+    for (int i = 0; i < w->ncopies; i++) w->copies[i] = db_cell(r, i, 0);
     return TW_OK;
 }
 
@@ -14647,7 +14640,8 @@ static status MUST_CHECK task_session_setup(struct task *t)
 {
     struct rights r;
     TRY(check_rights(&t->to, &r));
-    /* In a deadlock the server ends the session that looks first: not the application's. */
+    /* In a deadlock the server ends the session that looks when it is complete: mostly ours, if
+     * ours looks sooner than the application's. */
     TRY(db_exec(&t->to, "set deadlock_timeout", "SELECT set_config('deadlock_timeout', '100ms',"
                 " false) FROM pg_roles WHERE rolname = current_user AND rolsuper"));
     if (r.replica_role)
@@ -15234,9 +15228,7 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
                      .ledger = t->name, .snapshot_lsn = m->point, .seen = m->seen,
                      .tables = &one};
     const char *name = sql_quoted_table(a, table->schema, table->name);
-    struct ddl_copy self = {table->oid, name};
-    struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a),
-                         .copies = &self, .ncopies = 1};
+    struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a)};
     *refused = NULL;
     TRY(ddl_bring(&w, &m->lead, table->oid, name));
     TRY(ddl_drop_columns(&w));
@@ -15271,10 +15263,9 @@ static bool task_ddl_bars(const struct ddl_work *w, const char *table, bool refu
 {
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
-        bool is = refused && c->why.msg[0] && !c->done && ddl_parks(c);
-        if ((c->barred || c->was_barred || is) && c->table &&
-            str_is(c->table, table))
-            return true;
+        bool other = c->barred || c->was_barred;
+        bool failed = c->why.msg[0] && !c->done && ddl_parks(c);
+        if (c->table && str_is(c->table, table) && (other || (refused && failed))) return true;
     }
     return false;
 }
@@ -15299,8 +15290,8 @@ static status MUST_CHECK task_ddl_copies(struct task *t, struct arena *a, struct
     struct moment m = {0};
     status s = w->ncopies && !put_off ? moment_open(t, a, &m) : TW_OK;
     for (int i = 0; s == TW_OK && i < w->ncopies; i++)
-        if (!task_ddl_bars(w, w->copies[i].table, true))
-            s = task_ddl_copy(t, a, w, &m, w->copies[i].table, put_off);
+        if (!task_ddl_bars(w, w->copies[i], true))
+            s = task_ddl_copy(t, a, w, &m, w->copies[i], put_off);
     db_close(&m.lead);
     return s;
 }
@@ -15334,7 +15325,7 @@ static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const s
                                         bool first, bool put_off)
 {
     for (int i = 0; i < w->ncopies; i++) {
-        const char *table = w->copies[i].table, *kept = NULL;
+        const char *table = w->copies[i], *kept = NULL;
         if (task_ddl_bars(w, table, first)) continue;
         if (first)
             TRY(db_value(&t->to, a, "look for references", "SELECT 1 FROM pg_constraint WHERE"
@@ -16713,7 +16704,7 @@ static void PRINTF(2, 3) schema_tell(struct schema_diff *d, const char *fmt, ...
     d->open++;
 }
 
-/* A column only A has, as the stream would add it; NOT NULL is asked for here in any case. */
+/* A column only A has, as the stream would add it; NOT NULL is a facet of its own. */
 static status MUST_CHECK schema_add_column(struct schema_diff *d, uint32_t table,
                                            const char *column)
 {
@@ -16774,9 +16765,9 @@ static bool facet_follows(const struct facet *x, const struct facet *other, int 
 static status MUST_CHECK schema_facet(struct schema_diff *d, const struct ddl *want,
                                       const struct facet *x, const struct facet *y, bool follows)
 {
-    static const char *const with_column[] = {"type", "not null", "default", "identity", NULL};
+    static const char *const with_column[] = {"type", "default", "identity", NULL};
     for (int i = 0; follows && with_column[i]; i++)
-        if (str_is(x->facet, with_column[i]) && strcmp(x->facet, "not null")) return TW_OK;
+        if (str_is(x->facet, with_column[i])) return TW_OK;
     if (y && (x->value ? y->value && str_is(x->value, y->value) : !y->value)) return TW_OK;
     if (!y && !x->facet[0] && !strncmp(x->what, "column ", 7) && want->id.kind == 'r')
         return x->make ? schema_add_column(d, want->id.oid, x->name) : TW_OK;
