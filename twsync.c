@@ -4368,12 +4368,18 @@ struct rel {
     int nrelabels;
     struct fill *fills;   /* columns the target has by now, which the source's rows lack */
     int nfills;
-    const char **recast;  /* by column: its type on the target, if it was changed there */
+    struct recast *recast;  /* by column: its type on the target, if it was changed there */
+    bool told_refused;    /* a warning was given that the target refuses its changes */
     struct stmt *stmts;
     int nstmts;
 };
 
 enum { REL_MAX_STMTS = 64, REL_MAX_COLSETS = 24 };
+
+struct recast {
+    const char *type;  /* NULL: it is what it was */
+    bool by_using;     /* what the target's rows hold now is not what a cast of theirs would give */
+};
 
 static bool value_equal(const struct value *a, const struct value *b)
 {
@@ -5129,6 +5135,9 @@ struct change {
     usec commit_us;
     int64_t seq;       /* within its transaction */
     bool cannot;       /* no single statement can do it: a column that cannot be SET has changed */
+    const struct dml *sent;  /* as it came, where new types refuse a value; `m` lacks it */
+    bool lost;               /* a value of its key is refused: there is no row to write to */
+    bool guessed;            /* its key is a cast of what USING may have made another */
 };
 
 /* Does it give the row another key? */
@@ -5413,7 +5422,7 @@ enum take { TAKE_DONE, TAKE_LATER /* once this window is written */ };
 static bool window_needs_rows(const struct change *c)
 {
     const struct rel *rel = c->rel;
-    if (!rel->bulk || c->cannot) return true;
+    if (!rel->bulk || c->cannot || c->sent) return true;
     if (c->m.kind == 'I') return rel->has_deferrable;
     if (!rel->nident) return true;
     if (c->m.kind == 'D') return false;
@@ -5479,13 +5488,15 @@ enum conflict_kind {
 #define X(n) CONF_##n,
     CONFLICT_KINDS(X)
 #undef X
-    CONF_NKINDS
+    CONF_NKINDS,
+    CONF_refused = CONF_NKINDS  /* by DDL of A that B had not: no policy decides about it */
 };
 
 static const char *const conflict_names[] = {
 #define X(n) #n,
     CONFLICT_KINDS(X)
 #undef X
+    "refused"
 };
 
 enum conf_action {
@@ -7428,7 +7439,7 @@ static void careful_select(struct sqlb *q, const struct change *c, bool compare)
 static bool careful_same(const char *now, const struct value *old, bool same_image)
 {
     const char *was = value_text(old);
-    if (same_image) return true;
+    if (same_image || old->kind == 'u') return true;
     return now && was ? str_is(now, was) : now == was;
 }
 
@@ -7493,7 +7504,7 @@ static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const s
     /* Without a key by every column, by image or by text: the image of a value may depend on how
      * it was made (an array that once held a NULL), its text does not. */
     for (int i = 0, n = 0; i < rel->ncolumns && !rel->nident; i++) {
-        if (!rel_carries(rel, i)) continue;
+        if (!rel_carries(rel, i) || c->m.old.values[i].kind == 'u') continue;
         buf_str(&q.sql, n++ ? " AND (" : "(");
         careful_image(&q, rel_target(rel, i), &c->m.old.values[i]);
         buf_fmt(&q.sql, " OR t.%s::text IS NOT DISTINCT FROM ", rel_target(rel, i)->quoted);
@@ -7723,12 +7734,13 @@ static char *conflict_tuple(struct arena *a, const struct change *c, const struc
 
 static const char conflict_sql[] =
     "INSERT INTO twsync.conflict (task, kind, policy, outcome, schema_name, table_name, key,"
-    " existing, old, incoming, commit_lsn, change, committed_at)"
+    " existing, old, incoming, commit_lsn, change, committed_at, settled)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10::jsonb, $11::pg_lsn,"
-    " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval)"
+    " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval,"
+    " CASE WHEN $2 = 'refused' THEN 'failed' END)"
     " ON CONFLICT (task, commit_lsn, change, kind) DO UPDATE SET recorded_at = clock_timestamp(),"
     " policy = EXCLUDED.policy, outcome = EXCLUDED.outcome, existing = EXCLUDED.existing,"
-    " settled = NULL, settled_at = NULL";
+    " settled = EXCLUDED.settled, settled_at = NULL";
 enum { CONFLICT_VALUES = 13 };
 
 static void conflict_values(struct apply *ap, struct arena *a, const struct change *c,
@@ -7742,8 +7754,8 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
     v[5] = arena_str(a, c->rel->name);
     v[6] = conflict_key(a, c);
     v[7] = k->existing ? arena_str(a, k->existing) : NULL;
-    v[8] = conflict_tuple(a, c, &c->m.old, c->m.old_kind == 'K');
-    v[9] = conflict_tuple(a, c, &c->m.new, false);
+    v[8] = conflict_tuple(a, c, c->sent ? &c->sent->old : &c->m.old, c->m.old_kind == 'K');
+    v[9] = conflict_tuple(a, c, c->sent ? &c->sent->new : &c->m.new, false);
     v[10] = arena_str(a, lsn_text(a, c->commit_lsn));
     v[11] = arena_fmt(a, "%" PRId64, c->seq);
     v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
@@ -8244,12 +8256,28 @@ static status MUST_CHECK careful_deleted(struct apply *ap, struct arena *a, cons
     return TW_OK;
 }
 
+/* A change that DDL of A has left no room for, or for some of its values. */
+static status MUST_CHECK careful_refuse(struct apply *ap, const struct change *c, bool whole)
+{
+    struct arena a = {0};
+    struct conflict k = {.kind = CONF_refused, .outcome = whole ? "skipped" : "merged"};
+    if (!c->rel->told_refused)
+        log_warning("%s of %s that %c has no room for since its DDL are left out; `twsync"
+                    " conflicts` has them", whole ? "changes" : "values", c->rel->quoted,
+                    ap->to->node->letter);
+    c->rel->told_refused = true;
+    status s = conflict_record(ap, &a, c, k);
+    arena_free(&a);
+    return s;
+}
+
 static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *a,
                                                 const struct change *c)
 {
     struct value *row;
     usec gone_us;
     char known = 0;
+    if (c->guessed) return careful_refuse(ap, c, true);
     TRY(careful_deleted(ap, a, c, &gone_us));
     if (!gone_us && c->rel->policy == POLICY_FAIL)  /* what stopped us may be forgotten by now */
         TRY(conflict_wanted(ap, c, CONF_update_deleted, &known));
@@ -8417,14 +8445,78 @@ static status MUST_CHECK apply_careful(struct apply *ap, struct change *c)
 {
     struct arena a = {0};
     status s = TW_OK;
-    switch (c->m.kind) {
+    switch (c->lost ? 0 : c->m.kind) {
     case 'I': s = careful_insert(ap, &a, c, c->m.new.values); break;
     case 'U': s = careful_update(ap, &a, c); break;
     case 'D': s = careful_remove(ap, &a, c); break;
-    default: assert(false);
+    default: assert(c->lost);
     }
+    if (s == TW_OK && c->sent) s = careful_refuse(ap, c, c->lost);
     arena_free(&a);
     return s;
+}
+
+/* ---- what DDL of A leaves no room for ---- */
+
+/* Do the row's values offend, and not the statement or the server?  (documentation, appendix A) */
+static bool state_refuses(const char *state)
+{
+    return !strncmp(state, "22", 2) || !strncmp(state, "23", 2) || str_is(state, "44000") ||
+           str_is(state, "42846") || str_is(state, "P0001");
+}
+
+/* Reverse: has A's schema changes that B had not when it wrote this, or which B would not have? */
+static status MUST_CHECK refused_by_ddl(struct apply *ap, const struct change *c, bool *yes)
+{
+    struct arena a = {0};
+    const char *values[] = {ap->job, lsn_text(&a, c->commit_lsn), c->rel->schema, c->rel->name};
+    const char *done = NULL, *any = NULL;
+    status s = db_value(ap->from, &a, "read what is done",
+                        "SELECT coalesce(array_agg(id), '{}') FROM twsync.ddl_done d WHERE job = $1"
+                        " AND lsn < $2::pg_lsn AND NOT EXISTS (SELECT FROM twsync.parked WHERE task"
+                        " = $1 || '/forward' AND schema_name = $3 AND table_name = $4)", 4, values,
+                        &done);
+    values[1] = done;
+    if (s == TW_OK)
+        s = db_value(ap->to, &a, "read the DDL", "SELECT 1 FROM twsync.ddl WHERE job = $1 AND"
+                     " changes IS NOT NULL AND id <> ALL ($2::bigint[]) LIMIT 1", 2, values, &any);
+    arena_free(&a);
+    *yes = any != NULL;
+    return s;
+}
+
+/* The changes one at a time.  Where one is refused by DDL they begin again, each in a savepoint of
+ * its own, and those that are refused are left out and recorded. */
+static status MUST_CHECK apply_one_by_one(struct apply *ap, struct change *changes, int n)
+{
+    struct deferred *deferred = ap->deferred;
+    int64_t conflicts = ap->conflicts;
+    bool apart = false, by_ddl;
+    for (int i = 0; i < n; i++) {
+        if (apart) TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_change"));
+        status s = apply_careful(ap, &changes[i]);
+        struct tw_error why = *ap->e;
+        if (s == TW_OK) {
+            if (apart) TRY(db_exec(ap->to, "release a savepoint", "RELEASE SAVEPOINT tw_change"));
+            deferred = ap->deferred;
+            conflicts = ap->conflicts;
+            continue;
+        }
+        if (s != TW_ESERVER || !ap->ddl_sum || !state_refuses(why.sqlstate)) return s;
+        error_clear(ap->e);
+        TRY(db_exec(ap->to, "roll back to a savepoint", apart ? "ROLLBACK TO SAVEPOINT tw_change"
+                                                              : "ROLLBACK TO SAVEPOINT tw_window"));
+        ap->deferred = deferred;
+        ap->conflicts = conflicts;
+        TRY(refused_by_ddl(ap, &changes[i], &by_ddl));
+        *ap->e = why;
+        if (!by_ddl) return s;
+        error_clear(ap->e);
+        if (apart) TRY(careful_refuse(ap, &changes[i], true));
+        else i = -1;
+        apart = true;
+    }
+    return TW_OK;
 }
 
 /* ---- the optimistic pipeline ---- */
@@ -8724,15 +8816,16 @@ static status MUST_CHECK apply_rows(struct apply *ap, struct change *changes, in
                                     lsn_t final_lsn)
 {
     struct pipeline *p = &ap->pipe;
+    bool refused = false;
     TRY(pipe_open(ap, p));
     TRY(apply_send_head(ap, p, final_lsn, false));
-    for (int i = 0; i < n; i++) TRY(apply_send_change(ap, p, &changes[i]));
+    for (int i = 0; i < n; i++) refused = refused || changes[i].sent;
+    for (int i = 0; i < n && !refused; i++) TRY(apply_send_change(ap, p, &changes[i]));
     TRY(pipe_finish(ap, p));
     ap->open = ap->savepoint = true;
-    if (!p->doubt) return TW_OK;
+    if (!p->doubt && !refused) return TW_OK;
     TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_window"));
-    for (int i = 0; i < n; i++) TRY(apply_careful(ap, &changes[i]));
-    return TW_OK;
+    return apply_one_by_one(ap, changes, n);
 }
 
 static status MUST_CHECK apply_by_row(struct apply *ap, struct window *w, lsn_t final_lsn)
@@ -13251,7 +13344,8 @@ static status MUST_CHECK ddl_install(struct db *from, const struct job *job, boo
  * carries.  obj: by what A knows the table or the type, which stays the same. */
 static const char ddl_steps_sql[] =
     "SELECT c->>'obj', CASE WHEN c->>'op' <> 'set' THEN c->>'op' WHEN c->>'what' ~ '^column ' THEN"
-    " 'add' ELSE 'type' END, c->>'what' ~ '^table ',"
+    " 'add' WHEN EXISTS (SELECT FROM jsonb_array_elements(d.copies) k WHERE 'r' || (k->>'oid') ="
+    " c->>'obj') THEN 'using' ELSE 'type' END, c->>'what' ~ '^table ',"
     " substr(coalesce(c->>'old', c->>'what'), 7), substr(c->>'what', 7), c->>'was', c->>'name'"
     " FROM twsync.ddl d, jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
     " WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL ($2::bigint[])"
@@ -13259,7 +13353,7 @@ static const char ddl_steps_sql[] =
     "  c->>'was' IS NOT NULL END ORDER BY d.id, x.n";
 
 struct ddl_step {
-    char op;                            /* 'r'ename, 'd'rop, 'a'dd, 't'ype */
+    char op;                            /* 'r'ename, 'd'rop, 'a'dd, 't'ype, 'u'sing */
     const char *obj;
     bool of_table;
     const char *old_table, *new_table;  /* quoted */
@@ -14899,7 +14993,7 @@ static status MUST_CHECK task_follow_values(struct task *t, struct arena *a, str
     PGresult *r;
     rel->relabels = arena_array(&rel->arena, struct relabel, n * rel->ncolumns + 1);
     rel->fills = arena_array(&rel->arena, struct fill, n + 1);
-    rel->recast = arena_array(&rel->arena, const char *, rel->ncolumns + 1);
+    rel->recast = arena_array(&rel->arena, struct recast, rel->ncolumns + 1);
     TRY(db_query(&t->to, a, "read types", sql, 1, &rel->quoted, &r));
     for (int i = 0; i < PQntuples(r); i++) {
         const char *column = db_cell(r, i, 0);
@@ -14907,14 +15001,15 @@ static status MUST_CHECK task_follow_values(struct task *t, struct arena *a, str
         while (c < rel->ncolumns && !str_is(rel->columns[c].name, column)) c++;
         for (int k = 0; k < n; k++) {
             const struct ddl_step *x = &steps[k];
-            bool here = obj && str_is(x->obj, obj) && strchr("at", x->op);
+            bool here = obj && str_is(x->obj, obj) && strchr("atu", x->op);
             const char *now = here ? ddl_walk_part(x + 1, n - k - 1, obj, x->name) : NULL;
             if (x->op == 'r' && c < rel->ncolumns && str_is(x->obj, db_cell(r, i, 1)))
                 rel->relabels[rel->nrelabels++] = (struct relabel){
                     c, arena_str(&rel->arena, x->was), arena_str(&rel->arena, x->name)};
             if (!now || !str_is(now, column) || db_cell_true(r, i, 3)) continue;
-            if (x->op == 't' && c < rel->ncolumns)
-                rel->recast[c] = arena_str(&rel->arena, db_cell(r, i, 2));
+            if (x->op != 'a' && c < rel->ncolumns)
+                rel->recast[c] = (struct recast){arena_str(&rel->arena, db_cell(r, i, 2)),
+                                                 rel->recast[c].by_using || x->op == 'u'};
             struct buf q = {0};
             sql_ident(&q, column);
             if (x->op == 'a' && c == rel->ncolumns)
@@ -14978,19 +15073,81 @@ static status MUST_CHECK task_follow(struct task *t, struct rel *rel)
     return s;
 }
 
-/* Values of columns whose type A has changed meanwhile, as A writes them: what is there is compared
- * with them as text. */
-static status MUST_CHECK task_recast(struct task *t, const struct rel *rel, struct tuple *row)
+/* A value as its new type writes it; *refused: that type would not have it. */
+static status MUST_CHECK task_cast(struct task *t, const char *type, struct value *v, bool *refused)
 {
     struct arena *a = &t->w->arena;
-    for (int i = 0; rel->recast && i < rel->ncolumns && i < row->n; i++) {
+    const char *text = value_text(v), *sql = arena_fmt(a, "SELECT $1::text::%s", type);
+    PGresult *r;
+    status s = TW_OK;
+    if (t->apply.open) TRY(db_exec(&t->to, "set a savepoint", "SAVEPOINT tw_cast"));
+    TRY(db_attempt(&t->to, sql, 1, &text, &r));
+    const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    if (db_result_ok(r)) *v = value_of(arena_str(a, db_cell(r, 0, 0)));
+    else if (state && state_refuses(state)) *refused = true;
+    else s = db_fail_result(&t->to, r, "read a value as its new type");
+    PQclear(r);
+    if (s != TW_OK || !t->apply.open) return s;
+    return db_exec(&t->to, "end a savepoint", *refused
+                   ? "ROLLBACK TO SAVEPOINT tw_cast; RELEASE SAVEPOINT tw_cast"
+                   : "RELEASE SAVEPOINT tw_cast");
+}
+
+/* Values of columns whose type A has changed meanwhile, as A writes them: what is there is compared
+ * with them as text.  What the new type would not have is left out: an update leaves the column as
+ * it is, a new row has NULL there. */
+static status MUST_CHECK task_recast_row(struct task *t, struct change *c, struct tuple *row,
+                                         bool *any)
+{
+    const struct rel *rel = c->rel;
+    for (int i = 0; i < rel->ncolumns && i < row->n; i++) {
+        bool refused = false;
         struct value *v = &row->values[i];
-        const char *text = value_text(v), *now;
-        if (!rel->recast[i] || !text) continue;
-        TRY(db_value(&t->to, a, "read a value as its new type",
-                     arena_fmt(a, "SELECT $1::text::%s", rel->recast[i]), 1, &text, &now));
-        *v = value_of(now);
+        if (!rel->recast[i].type || !value_text(v)) continue;
+        TRY(task_cast(t, rel->recast[i].type, v, &refused));
+        if (!refused) continue;
+        *any = true;
+        *v = (struct value){.kind = row == &c->m.new && c->m.kind == 'I' ? 'n' : 'u'};
+        for (int k = 0; k < rel->nident; k++) c->lost = c->lost || rel->ident[k] == i;
     }
+    return TW_OK;
+}
+
+/* What USING has made of the target's values is not compared, nor written where B did not. */
+static void task_recast_using(struct change *c)
+{
+    const struct rel *rel = c->rel;
+    for (int i = 0; i < rel->ncolumns && c->m.old_kind == 'O'; i++) {
+        struct value *old = &c->m.old.values[i], none = {.kind = 'u'};
+        bool is_key = false;
+        for (int k = 0; k < rel->nident; k++) is_key = is_key || rel->ident[k] == i;
+        if (!rel->recast[i].by_using) continue;
+        c->guessed = c->guessed || is_key;
+        if (is_key) continue;
+        if (c->m.kind == 'U' && value_equal(old, &c->m.new.values[i])) c->m.new.values[i] = none;
+        *old = none;
+    }
+}
+
+static struct tuple task_copy_row(struct task *t, const struct tuple *row)
+{
+    struct tuple copy = {row->n, arena_array(&t->w->arena, struct value, row->n + 1)};
+    if (row->n) memcpy(copy.values, row->values, sizeof *row->values * (size_t) row->n);
+    return copy;
+}
+
+static status MUST_CHECK task_recast(struct task *t, struct change *c)
+{
+    struct dml *sent = arena_new(&t->w->arena, struct dml);
+    bool any = false;
+    *sent = c->m;
+    c->m.new = task_copy_row(t, &sent->new);
+    c->m.old = task_copy_row(t, &sent->old);
+    task_recast_using(c);
+    TRY(task_recast_row(t, c, &c->m.new, &any));
+    TRY(task_recast_row(t, c, &c->m.old, &any));
+    if (any) c->sent = sent;
+    if (c->lost) c->m = *sent;
     return TW_OK;
 }
 
@@ -15579,8 +15736,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
         *take = TAKE_LATER;
         return TW_OK;
     }
-    TRY(task_recast(t, rel, &c.m.new));
-    TRY(task_recast(t, rel, &c.m.old));
+    if (rel->recast) TRY(task_recast(t, &c));
     if (t->conf->bulk == BULK_NO && !t->w->n) t->w->by_row = true;
     *take = window_add(t->w, &c);
     if (*take == TAKE_LATER) return TW_OK;
@@ -17380,7 +17536,7 @@ static int cli_conflicts_options(struct cli *c)
 {
     struct conflicts_query *q = &c->conflicts;
     bool known = !q->kind;
-    for (int k = 0; k < CONF_NKINDS && !known; k++) known = str_is(q->kind, conflict_names[k]);
+    for (int k = 0; k <= CONF_refused && !known; k++) known = str_is(q->kind, conflict_names[k]);
     if (!known) return cli_wrong("there is no conflict kind \"%s\"", q->kind);
     if (q->id && (!strchr("ab", q->id[0]) || q->id[1] != '/' || !q->id[2] ||
                   q->id[2 + strspn(q->id + 2, "0123456789")] || strlen(q->id) > 20))

@@ -45,7 +45,7 @@ MAY_DEADLOCK = {"alter: rename table"}
 
 
 # What nobody could bring together with rows of B that are on their way (README, "There, with limits").
-UNMEETABLE = {"alter: not null", "alter: type using", "truncate: one", "truncate: several"}
+UNMEETABLE = {"alter: not null", "truncate: one", "truncate: several"}
 
 
 @pytest.fixture(autouse=True)
@@ -475,6 +475,83 @@ def test_in_flight(pair, make_job, name):
                         "DELETE FROM t WHERE id > 70")
     job.start(wait=())
     assert_equal(job, restarts=2)
+
+
+BY_USING = {  # what of B's INSERT (n = 5), UPDATE of row 4 (n = 99) and UPDATE of another column A would not have
+    "value": ("ALTER TABLE t ALTER n TYPE bool USING n % 2 = 0", {("1001", "merged"), ("4", "merged")}),
+    "no value": ("ALTER TABLE t ALTER n TYPE text USING 'n' || n", set()),
+    "key": ("ALTER TABLE o DROP CONSTRAINT o_t_id_fkey; ALTER TABLE t ALTER id TYPE text USING 'k' || id", {("4", "skipped"), ("6", "skipped")}),
+    "no key": ("ALTER TABLE t DROP CONSTRAINT t_pkey CASCADE; ALTER TABLE t ALTER n TYPE bool USING n % 2 = 0",
+               {("1001", "merged"), ("4", "merged")}),
+    "key refused": ("ALTER TABLE t DROP CONSTRAINT t_pkey CASCADE; ALTER TABLE t ALTER id TYPE int4range USING "
+                    "int4range(id, id + 1), ADD PRIMARY KEY (id)",
+                    {(key, "skipped") for key in ("1001", "1003", "4", "6", "80")}),
+}
+
+
+@pytest.mark.parametrize("name", BY_USING)
+def test_by_using(pair, make_job, name):
+    """Rows of B on their way when USING made other values of A's: what the new type would not have is recorded."""
+    ddl, refused = BY_USING[name]
+    pair.a.sql(BASE)
+    job = make_job(pair, SELECTED).start()
+    job.wait_synced()
+    job.kill()
+    pair.a.sql(ddl)
+    pair.b.sql("INSERT INTO t VALUES (1001, 5, 'b'), (1003, NULL, NULL); UPDATE t SET n = 99, v = 'of b' WHERE id = 4; "
+               "UPDATE t SET v = 'of b' WHERE id = 6; DELETE FROM t WHERE id = 80")
+    job.start(wait=())
+    job.wait_synced()
+    wait_for(lambda: parked_rows(job) == {}, "copied")
+    job.wait_synced()
+    compare.assert_schema(pair)
+    compare.assert_contents(pair)
+    assert {(c["key"]["id"], c["outcome"]) for c in job.conflicts("reverse") if c["kind"] == "refused"} == refused
+    assert all(c["kind"] in ("refused", "delete_missing") for c in job.conflicts("reverse"))
+    assert job.task("reverse")["state"] == job.task("forward")["state"] == "Running"
+    got = dict(pair.a.sql("SELECT id::text, v FROM t"))
+    assert "key" in name or (got["4"], got["6"], got["1001"]) == ("of b", "of b", "b") and "80" not in got, got
+
+
+REFUSED = {
+    "not null": "ALTER TABLE t ALTER v SET NOT NULL",
+    "check": "ALTER TABLE t ADD CHECK (n < 90)",
+    "domain": "ALTER DOMAIN two.small ADD CHECK (value < 90)",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(pair, make_job, name):
+    """Rows of B that A's new constraint would not have are told and recorded, and nothing stands still."""
+    pair.a.sql("CREATE SCHEMA two; CREATE DOMAIN two.small AS int; CREATE TABLE u (id int PRIMARY KEY, n int); "
+               "CREATE TABLE t (id int PRIMARY KEY, n two.small, v text); "
+               "INSERT INTO t SELECT g, g, 'v' FROM generate_series(1, 9) g")
+    job = make_job(pair, "public, two").start()
+    job.wait_synced()
+    job.kill()
+    pair.a.sql(REFUSED[name])
+    pair.b.sql("INSERT INTO t VALUES (11, 1, 'b'), (12, 99, NULL), (13, 2, 'b'); UPDATE t SET n = 99, v = NULL "
+               "WHERE id = 4; UPDATE t SET n = 5 WHERE id = 5; INSERT INTO u VALUES (1, 1)")
+    job.start(wait=())
+    wait_for(lambda: pair.a.one("SELECT count(*) FROM u"), "reverse goes on")
+    job.wait_synced()
+    assert pair.a.sql("SELECT id, n, v FROM t WHERE id > 9 OR id IN (4, 5) ORDER BY id") == \
+        [(4, 4, "v"), (5, 5, "v"), (11, 1, "b"), (13, 2, "b")]
+    recorded = [(c["kind"], c["outcome"], c["incoming"]["id"]) for c in job.conflicts("reverse")]
+    assert recorded == [("refused", "skipped", "12"), ("refused", "skipped", "4")], recorded
+    assert "has no room for" in job.log_text()
+    assert len(parked_rows(job)) == 1 or name == "domain", "B's rows do not allow the constraint"
+    if name != "domain":
+        pair.b.sql("INSERT INTO t VALUES (14, 99, NULL)")
+    pair.b.sql("INSERT INTO t VALUES (15, 1, 'later')")
+    wait_for(lambda: pair.a.one("SELECT count(*) FROM t WHERE id = 15"), "rows of a parked table come to A all the same")
+    code, out, err = job.command("resync", job.path, "public.t")
+    assert code == 0, out + err
+    job.wait_synced()
+    if name == "domain":  # no table was changed by it
+        code, out, err = job.command("schema", job.path, "--apply")
+        assert code == 0, out + err
+    compare.assert_same(pair)
 
 
 def columns_there(cur, table):
