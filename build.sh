@@ -235,6 +235,7 @@ want_pglogical() {
     newest=${newest#/usr/lib/postgresql/}
     set +e
     (need "postgresql-${newest%/bin}-pglogical")
+    (need pgcopydb) # the benchmark of copies goes on without it, too
     set -e
 }
 

@@ -888,6 +888,7 @@ struct str_list {
 struct task_conf {
     bool enabled, schema, copy, ddl;  /* the last three: forward only */
     int workers;
+    int64_t chunk_bytes;  /* of the copy */
     enum policy on_conflict;
     struct qname_list policy_tables[4];  /* by enum policy: tables that differ from on_conflict */
     enum merge_unit merge;
@@ -1275,7 +1276,8 @@ struct job_unit {
 #define JOB_MINUTE (60 * USEC_SEC)
 #define JOB_HOUR (60 * JOB_MINUTE)
 #define JOB_DAY (24 * JOB_HOUR)
-#define JOB_GB ((int64_t) 1024 * 1024 * 1024)
+#define JOB_MB ((int64_t) 1024 * 1024)
+#define JOB_GB (1024 * JOB_MB)
 
 /* Smallest first. */
 static const struct job_unit job_time_units[] = {
@@ -1849,6 +1851,8 @@ static const struct job_key job_own_keys[] = {
      "columns added to tables on A are added on B", false},
     {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
      "processes that copy", false},
+    {"forward", "chunk_size", &job_size, FORWARD(chunk_bytes), "64MB", NULL, JOB_MB,
+     64 * 1024 * JOB_GB, "tables are copied in pieces of this size, each counted once", false},
     {"forward", "on_conflict", &job_enum, FORWARD(on_conflict), "fail", policy_names, 0, 0,
      "fail, ignore, overwrite or latest", false},
     {"forward", "on_conflict_fail", &job_tables, FORWARD(policy_tables[POLICY_FAIL]),
@@ -1890,6 +1894,7 @@ static const struct job_key job_own_keys[] = {
     {"reverse", "copy", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"reverse", "ddl", &job_refused, 0, NULL, NULL, 0, 0, "only forward carries it", false},
     {"reverse", "workers", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
+    {"reverse", "chunk_size", &job_refused, 0, NULL, NULL, 0, 0, "only forward copies", false},
     {"slots", "retention", &job_time, AT(retention_us), "15min", NULL, 0, 30 * JOB_DAY,
      "confirm positions so much later; 0: at once", false},
     {"slots", "retention_size", &job_size, AT(retention_bytes), "1GB", NULL, 0, 64 * 1024 * JOB_GB,
@@ -3145,6 +3150,7 @@ struct table {
     int64_t pages;         /* of the heap: what chunks are cut from */
     int64_t bytes;         /* heap and TOAST */
     int64_t reltuples;     /* the planner's estimate; 0 if unknown */
+    uint32_t filenode;     /* pg_class.relfilenode: another one where it was written anew */
     const char *why_not;   /* NULL, or why it cannot be synchronised */
 };
 
@@ -3253,7 +3259,7 @@ static const char cat_tables_sql[] =
     " CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid)"
     "   / current_setting('block_size')::int8 END,"
     " CASE c.relkind WHEN 'r' THEN pg_table_size(c.oid) END,"
-    " greatest(c.reltuples, 0)::int8,"
+    " greatest(c.reltuples, 0)::int8, c.relfilenode,"
     " CASE WHEN c.relkind IN ('v', 'm') THEN 'view'"
     "   WHEN c.relkind = 'f' THEN 'foreign table'"
     "   WHEN x.extname IS NOT NULL THEN 'member of extension ' || x.extname"
@@ -3300,6 +3306,7 @@ static void cat_read_table(struct arena *a, const PGresult *r, int row, struct t
     t->pages = db_cell_int(r, row, i++);
     t->bytes = db_cell_int(r, row, i++);
     t->reltuples = db_cell_int(r, row, i++);
+    t->filenode = (uint32_t) db_cell_int(r, row, i++);
     const char *why = db_cell(r, row, i++);
     t->why_not = why ? arena_str(a, why) : NULL;
     assert(i == PQnfields(r));
@@ -3558,6 +3565,8 @@ static const char slot_node_sql[] =
     " commit_lsn pg_lsn NOT NULL, change bigint NOT NULL, committed_at timestamptz,"
     " wanted text, settled text, settled_at timestamptz,"
     " UNIQUE (task, commit_lsn, change, kind));"
+    "ALTER TABLE twsync.copied ADD COLUMN IF NOT EXISTS filenode oid,"
+    " ADD COLUMN IF NOT EXISTS from_page bigint, ADD COLUMN IF NOT EXISTS to_page bigint;"
     "CREATE INDEX IF NOT EXISTS conflict_unsettled ON twsync.conflict (id) WHERE settled IS NULL;"
     "CREATE TABLE IF NOT EXISTS twsync.moved (task text NOT NULL, schema_name text NOT NULL,"
     " table_name text NOT NULL, key jsonb NOT NULL, new_key jsonb NOT NULL,"
@@ -4360,6 +4369,7 @@ struct rel {
     enum policy policy;
     enum merge_unit merge;
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
+    lsn_t catchup_lsn;    /* and before this some of it: it was copied under several snapshots */
     const char *seen;     /* the snapshot of that copy, if it did not come with a slot */
     bool asked_in_vain;   /* its place was looked up for a change that the copy holds */
     bool parked;          /* left out until it is copied again: the fields above are not filled */
@@ -4641,16 +4651,18 @@ static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
 }
 
 static const char rel_skip_sql[] =
-    "SELECT max(snapshot_lsn), max(seen), EXISTS (SELECT FROM twsync.parked WHERE schema_name = $1"
-    "  AND table_name = $2 AND task = $3) FROM twsync.copied"
+    "SELECT min(snapshot_lsn), max(snapshot_lsn), max(seen), EXISTS (SELECT FROM twsync.parked"
+    "  WHERE schema_name = $1 AND table_name = $2 AND task = $3) FROM twsync.copied"
     " WHERE schema_name = $1 AND table_name = $2 AND task = $3";
 
 static status MUST_CHECK rel_read_skip(struct rel *rel, struct db *to, const PGresult *r)
 {
-    const char *lsn = db_cell(r, 0, 0), *seen = db_cell(r, 0, 1);
-    rel->parked = db_cell_true(r, 0, 2);
+    const char *first = db_cell(r, 0, 0), *last = db_cell(r, 0, 1), *seen = db_cell(r, 0, 2);
+    rel->parked = db_cell_true(r, 0, 3);
     rel->seen = seen ? arena_str(&rel->arena, seen) : NULL;
-    if (lsn && !lsn_parse(lsn, &rel->skip_until_lsn))
+    bool several = first && !str_is(first, last);
+    if (first && (!lsn_parse(first, &rel->skip_until_lsn) ||
+                  (several && !lsn_parse(last, &rel->catchup_lsn))))
         return fail(to->e, TW_EPROTO, "bad position in twsync.copied");
     return TW_OK;
 }
@@ -5597,6 +5609,8 @@ struct ddl {
     struct ddl_id id;
     uint32_t table;          /* the table's oid on the source, 0 for other objects */
     bool is_primary_key;
+    char key;                /* an index that tells rows apart 'k', that refuses some 'u', what
+                              * needs one 'l'; 0: something else */
     bool optional;           /* rows can do without it: a failure is a warning */
     bool fires;              /* on our writes too, where they cannot be told apart */
     bool again;              /* sql brings one that differs to what it should be */
@@ -6394,7 +6408,10 @@ static const char shape_indexes_sql[] =
     " IS %L; ', k.conname, tn.nspname, t.relname, km.description) END"
     " || CASE WHEN i.indisclustered THEN format('ALTER TABLE %I.%I CLUSTER ON %I; ', tn.nspname,"
     "   t.relname, x.relname) ELSE '' END,"
-    " i.indisreplident, on_.nspname, o.relname"
+    " i.indisreplident, on_.nspname, o.relname, CASE WHEN i.indisunique AND i.indpred IS NULL"
+    "  AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid"
+    "   AND NOT a.attnotnull AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))"
+    "  THEN 'k' WHEN i.indisunique OR k.contype = 'x' THEN 'u' ELSE '' END"
     " FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid"
     " JOIN pg_namespace tn ON tn.oid = t.relnamespace"
     " JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace"
@@ -6412,7 +6429,8 @@ static const char shape_indexes_sql[] =
     " tn.nspname, t.relname, x.relname";
 enum {
     INDEX_TABLE, INDEX_TABLE_SCHEMA, INDEX_TABLE_NAME, INDEX_SCHEMA, INDEX_NAME, INDEX_CONSTRAINT,
-    INDEX_CONTYPE, INDEX_SQL, INDEX_IS_IDENTITY, INDEX_PARENT_SCHEMA, INDEX_PARENT
+    INDEX_CONTYPE, INDEX_SQL, INDEX_IS_IDENTITY, INDEX_PARENT_SCHEMA, INDEX_PARENT,
+    INDEX_KEY
 };
 
 static void shape_index(struct shape_plan *p, const PGresult *r, int row)
@@ -6438,6 +6456,7 @@ static void shape_index(struct shape_plan *p, const PGresult *r, int row)
                                          : shape_exists_relation(a, index));
     d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
     d->is_primary_key = primary;
+    d->key = *db_cell(r, row, INDEX_KEY);
     d->optional = !cat_find(p->tables, d->table);  /* of a materialized view */
     d->beside = !d->optional;
     d->drop_sql = constraint ? shape_drop_constraint(a, table, constraint)
@@ -6451,11 +6470,14 @@ static void shape_index_attach(struct shape_plan *p, const PGresult *r, int row)
                                          db_cell(r, row, INDEX_NAME));
     const char *parent = sql_quoted_table(a, db_cell(r, row, INDEX_PARENT_SCHEMA),
                                           db_cell(r, row, INDEX_PARENT));
-    shape_add(p, DDL_KEYS, arena_fmt(a, "link of index %s to %s", index, parent),
-              arena_fmt(a, "ALTER INDEX %s ATTACH PARTITION %s", parent, index),
-              arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
-                           " AND inhparent = to_regclass(%s))",
-                        sql_quoted_literal(a, index), sql_quoted_literal(a, parent)));
+    struct ddl *d = shape_add(
+        p, DDL_KEYS, arena_fmt(a, "link of index %s to %s", index, parent),
+        arena_fmt(a, "ALTER INDEX %s ATTACH PARTITION %s", parent, index),
+        arena_fmt(a, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
+                     " AND inhparent = to_regclass(%s))",
+                  sql_quoted_literal(a, index), sql_quoted_literal(a, parent)));
+    d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
+    d->key = 'l';
 }
 
 /* Only where the target's table still has the default: FULL may have been set for this job. */
@@ -6467,9 +6489,12 @@ static void shape_replica_index(struct shape_plan *p, const PGresult *r, int row
                                          db_cell(r, row, INDEX_TABLE_NAME));
     buf_fmt(&b, "ALTER TABLE ONLY %s REPLICA IDENTITY USING INDEX ", table);
     sql_ident(&b, db_cell(r, row, INDEX_NAME));
-    shape_add(p, DDL_KEYS, arena_fmt(a, "replica identity of table %s", table), shape_take(a, &b),
-              arena_fmt(a, "SELECT relreplident <> 'd' FROM pg_class WHERE oid = to_regclass(%s)",
-                        sql_quoted_literal(a, table)));
+    struct ddl *d = shape_add(
+        p, DDL_KEYS, arena_fmt(a, "replica identity of table %s", table), shape_take(a, &b),
+        arena_fmt(a, "SELECT relreplident <> 'd' FROM pg_class WHERE oid = to_regclass(%s)",
+                  sql_quoted_literal(a, table)));
+    d->table = (uint32_t) db_cell_int(r, row, INDEX_TABLE);
+    d->key = 'l';
 }
 
 static status MUST_CHECK shape_indexes(struct shape_plan *p)
@@ -7022,7 +7047,9 @@ static status MUST_CHECK crew_build(struct shape_crew *c, const struct ddl *ddl,
 static int shape_neighbours(const struct ddl_list *list, int from)
 {
     int n = 0;
-    while (from + n < list->n && list->items[from + n].beside) n++;
+    while (from + n < list->n && list->items[from + n].beside &&
+           list->items[from + n].section == list->items[from].section)
+        n++;
     return n;
 }
 
@@ -7061,6 +7088,34 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
         shape_tell(w, ddl);
     }
     return db_exec(to, "set up the session", "RESET check_function_bodies");
+}
+
+/* While the rows of a table are of several moments only one key of it is sure to hold, the first:
+ * the rest of what refuses rows comes last. */
+static void shape_defer_keys(struct ddl_list *list, const uint32_t *tables, int n)
+{
+    for (int k = 0; k < n; k++) {
+        bool first = true;
+        for (int i = 0; i < list->n; i++) {
+            struct ddl *d = &list->items[i];
+            if (d->table != tables[k] || !d->key || d->section != DDL_KEYS) continue;
+            if (!first || d->key != 'k') d->section = DDL_LAST;
+            else first = false;
+        }
+    }
+}
+
+/* That key alone, of each of the tables. */
+static status MUST_CHECK shape_run_keys(struct db *to, struct ddl_list *list,
+                                        const uint32_t *tables, int n)
+{
+    shape_defer_keys(list, tables, n);
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < list->n; i++)
+            if (list->items[i].table == tables[k] && list->items[i].key == 'k' &&
+                list->items[i].section == DDL_KEYS)
+                TRY(shape_run_one(to, &list->items[i]));
+    return TW_OK;
 }
 
 /* ---- single columns ---- */
@@ -7248,6 +7303,7 @@ struct conflict_left {
 struct deferred {
     struct deferred *next;
     enum conf_action act;
+    bool quiet;            /* not a conflict, but the table's catching up */
     const char *quoted;
     char *record[13];      /* the conflict's row, but for the outcome */
     const char *mine_sql;  /* is our row still as we wrote it? */
@@ -7761,12 +7817,20 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
     v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
 }
 
+/* While a table of several snapshots is caught up with, rows are met that are newer than the change
+ * or are not there yet: nobody else has written them. */
+static bool change_catches_up(const struct change *c)
+{
+    return c->commit_lsn < c->rel->catchup_lsn;
+}
+
 /* Record a decided conflict in the deciding transaction.  One that stopped the task before keeps
  * its row and gets its outcome. */
 static status MUST_CHECK conflict_record(struct apply *ap, struct arena *a, const struct change *c,
                                          struct conflict k)
 {
     char *v[CONFLICT_VALUES];
+    if (change_catches_up(c)) return TW_OK;
     conflict_values(ap, a, c, &k, v);
     ap->conflicts++;
     log_debug("conflict %s on %s %s: %s", v[1], c->rel->quoted, v[6], v[3]);
@@ -7797,7 +7861,9 @@ static status MUST_CHECK conflict_decide(struct apply *ap, const struct change *
                                          enum conf_action *act)
 {
     char from = ap->from->node->letter, wanted;
-    *act = conf_decide(kind, c->rel->policy, conf_newer(c->commit_us, ours_us, from));
+    *act = change_catches_up(c) ? conf_decide(kind, POLICY_OVERWRITE, true)
+                                : conf_decide(kind, c->rel->policy,
+                                              conf_newer(c->commit_us, ours_us, from));
     if (*act != ACT_STOP) return TW_OK;
     TRY(conflict_wanted(ap, c, kind, &wanted));
     if (wanted && wanted != '-')
@@ -8046,6 +8112,7 @@ static status MUST_CHECK careful_defer(struct apply *ap, struct arena *a, const 
     if (all.n > 1) k.kind = CONF_multiple_unique_conflicts;
     conflict_values(ap, keep, c, &k, d->record);
     TRY(conflict_decide(ap, c, k.kind, collisions_us(&all), &d->act));
+    d->quiet = change_catches_up(c);
     d->quoted = arena_str(keep, rel->quoted);
     d->mine_sql = deferred_at(keep, "SELECT 1 FROM", rel, w->ctid, w->tableoid, " FOR UPDATE");
     d->undo_sql = deferred_undo(keep, rel, w, before, write);
@@ -8075,9 +8142,10 @@ static status MUST_CHECK deferred_settle(struct apply *ap, struct arena *a, stru
         return conflict_stop_record(ap, d->quoted, d->record);
     }
     d->record[3] = arena_str(a, d->act == ACT_SKIP ? "kept" : "overwritten");
-    ap->conflicts++;
-    TRY(db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
-                       (const char *const *) d->record));
+    ap->conflicts += !d->quiet;
+    if (!d->quiet)
+        TRY(db_exec_params(ap->to, "record a conflict", conflict_sql, CONFLICT_VALUES,
+                           (const char *const *) d->record));
     if (d->act == ACT_SKIP) return db_exec(ap->to, "undo a change", d->undo_sql);
     for (int i = 0; i < d->n; i++) TRY(db_exec(ap->to, "delete a row", d->delete_sql[i]));
     return TW_OK;
@@ -8275,10 +8343,10 @@ static status MUST_CHECK careful_update_missing(struct apply *ap, struct arena *
                                                 const struct change *c)
 {
     struct value *row;
-    usec gone_us;
+    usec gone_us = 0;
     char known = 0;
     if (c->guessed) return careful_refuse(ap, c, true);
-    TRY(careful_deleted(ap, a, c, &gone_us));
+    if (!change_catches_up(c)) TRY(careful_deleted(ap, a, c, &gone_us));
     if (!gone_us && c->rel->policy == POLICY_FAIL)  /* what stopped us may be forgotten by now */
         TRY(conflict_wanted(ap, c, CONF_update_deleted, &known));
     struct conflict k = {.kind = gone_us || known ? CONF_update_deleted : CONF_update_missing};
@@ -11307,15 +11375,36 @@ static void check_print(const struct check_list *l, FILE *to, bool json)
  *
  * A chunk's ledger row (twsync.copied) commits with its rows, and opens the transaction, so it is
  * also the loop marker.  The ledger remembers the snapshot's position: changes committed before it
- * are in the copy and the stream skips them for this table (rel->skip_until_lsn).  After a crash a
- * table with all its chunks stays; any other is emptied and copied again under a new snapshot.
- * Nothing but what the ledger names is ever emptied. */
+ * are in the copy and the stream skips them for this table (rel->skip_until_lsn).
+ *
+ * After a crash what the ledger has stays, and the pages it lacks are read under a new snapshot.  A
+ * row that was moved between the two may then come twice, or not at all: so the table gets its key
+ * first, what it has of such a row stays, and until the stream has passed the newest snapshot it
+ * replays all changes since the oldest one over whatever is there (rel->catchup_lsn): each key's
+ * last change makes its row what it is on the source.  A table without a key, or one whose file is
+ * another one now, is emptied and begins again.  Nothing but what the ledger names is emptied. */
 
 struct copy_chunk {
     int table;
     int number, of;
     int64_t from_page, to_page;  /* to_page -1: to the end */
     int64_t weight;
+};
+
+/* Pages that are still to be copied; to -1: to the end. */
+struct copy_gap {
+    int64_t from, to;
+};
+
+/* What is to be done about a table. */
+struct copy_todo {
+    bool keep;      /* it has rows of its own, which win */
+    bool resumed;   /* it has chunks of an older snapshot */
+    int have;       /* so many */
+    int first;      /* number of the first new chunk */
+    int chunks;     /* new ones; 0: copied before */
+    int ngaps;
+    struct copy_gap *gaps;
 };
 
 /* Shared by the workers: anonymous memory made before the fork. */
@@ -11336,10 +11425,9 @@ struct copy {
     lsn_t snapshot_lsn;
     const char *seen;           /* the snapshot itself, if it did not come with a slot; or NULL */
     const struct table_list *tables;
-    const bool *keep;           /* by table: has rows of its own, which win */
+    struct copy_todo *todo;     /* by table */
     int nchunks;
     struct copy_chunk *chunks;
-    int *chunks_of;             /* by table; 0: copied before */
     struct copy_shared *shared;
     size_t shared_size;
     struct stat_task *stat;
@@ -11349,7 +11437,7 @@ struct copy {
     usec started_us, drawn_us;
 };
 
-enum { COPY_CHUNK_BYTES = 64 * 1024 * 1024, COPY_MAX_WORKERS = 64 };
+enum { COPY_MAX_WORKERS = 64, COPY_FLUSH = 256 * 1024 };
 
 static _Atomic int64_t *copy_rows(const struct copy *c, int table)
 {
@@ -11384,11 +11472,11 @@ static const char *copy_select(struct arena *a, const struct table *t, const str
 {
     const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *range = "";
-    if (k->of > 1 && k->to_page < 0)
-        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid", k->from_page);
-    else if (k->of > 1)
+    if (k->to_page >= 0)
         range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid AND ctid < '(%" PRId64
                              ",0)'::tid", k->from_page, k->to_page);
+    else if (k->from_page)
+        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid", k->from_page);
     return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s) TO STDOUT", columns, name, range);
 }
 
@@ -11402,9 +11490,11 @@ static status MUST_CHECK copy_start(struct db *d, const char *what, const char *
     return s;
 }
 
-/* Rows from one COPY to the other, never more than libpq's buffers in hand. */
+/* Rows from one COPY to the other, never more in hand than COPY_FLUSH and one row.  libpq sends by
+ * itself whenever 8 kB have come together; to flush each row would cost a system call a row. */
 static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, struct db *to)
 {
+    int64_t held = 0;
     for (;;) {
         char *row = NULL;
         int n = PQgetCopyData(from->pg, &row, 1);
@@ -11418,7 +11508,9 @@ static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, s
         int rc = PQputCopyData(to->pg, row, n);
         PQfreemem(row);
         if (rc < 0) return db_fail_conn(to, "write the copy");
-        if (PQflush(to->pg) != 0) TRY(db_flush(to));
+        held += n;
+        if (held >= COPY_FLUSH) TRY(db_flush(to));
+        if (held >= COPY_FLUSH) held = 0;
         *copy_rows(c, table) += 1;
         *copy_bytes(c, table) += n;
         c->chunk_rows++;
@@ -11438,15 +11530,15 @@ static status MUST_CHECK copy_finish(struct db *d, const char *what)
 /* COPY from source to `into` on the target. */
 static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const struct copy_chunk *k,
                                      struct db *from, struct db *to, const char *columns,
-                                     const char *into)
+                                     const char *into, bool freeze)
 {
     const struct table *t = &c->tables->items[k->table];
     const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *reading = arena_fmt(a, "copy table %s from", name);
     const char *writing = arena_fmt(a, "copy table %s to", name);
     TRY(copy_start(from, reading, copy_select(a, t, k, columns), PGRES_COPY_OUT));
-    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN", into, columns),
-                   PGRES_COPY_IN));
+    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN%s", into, columns,
+                                          freeze ? " (FREEZE)" : ""), PGRES_COPY_IN));
     status s = copy_pump(c, k->table, from, to);
     if (s == TW_OK) s = copy_finish(from, reading);
     if (s != TW_OK) return s;
@@ -11478,7 +11570,8 @@ static const char copy_absent_sql[] =
     " WHERE i.indrelid = $1::regclass AND i.indisunique AND i.indpred IS NULL"
     " AND i.indexprs IS NULL GROUP BY i.indexrelid, i.indimmediate) x";
 
-/* existing = keep: rows already there win, in one transaction for the whole table. */
+/* Rows that are there already win: with existing = keep the target's own, in a resumed table those
+ * of older chunks. */
 static status MUST_CHECK copy_keeping(struct copy *c, struct arena *a, const struct copy_chunk *k,
                                       struct db *from, struct db *to, const char *columns)
 {
@@ -11488,7 +11581,7 @@ static status MUST_CHECK copy_keeping(struct copy *c, struct arena *a, const str
     TRY(db_exec(to, "create a staging table",
                 arena_fmt(a, "CREATE TEMP TABLE tw_copy ON COMMIT DROP AS SELECT %s FROM %s"
                              " WITH NO DATA", columns, name)));
-    TRY(copy_stream(c, a, k, from, to, columns, "pg_temp.tw_copy"));
+    TRY(copy_stream(c, a, k, from, to, columns, "pg_temp.tw_copy", false));
     return db_exec(to, arena_fmt(a, "merge table %s", name),
                    arena_fmt(a, "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM"
                                 " pg_temp.tw_copy s%s%s", name, columns, columns,
@@ -11500,13 +11593,16 @@ static status MUST_CHECK copy_ledger(struct copy *c, struct arena *a, const stru
                                      struct db *to)
 {
     const struct table *t = &c->tables->items[k->table];
+    const char *to_page = k->to_page < 0 ? NULL : arena_fmt(a, "%" PRId64, k->to_page);
     const char *values[] = {c->ledger, t->schema, t->name, arena_fmt(a, "%d", k->number),
-                            arena_fmt(a, "%d", k->of), lsn_text(a, c->snapshot_lsn), c->seen};
+                            arena_fmt(a, "%d", k->of), lsn_text(a, c->snapshot_lsn), c->seen,
+                            arena_fmt(a, "%" PRIu32, t->filenode),
+                            arena_fmt(a, "%" PRId64, k->from_page), to_page};
     return db_exec_params(to, "write the copy ledger",
                           "INSERT INTO twsync.copied (task, schema_name, table_name, chunk, chunks,"
-                          " snapshot_lsn, seen, rows, bytes)"
-                          " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, $7, 0, 0)", 7,
-                          values);
+                          " snapshot_lsn, seen, rows, bytes, filenode, from_page, to_page)"
+                          " VALUES ($1, $2, $3, $4::int, $5::int, $6::pg_lsn, $7, 0, 0, $8::oid,"
+                          " $9::bigint, $10::bigint)", 10, values);
 }
 
 static status MUST_CHECK copy_ledger_counts(struct copy *c, struct arena *a,
@@ -11522,21 +11618,72 @@ static status MUST_CHECK copy_ledger_counts(struct copy *c, struct arena *a,
                           " AND chunk = $4::int", 6, values);
 }
 
+static status MUST_CHECK copy_try(struct db *to, const char *sql, bool *done)
+{
+    PGresult *r;
+    TRY(db_attempt(to, sql, 0, NULL, &r));
+    *done = db_result_ok(r);
+    PQclear(r);
+    return *done ? TW_OK : db_exec(to, "roll back to a savepoint",
+                                   "ROLLBACK TO SAVEPOINT tw_empty");
+}
+
+/* Rows of a table that this transaction has truncated may be written as VACUUM FREEZE would leave
+ * them: nobody has to touch them again.  Only where it is empty, nobody is at it, and we may. */
+static status MUST_CHECK copy_may_freeze(struct arena *a, struct db *to, const char *name,
+                                         bool *may)
+{
+    const char *row;
+    TRY(copy_try(to, arena_fmt(a, "SAVEPOINT tw_empty; LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE"
+                                  " NOWAIT", name), may));
+    if (!*may) return TW_OK;
+    TRY(db_value(to, a, arena_fmt(a, "look into table %s", name),
+                 arena_fmt(a, "SELECT 1 FROM ONLY %s LIMIT 1", name), 0, NULL, &row));
+    *may = !row;
+    if (row) return TW_OK;
+    return copy_try(to, arena_fmt(a, "TRUNCATE ONLY %s; RELEASE SAVEPOINT tw_empty", name), may);
+}
+
+/* What an old snapshot sees of a table that was written anew since, by ALTER TABLE, TRUNCATE or
+ * VACUUM FULL, is not what was there.  Our COPY holds the table by now; this function, unlike a
+ * query, tells what is. */
+static status MUST_CHECK copy_check_file(struct arena *a, struct db *from, const struct table *t)
+{
+    const char *now;
+    TRY(db_value(from, a, "look at the table", arena_fmt(a, "SELECT pg_relation_filenode(%u)",
+                                                         t->oid), 0, NULL, &now));
+    if (now && strtoull(now, NULL, 10) == t->filenode) return TW_OK;
+    return fail(from->e, TW_ESCHEMA, "table %s was written anew on %c while it was copied (ALTER"
+                " TABLE, TRUNCATE, VACUUM FULL or CLUSTER)",
+                sql_quoted_table(a, t->schema, t->name), from->node->letter);
+}
+
+static status MUST_CHECK copy_chunk_rows(struct copy *c, struct arena *a,
+                                         const struct copy_chunk *k, struct db *from, struct db *to)
+{
+    const struct table *t = &c->tables->items[k->table];
+    const struct copy_todo *todo = &c->todo[k->table];
+    const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
+    bool freeze = false;
+    TRY(copy_columns(from, a, t, &columns));
+    if (!columns) return copy_no_columns(c, a, k->table, from, to);
+    if (todo->keep || todo->resumed) {
+        TRY(copy_keeping(c, a, k, from, to, columns));
+    } else {
+        if (k->of == 1 && t->pages) TRY(copy_may_freeze(a, to, name, &freeze));
+        TRY(copy_stream(c, a, k, from, to, columns, name, freeze));
+    }
+    return copy_check_file(a, from, t);
+}
+
 static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, struct db *from,
                                     struct db *to)
 {
     struct arena a = {0};
-    const struct table *t = &c->tables->items[k->table];
-    const char *name = sql_quoted_table(&a, t->schema, t->name), *columns = NULL;
     c->chunk_rows = c->chunk_bytes = 0;
     status s = db_exec(to, "begin", "BEGIN");
     if (s == TW_OK) s = copy_ledger(c, &a, k, to);
-    if (s == TW_OK) s = copy_columns(from, &a, t, &columns);
-    if (s == TW_OK) {
-        if (!columns) s = copy_no_columns(c, &a, k->table, from, to);
-        else if (c->keep[k->table]) s = copy_keeping(c, &a, k, from, to, columns);
-        else s = copy_stream(c, &a, k, from, to, columns, name);
-    }
+    if (s == TW_OK) s = copy_chunk_rows(c, &a, k, from, to);
     if (s == TW_OK) s = copy_ledger_counts(c, &a, k, to);
     if (s == TW_OK) s = db_exec(to, "commit", "COMMIT");
     if (s == TW_OK) *copy_done(c, k->table) += 1;
@@ -11547,7 +11694,7 @@ static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, 
 /* One table whole, in the target's open transaction. */
 static status MUST_CHECK copy_one(struct copy *c, struct arena *a, struct db *from, struct db *to)
 {
-    const struct copy_chunk k = {.number = -1, .of = 1};  /* DDL before its snapshot is in it */
+    const struct copy_chunk k = {.of = 1, .to_page = -1};
     const struct table *t = c->tables->items;
     const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
     const char *values[] = {c->ledger, t->schema, t->name};
@@ -11556,7 +11703,7 @@ static status MUST_CHECK copy_one(struct copy *c, struct arena *a, struct db *fr
                        " AND schema_name = $2 AND table_name = $3", 3, values));
     TRY(copy_ledger(c, a, &k, to));
     TRY(copy_columns(from, a, t, &columns));
-    if (columns) TRY(copy_stream(c, a, &k, from, to, columns, name));
+    if (columns) TRY(copy_stream(c, a, &k, from, to, columns, name, false));
     else TRY(copy_no_columns(c, a, 0, from, to));
     return copy_ledger_counts(c, a, &k, to);
 }
@@ -11621,20 +11768,24 @@ static _Noreturn void copy_worker(struct copy *c, int index)
 
 /* ---- planning ---- */
 
-/* Cut a table into ctid ranges.  Before PostgreSQL 14 such a range is a whole scan: one chunk. */
-static int copy_cut(const struct table *t, bool can_cut, struct copy_chunk *out)
+/* Cut pages of a table into chunks.  Before PostgreSQL 14 a ctid range is a whole scan: one. */
+static int copy_cut(const struct table *t, const struct copy_gap *gap, int64_t chunk_bytes,
+                    struct copy_chunk *out)
 {
+    int64_t end = gap->to < 0 ? t->pages : gap->to, pages = end > gap->from ? end - gap->from : 0;
+    int64_t bytes = t->pages ? (int64_t) ((double) t->bytes * (double) pages / (double) t->pages)
+                             : t->bytes;
     int n = 1;
-    if (can_cut && t->pages > 1 && t->bytes > COPY_CHUNK_BYTES) {
-        int64_t want = t->bytes / COPY_CHUNK_BYTES + 1;
-        if (want > t->pages) want = t->pages;
+    if (chunk_bytes && pages > 1 && bytes > chunk_bytes) {
+        int64_t want = bytes / chunk_bytes + 1;
+        if (want > pages) want = pages;
         n = want > 10000 ? 10000 : (int) want;
     }
     for (int i = 0; i < n && out; i++)
-        out[i] = (struct copy_chunk){.number = i, .of = n,
-                                     .from_page = t->pages * i / n,
-                                     .to_page = i == n - 1 ? -1 : t->pages * (i + 1) / n,
-                                     .weight = t->bytes / n};
+        out[i] = (struct copy_chunk){.from_page = gap->from + pages * i / n,
+                                     .to_page = i == n - 1 ? gap->to
+                                                           : gap->from + pages * (i + 1) / n,
+                                     .weight = bytes / n};
     return n;
 }
 
@@ -11648,44 +11799,101 @@ static int copy_by_weight(const void *a, const void *b)
 
 /* Empty a table that an interrupted copy left half full.  Only the ledger's word allows it. */
 static status MUST_CHECK copy_start_over(struct copy *c, struct arena *a, struct db *to,
-                                         const struct table *t)
+                                         const struct table *t, const char *why)
 {
     const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *values[] = {c->ledger, t->schema, t->name};
-    PGresult *r;
-    log_info("copy of %s was interrupted: starting it over", name);
+    bool done;
+    log_info("copy of %s was interrupted: starting it over, for %s", name, why);
     TRY(db_exec(to, "begin", "BEGIN"));
     TRY(db_exec_params(to, "clear the copy ledger",
                        "DELETE FROM twsync.copied WHERE task = $1 AND schema_name = $2"
                        " AND table_name = $3", 3, values));
-    TRY(db_exec(to, "set a savepoint", "SAVEPOINT tw_empty"));
-    TRY(db_attempt(to, arena_fmt(a, "TRUNCATE ONLY %s", name), 0, NULL, &r));
-    bool done = db_result_ok(r);
-    PQclear(r);
-    if (!done) {  /* referenced by a foreign key that was there before */
-        TRY(db_exec(to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_empty"));
+    TRY(copy_try(to, arena_fmt(a, "SAVEPOINT tw_empty; TRUNCATE ONLY %s", name), &done));
+    if (!done)  /* referenced by a foreign key that was there before */
         TRY(db_exec(to, arena_fmt(a, "empty table %s", name),
                     arena_fmt(a, "DELETE FROM ONLY %s", name)));
-    }
     return db_exec(to, "commit", "COMMIT");
 }
 
-/* What to do with one table: nothing (copied whole before), start over, or copy. */
-static status MUST_CHECK copy_prepare_table(struct copy *c, struct arena *a, struct db *to, int i,
-                                            bool *keep, bool *todo)
+static struct copy_gap *copy_whole(struct arena *a, struct copy_todo *todo)
 {
-    const struct table *t = &c->tables->items[i];
-    const char *values[] = {c->ledger, t->schema, t->name};
+    todo->ngaps = 1;
+    todo->gaps = arena_new(a, struct copy_gap);
+    todo->gaps->to = -1;
+    return todo->gaps;
+}
+
+/* What the ledger's ranges, in order, leave of a table. */
+static void copy_gaps(struct arena *a, const PGresult *r, struct copy_todo *todo)
+{
+    int n = PQntuples(r);
+    int64_t at = 0;
+    todo->gaps = arena_array(a, struct copy_gap, n + 1);
+    for (int i = 0; i < n; i++) {
+        int64_t from = db_cell_int(r, i, 0);
+        if (from > at) todo->gaps[todo->ngaps++] = (struct copy_gap){at, from};
+        if (!db_cell(r, i, 1)) return;
+        at = db_cell_int(r, i, 1);
+    }
+    todo->gaps[todo->ngaps++] = (struct copy_gap){at, -1};
+}
+
+/* Where the keys are the user's affair, there must be one on the target. */
+static status MUST_CHECK copy_target_key(struct copy *c, struct arena *a, struct db *to,
+                                         const struct table *t, const char **why)
+{
+    const char *name = sql_quoted_table(a, t->schema, t->name), *key;
+    if (c->job->task[TW_FORWARD].schema) return TW_OK;
+    TRY(db_value(to, a, "look for a key", "SELECT 1 FROM pg_index WHERE indrelid ="
+                 " to_regclass($1) AND indisunique AND indisvalid AND indpred IS NULL AND indexprs"
+                 " IS NULL LIMIT 1", 1, &name, &key));
+    if (!key) *why = "it has no key on the target";
+    return TW_OK;
+}
+
+/* Where a copy was interrupted: *why NULL and what is left of the table, or why it must begin
+ * again. */
+static status MUST_CHECK copy_resume(struct copy *c, struct arena *a, struct db *to,
+                                     const struct table *t, struct copy_todo *todo,
+                                     const char **why)
+{
+    const char *values[] = {c->ledger, t->schema, t->name, arena_fmt(a, "%" PRIu32, t->filenode)};
     PGresult *r;
-    *keep = *todo = false;
+    TRY(db_query(to, a, "read the copy ledger",
+                 "SELECT from_page, to_page, chunk, filenode = $4::oid, from_page IS NOT NULL FROM"
+                 " twsync.copied WHERE task = $1 AND schema_name = $2 AND table_name = $3"
+                 " ORDER BY from_page", 4, values, &r));
+    *why = t->has_key ? NULL : "it has no key";
+    if (!*why) TRY(copy_target_key(c, a, to, t, why));
+    for (int i = 0; i < PQntuples(r); i++) {
+        if (!db_cell_true(r, i, 3)) *why = "it was written anew since";
+        if (!db_cell_true(r, i, 4)) *why = "its chunks are of an older twsync";
+        if (db_cell_int(r, i, 2) >= todo->first) todo->first = (int) db_cell_int(r, i, 2) + 1;
+    }
+    if (!*why) copy_gaps(a, r, todo);
+    todo->resumed = !*why;
+    return TW_OK;
+}
+
+/* What to do with one table: nothing (copied whole before), go on, start over, or copy. */
+static status MUST_CHECK copy_prepare_table(struct copy *c, struct arena *a, struct db *to,
+                                            const struct table *t, struct copy_todo *todo)
+{
+    const char *values[] = {c->ledger, t->schema, t->name}, *why = NULL;
+    PGresult *r;
     if (t->relkind == 'p') return TW_OK;  /* its rows are in its partitions */
     TRY(db_query(to, a, "read the copy ledger",
                  "SELECT count(*), max(chunks) FROM twsync.copied"
                  " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &r));
     int64_t have = db_cell_int(r, 0, 0), of = db_cell_int(r, 0, 1);
     if (have && have == of) return TW_OK;
-    *todo = true;
-    if (have) return copy_start_over(c, a, to, t);
+    todo->have = (int) have;
+    if (have) TRY(copy_resume(c, a, to, t, todo, &why));
+    if (todo->resumed) return TW_OK;
+    *todo = (struct copy_todo){0};
+    copy_whole(a, todo);
+    if (have) return copy_start_over(c, a, to, t, why);
     const char *name = sql_quoted_table(a, t->schema, t->name), *row;
     TRY(db_value(to, a, arena_fmt(a, "look into table %s", name),
                  arena_fmt(a, "SELECT 1 FROM ONLY %s LIMIT 1", name), 0, NULL, &row));
@@ -11693,31 +11901,69 @@ static status MUST_CHECK copy_prepare_table(struct copy *c, struct arena *a, str
         fail_hint(c->e, "Empty the table, exclude it, or set existing = keep.");
         return fail(c->e, TW_ECHECK, "table %s on %c is not empty", name, to->node->letter);
     }
-    *keep = row != NULL;
+    todo->keep = row != NULL;
     return TW_OK;
+}
+
+/* The chunks of a table's gaps; out NULL: count them. */
+static int copy_cut_table(const struct copy *c, int table, bool can_cut, struct copy_chunk *out)
+{
+    const struct copy_todo *todo = &c->todo[table];
+    int64_t size = can_cut && !todo->keep ? c->job->task[TW_FORWARD].chunk_bytes : 0;
+    int n = 0;
+    for (int i = 0; i < todo->ngaps; i++)
+        n += copy_cut(&c->tables->items[table], &todo->gaps[i], size, out ? out + n : NULL);
+    for (int i = 0; i < n && out; i++) {
+        out[i].table = table;
+        out[i].number = todo->first + i;
+        out[i].of = todo->have + todo->chunks;
+    }
+    return n;
+}
+
+/* A resumed table's ledger counts the new chunks, too: it is whole when all are there. */
+static status MUST_CHECK copy_recount(struct copy *c, struct arena *a, struct db *to, int table)
+{
+    const struct table *t = &c->tables->items[table];
+    const struct copy_todo *todo = &c->todo[table];
+    const char *values[] = {c->ledger, t->schema, t->name,
+                            arena_fmt(a, "%d", todo->have + todo->chunks)};
+    if (!todo->resumed) return TW_OK;
+    log_info("copy of %s goes on: %d of %d chunks are there",
+             sql_quoted_table(a, t->schema, t->name), todo->have, todo->have + todo->chunks);
+    return db_exec_params(to, "write the copy ledger", "UPDATE twsync.copied SET chunks = $4::int"
+                          " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 4, values);
+}
+
+/* The keys of tables that are resumed, by which rows that are there already are told. */
+static status MUST_CHECK copy_keys(struct copy *c, struct arena *a, struct db *from, struct db *to)
+{
+    uint32_t *resumed = arena_array(a, uint32_t, c->tables->n + 1);
+    struct ddl_list list;
+    int n = 0;
+    for (int i = 0; i < c->tables->n; i++)
+        if (c->todo[i].resumed) resumed[n++] = c->tables->items[i].oid;
+    if (!n || !c->job->task[TW_FORWARD].schema) return TW_OK;
+    TRY(shape_plan(from, a, c->job, c->tables, &list));
+    return shape_run_keys(to, &list, resumed, n);
 }
 
 static status MUST_CHECK copy_plan(struct copy *c, struct arena *a, struct db *from, struct db *to)
 {
     int n = c->tables->n, total = 0;
-    bool *keep = arena_array(a, bool, n + 1), *todo = arena_array(a, bool, n + 1);
     bool can_cut = from->version >= 140000;
-    c->keep = keep;
-    c->chunks_of = arena_array(a, int, n + 1);
+    c->todo = arena_array(a, struct copy_todo, n + 1);
     for (int i = 0; i < n; i++) {
-        TRY(copy_prepare_table(c, a, to, i, &keep[i], &todo[i]));
-        if (todo[i])
-            c->chunks_of[i] = copy_cut(&c->tables->items[i], can_cut && !keep[i], NULL);
-        total += c->chunks_of[i];
+        TRY(copy_prepare_table(c, a, to, &c->tables->items[i], &c->todo[i]));
+        c->todo[i].chunks = copy_cut_table(c, i, can_cut, NULL);
+        total += c->todo[i].chunks;
+        TRY(copy_recount(c, a, to, i));
     }
     c->chunks = arena_array(a, struct copy_chunk, total + 1);
-    for (int i = 0; i < n; i++) {
-        if (!todo[i]) continue;
-        copy_cut(&c->tables->items[i], can_cut && !keep[i], &c->chunks[c->nchunks]);
-        for (int k = 0; k < c->chunks_of[i]; k++) c->chunks[c->nchunks++].table = i;
-    }
+    for (int i = 0; i < n; i++)
+        c->nchunks += copy_cut_table(c, i, can_cut, &c->chunks[c->nchunks]);
     qsort(c->chunks, (size_t) c->nchunks, sizeof *c->chunks, copy_by_weight);
-    return TW_OK;
+    return copy_keys(c, a, from, to);
 }
 
 /* ---- seeing it ---- */
@@ -11732,7 +11978,7 @@ static void copy_totals(struct copy *c)
         chunks += *copy_done(c, i);
         if (c->tables->items[i].relkind == 'p') continue;
         want++;
-        tables += *copy_done(c, i) == c->chunks_of[i];
+        tables += *copy_done(c, i) == c->todo[i].chunks;
     }
     c->stat->copy_rows = rows;
     c->stat->copy_bytes = bytes;
@@ -11746,8 +11992,8 @@ static void copy_totals(struct copy *c)
 static double copy_fraction(const struct copy *c, int i)
 {
     int64_t expect = c->tables->items[i].reltuples;
-    if (*copy_done(c, i) == c->chunks_of[i]) return 1;
-    if (expect <= 0) return (double) *copy_done(c, i) / c->chunks_of[i];
+    if (*copy_done(c, i) == c->todo[i].chunks) return 1;
+    if (expect <= 0) return (double) *copy_done(c, i) / c->todo[i].chunks;
     double part = (double) *copy_rows(c, i) / (double) expect;
     return part > 0.99 ? 0.99 : part;
 }
@@ -11805,7 +12051,7 @@ static void copy_draw(struct copy *c, int *lines)
         int i = c->chunks[k].table;
         bool first = true;
         for (int j = 0; j < k && first; j++) first = c->chunks[j].table != i;
-        if (!first || *copy_done(c, i) == c->chunks_of[i] || !*copy_rows(c, i)) continue;
+        if (!first || *copy_done(c, i) == c->todo[i].chunks || !*copy_rows(c, i)) continue;
         copy_line(&b, c, i);
         shown++;
     }
@@ -14530,8 +14776,29 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
     return s;
 }
 
+/* Tables that were copied under more than one snapshot. */
+static status MUST_CHECK task_mixed(struct task *t, const struct table_list *tables,
+                                    uint32_t **out, int *n)
+{
+    const char *values[] = {t->name};
+    PGresult *r;
+    TRY(db_query(&t->to, &t->session, "read the copy ledger",
+                 "SELECT schema_name, table_name FROM twsync.copied WHERE task = $1"
+                 " GROUP BY 1, 2 HAVING count(DISTINCT snapshot_lsn) > 1", 1, values, &r));
+    *out = arena_array(&t->session, uint32_t, PQntuples(r) + 1);
+    *n = 0;
+    for (int i = 0; i < PQntuples(r); i++)
+        for (int k = 0; k < tables->n; k++)
+            if (str_is(tables->items[k].schema, PQgetvalue(r, i, 0)) &&
+                str_is(tables->items[k].name, PQgetvalue(r, i, 1)))
+                (*out)[(*n)++] = tables->items[k].oid;
+    return TW_OK;
+}
+
 static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
 {
+    uint32_t *mixed;
+    int nmixed;
     struct table_list tables, later;
     struct ddl_list list;
     if (!t->conf->schema) return TW_OK;
@@ -14539,6 +14806,8 @@ static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
     TRY(shape_plan(&t->from, &t->session, t->job, &tables, &list));
     if (section == DDL_BEFORE)
         for (int i = 0; i < list.warnings.n; i++) log_warning("%s", list.warnings.items[i]);
+    TRY(task_mixed(t, &tables, &mixed, &nmixed));
+    shape_defer_keys(&list, mixed, nmixed);
     struct shape_watch w = {.progress = task_schema_progress, .arg = t};
     return shape_run(&t->to, &list, section, t->job->task[TW_FORWARD].workers, &w);
 }
@@ -15995,6 +16264,7 @@ static status MUST_CHECK task_confirm(struct task *t)
     }
     if (t->catchup_lsn && idle && ap->applied_lsn >= t->catchup_lsn) {
         TRY(task_finish_init(t));
+        task_relearn(t);  /* there are more keys now */
         task_up(t);
         task_settle_setup(t);
     }

@@ -22,6 +22,7 @@ SETTINGS = {
     "checkpoint_timeout": "1h", "fsync": "on", "autovacuum": "on", "track_commit_timestamp": "off",
     "max_worker_processes": "40", "max_replication_slots": "40", "max_wal_senders": "40",
     "max_logical_replication_workers": "20",
+    "max_sync_workers_per_subscription": "4",   # as many as twsync and the others copy with
     "wal_retrieve_retry_interval": "100ms",     # or a native subscription may start 5 s late
 }
 
@@ -75,11 +76,12 @@ class Bench:
         if not os.environ.get("TWSYNC_BENCH_KEEP"):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def begin_case(self, name):
+    def begin_case(self, name, pglogical=True):
         """New servers, for under pglogical's workers no database can be dropped."""
         self.case_folder = os.path.join(self.folder, name)
         os.makedirs(self.case_folder, 0o755)
-        self.a, self.b = (self.server(*pair) for pair in zip("ab", self.templates))
+        preload = {"shared_preload_libraries": "pglogical"} if pglogical and has_pglogical() else {}
+        self.a, self.b = (self.server(*pair, preload) for pair in zip("ab", self.templates))
 
     def end_case(self):
         for job in self.jobs:
@@ -120,8 +122,7 @@ class Bench:
             check=True, cwd="/", stdout=subprocess.DEVNULL)
         return data
 
-    def server(self, name, template):
-        preload = {"shared_preload_libraries": "pglogical"} if has_pglogical() else {}
+    def server(self, name, template, preload):
         server = pg.Server(self.case_folder, name, {**SETTINGS, **preload}, template=template)
         self.servers.append(server)
         server.start()

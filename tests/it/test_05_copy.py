@@ -219,3 +219,12 @@ def test_large_tables_in_parts(pair, make_job):
     compare.assert_same(pair)
     assert job.task("forward")["copy_rows"] == 200000
     wait_for(lambda: pg.lsn_int(job.task("forward")["applied_lsn"]) > 0, "a position")
+
+
+def test_frozen(pair, make_job):
+    """Small tables are written as VACUUM FREEZE would leave them."""
+    pair.a.sql("CREATE TABLE f (id int PRIMARY KEY); INSERT INTO f SELECT generate_series(1, 5000)")
+    pair.b.admin("CREATE EXTENSION pg_visibility")
+    make_job(pair).start()
+    assert pair.b.admin("SELECT all_visible > 20, all_frozen > 20 FROM pg_visibility_map_summary('public.f')") == \
+        [(True, True)]

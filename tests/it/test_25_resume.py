@@ -1,0 +1,175 @@
+"""A copy that was interrupted goes on where it was, with A being written: nothing lost, doubled or read again."""
+
+import random
+
+import pytest
+
+import compare
+import tw
+import writers
+from wait import wait_for
+
+ROWS, CHUNK = 60000, "1MB"
+
+BIG = f"""
+CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text);
+INSERT INTO big SELECT g, g, 0, repeat('x', 120 + g % 60), repeat(md5(g::text), g % 5) FROM generate_series(1, {ROWS}) g;
+CREATE INDEX ON big (n);
+"""
+
+
+class Churn:
+    """Rows that move between pages, change their keys, swap unique values, go and come again."""
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+        self.last = ROWS
+
+    def __call__(self, cur):
+        rng, n = self.rng, self.rng.randrange
+        for _ in range(n(1, 5)):
+            a, b = n(1, ROWS), n(1, ROWS)
+            what = n(7)
+            if what == 0:
+                self.last += 1
+                cur.execute("INSERT INTO big VALUES (%s, %s, 1, 'new', '') ON CONFLICT DO NOTHING", (self.last,) * 2)
+            elif what == 1:
+                cur.execute("UPDATE big SET n = n + 1, v = repeat('y', %s) WHERE id = %s", (n(400), a))
+            elif what == 2:
+                cur.execute("DELETE FROM big WHERE id = %s", (a,))
+            elif what == 3:
+                cur.execute("INSERT INTO big VALUES (%s, -%s, 2, repeat('again', %s), '') ON CONFLICT DO NOTHING",
+                            (a, a, n(60)))
+            elif what == 4:     # the unique value of one row becomes another's
+                cur.execute("UPDATE big SET u = NULL WHERE id = %s", (a,))
+                cur.execute("UPDATE big SET u = %s WHERE id = %s AND NOT EXISTS (SELECT FROM big WHERE u = %s)",
+                            (a, b, a))
+            elif what == 5:     # its key, too
+                cur.execute("UPDATE big SET id = id + 1000000 WHERE id = %s", (a,))
+            else:
+                cur.execute("UPDATE big SET n = n + 1 WHERE id BETWEEN %s AND %s", (a, a + rng.randrange(200)))
+
+
+def ledger(pair):
+    if not pair.b.one("SELECT to_regclass('twsync.copied') IS NOT NULL", user="postgres"):
+        return {}
+    return {(row[0], row[1]): row[2:] for row in pair.b.admin(
+        "SELECT table_name, chunk, from_page, to_page, snapshot_lsn, copied_at, rows FROM twsync.copied "
+        "WHERE task LIKE '%forward'")}
+
+
+def interrupt(job, rng, seconds):
+    """Kill it after some more chunks."""
+    before = len(ledger(job.pair))
+    job.start(wait=())
+    want = before + rng.randrange(1, 4)
+    try:
+        wait_for(lambda: len(ledger(job.pair)) >= want or not job.alive(), "chunks", seconds)
+    finally:
+        job.kill()
+
+
+def is_copied(job):
+    return job.pair.b.one("SELECT phase NOT IN ('init', 'schema', 'copy') FROM twsync.progress WHERE task LIKE "
+                          "'%forward'", user="postgres")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_goes_on(pair, make_job, rng, workers):
+    """Killed again and again: what the ledger has stays as it is, and both sides end equal, without a conflict."""
+    pair.a.sql(BIG)
+    job = make_job(pair, forward={"workers": workers, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    writer = writers.Writer(pair.a, Churn(rng.random()), 200)
+    with writers.writing(writer):
+        kills, known = 0, {}
+        while kills < 5 and not (known and is_copied(job)):
+            interrupt(job, rng, 60)
+            now = ledger(pair)
+            assert {k: now.get(k) for k in known} == known, "a chunk that was there is there, untouched"
+            known = now
+            kills += 1
+        assert kills >= 3
+        job.start(wait=("forward",))
+    now = ledger(pair)
+    assert {k: now.get(k) for k in known} == known
+    assert "goes on" in job.log_text() and "starting it over" not in job.log_text()
+    job.wait_synced(("forward",))
+    compare.assert_schema(pair)
+    compare.assert_contents(pair)
+    assert job.task("forward")["conflicts"] == 0
+    assert "catching up to" in job.log_text()
+
+
+def half_copied(pair, job, rng):
+    interrupt(job, rng, 60)
+    assert ledger(pair) and not is_copied(job)
+    return ledger(pair)
+
+
+AGAIN = {  # why it cannot go on, and what is done meanwhile
+    "no key": ("ALTER TABLE big DROP CONSTRAINT big_pkey", None, "it has no key"),
+    "written anew": (None, "UPDATE big SET n = 7 WHERE id % 3 = 0; VACUUM FULL big", "it was written anew since"),
+    "truncated": (None, "TRUNCATE big; INSERT INTO big VALUES (1, 1, 1, 'one', '')", "it was written anew since"),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_starts_over(pair, make_job, rng, name):
+    """Where pages no longer tell what was copied, or rows cannot be told apart, the table begins again, and says so."""
+    before, meanwhile, why = AGAIN[name]
+    pair.a.sql(BIG + (before or ""))
+    job = make_job(pair, forward={"workers": 1, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    half_copied(pair, job, rng)
+    for sql in (meanwhile or "").split("; "):
+        if sql:
+            pair.a.sql(sql)
+    pair.a.sql("DELETE FROM big WHERE id IN (5, 50000); UPDATE big SET n = 99 WHERE id IN (6, 40000)")
+    job.start(wait=("forward",))
+    assert f"starting it over, for {why}" in job.log_text()
+    job.wait_synced(("forward",))
+    compare.assert_contents(pair)
+
+
+def test_written_anew_while_copied(pair, make_job):
+    """An old snapshot sees nothing of a table that was truncated since: noticed, never believed."""
+    pair.a.sql(BIG)
+    pair.a.sql("CREATE TABLE last (id int PRIMARY KEY); INSERT INTO last SELECT generate_series(1, 1000)")
+    job = make_job(pair, forward={"workers": 1, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    job.start(wait=())
+    wait_for(lambda: ledger(pair), "a chunk")
+    assert not pair.b.admin("SELECT FROM twsync.copied WHERE table_name = 'last'"), "the small one comes last"
+    pair.a.sql("TRUNCATE last; INSERT INTO last SELECT generate_series(1, 2000)")
+    job.wait_state("forward", "Running")
+    job.wait_synced(("forward",))
+    assert "was written anew on a while it was copied" in job.log_text()
+    compare.assert_contents(pair)
+
+
+def test_key_of_the_user(pair, make_job, rng):
+    """With schema = no the keys are there from the start, all of them: rows in their way do not get lost."""
+    pair.a.sql(BIG)
+    pair.b.sql("CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text); CREATE INDEX ON big (n)")
+    job = make_job(pair, objects={"existing": "keep"}, reverse={"enabled": "no"},
+                   forward={"workers": 2, "chunk_size": CHUNK, "schema": "no"})
+    writer = writers.Writer(pair.a, Churn(rng.random()), 200)
+    with writers.writing(writer):
+        half_copied(pair, job, rng)
+        interrupt(job, rng, 60)
+        job.start(wait=("forward",))
+    job.wait_synced(("forward",))
+    compare.assert_contents(pair)
+    assert job.task("forward")["conflicts"] == 0
+
+
+def test_two_way_afterwards(pair, make_job, rng):
+    """The reverse task starts when the forward one has caught up, and finds all keys there."""
+    pair.a.sql(BIG)
+    job = make_job(pair, forward={"workers": 2, "chunk_size": CHUNK})
+    writer = writers.Writer(pair.a, Churn(rng.random()), 200)
+    with writers.writing(writer):
+        half_copied(pair, job, rng)
+        job.start()
+    pair.b.sql("UPDATE big SET n = -1 WHERE id < 50; INSERT INTO big VALUES (-1, -1, -1, 'of b', '')")
+    job.wait_synced()
+    compare.assert_same(pair)
+    assert all(job.task(task)["conflicts"] == 0 for task in tw.TASKS)
