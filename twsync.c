@@ -37,7 +37,7 @@
  *     repl_confirm         and now the slot on A moves
  *
  * Contents.  A chapter uses only what stands above it.  Numbers left out are kept for chapters to
- * come: throttling, verification, the status endpoint.
+ * come: verification, the status endpoint.
  *
  *  I. Ground
  *   2  status     what can go wrong and what to do about it; fail(), TRY
@@ -57,6 +57,7 @@
  *  IV. The stream
  *  15  rd, msg    pgoutput messages
  *  16  repl       START_REPLICATION, keepalives, feedback
+ *  17  throttle   limits per second, shared by all processes of a job
  *  V. Deciding and writing
  *  18  rel        source relation to target table; statements
  *  19  window     changes that wait, folded to one net change per key
@@ -767,7 +768,33 @@ static const char *task_state_name(int64_t state)
     return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
 }
 
-enum { STAT_MAGIC = 0x74775337 };  /* "twS7": changes with the layout */
+enum { STAT_MAGIC = 0x74775338 };  /* "twS8": changes with the layout */
+
+/* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
+ * they are.  Per second, but for full.sessions. */
+#define THROTTLES(X)                                                                               \
+    X(full_queries, "full.queries", "queries that copying asks the source")                        \
+    X(full_rows, "full.rows", "rows copied")                                                       \
+    X(full_bytes, "full.bytes", "bytes copied")                                                    \
+    X(full_sessions, "full.sessions", "no new piece is copied while more are active on the source")\
+    X(increments_rows, "increments.rows", "rows streamed, both tasks together")                    \
+    X(increments_bytes, "increments.bytes", "bytes streamed, both tasks together")                 \
+    X(forward_rows, "forward.rows", "rows streamed from A to B")                                   \
+    X(forward_bytes, "forward.bytes", "bytes streamed from A to B")                                \
+    X(reverse_rows, "reverse.rows", "rows streamed from B to A")                                   \
+    X(reverse_bytes, "reverse.bytes", "bytes streamed from B to A")
+
+enum throttle {
+#define X(n, name, help) THROTTLE_##n,
+    THROTTLES(X)
+#undef X
+    NTHROTTLES
+};
+
+/* rate -1: none.  What was let through is paid for at due_ns (os_now(), in nanoseconds). */
+struct stat_limit {
+    _Atomic int64_t rate, due_ns;
+};
 
 enum { MEMORY_DELETES = 8192, MEMORY_KEYS = 4096 };
 
@@ -804,15 +831,20 @@ struct stat_page {
     _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
     struct stat_task task[2];  /* by enum tw_direction */
+    struct stat_limit limits[NTHROTTLES];
     struct memory memory;
 };
 
-static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_error *e)
+/* For the supervisor, which makes it; for others to read; or to write, if it is there. */
+enum stat_use { STAT_MAKE, STAT_READ, STAT_WRITE };
+
+static struct stat_page *stat_map(const char *state_dir, enum stat_use use, struct tw_error *e)
 {
+    bool create = use == STAT_MAKE;
     struct arena a = {0};
     const char *path = arena_fmt(&a, "%s/page", state_dir);
-    int fd = open(path, create ? O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC : O_RDONLY | O_CLOEXEC,
-                  0600);
+    int fd = open(path, (use == STAT_READ ? O_RDONLY : O_RDWR | O_NOFOLLOW) |
+                        (create ? O_CREAT : 0) | O_CLOEXEC, 0600);
     struct stat st = {0};
     struct stat_page *page = NULL;
     /* Allocated, not sparse: writing a mapped hole on a full disk would be a SIGBUS. */
@@ -820,8 +852,8 @@ static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_
     if (err || fstat(fd, &st) || st.st_size != (off_t) sizeof *page) {
         fail(e, TW_EOS, "could not use \"%s\": %s", path, err ? strerror(err) : "wrong size");
     } else {
-        page = mmap(NULL, sizeof *page, create ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-                    fd, 0);
+        page = mmap(NULL, sizeof *page, use == STAT_READ ? PROT_READ : PROT_READ | PROT_WRITE,
+                    MAP_SHARED, fd, 0);
         if (page == MAP_FAILED) {
             fail(e, TW_EOS, "could not map \"%s\": %s", path, strerror(errno));
             page = NULL;
@@ -898,6 +930,7 @@ struct task_conf {
 };
 
 struct job {
+    int64_t throttle[NTHROTTLES];
     struct arena arena;  /* owns everything below */
     const char *path;    /* of the job file */
     const char *name;
@@ -1026,6 +1059,7 @@ static const struct {
     {"reverse", "from B to A; starts by itself once forward is running", false},
     {"slots", "what the source servers keep for us", false},
     {"retry", "how long to go on trying, counted from the first failure", false},
+    {"throttle", "limits per second; -1 is none", false},
 };
 enum { JOB_NSECTIONS = sizeof job_sections / sizeof *job_sections };
 
@@ -1358,6 +1392,32 @@ static void job_write_size(struct buf *b, const struct job_key *k, const void *f
 {
     (void) k;
     job_write_amount(b, *(const int64_t *) field, job_size_units);
+}
+
+/* So many per second, bytes with their unit; -1: no limit. */
+static bool job_parse_rate(const char *name, const char *text, int64_t *out)
+{
+    const char *rest = "", *bytes = strstr(name, ".bytes");
+    *out = -1;
+    if (str_is(text, "-1")) return true;
+    bool ok = bytes ? job_parse_amount(text, job_size_units, out)
+                    : job_digits(text, out, &rest) && !*rest;
+    return ok && *out > 0;
+}
+
+static void job_read_rate(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    if (!job_parse_rate(k->key, text, field))
+        job_mistake(f, line, "%s must be -1 (no limit) or a number%s, not \"%.60s\"", k->key,
+                    strstr(k->key, ".bytes") ? " with a unit (kB, MB, GB or TB)" : "", text);
+}
+
+static void job_write_rate(struct buf *b, const struct job_key *k, const void *field)
+{
+    int64_t rate = *(const int64_t *) field;
+    if (rate > 0 && strstr(k->key, ".bytes")) job_write_amount(b, rate, job_size_units);
+    else buf_fmt(b, "%" PRId64, rate);
 }
 
 /* Stored as a number of minutes: what the retry windows of a job count in. */
@@ -1801,6 +1861,7 @@ static const struct job_kind job_bool = {job_read_bool, job_write_bool, false};
 static const struct job_kind job_int = {job_read_int, job_write_int, false};
 static const struct job_kind job_time = {job_read_time, job_write_time, false};
 static const struct job_kind job_size = {job_read_size, job_write_size, false};
+static const struct job_kind job_rate = {job_read_rate, job_write_rate, false};
 static const struct job_kind job_minutes = {job_read_minutes, job_write_minutes, false};
 static const struct job_kind job_path = {job_read_path, job_write_path, false};
 static const struct job_kind job_ident = {job_read_name, job_write_path, false};
@@ -1905,6 +1966,10 @@ static const struct job_key job_own_keys[] = {
      10 * JOB_MINUTE, JOB_DAY, "when a server cannot be reached", false},
     {"retry", "other", &job_minutes, AT(other_retry_min), "10min", NULL, JOB_MINUTE, JOB_DAY,
      "any other failure that may pass", false},
+#define X(n, name, help)                                                                           \
+    {"throttle", name, &job_rate, AT(throttle[THROTTLE_##n]), "-1", NULL, 0, 0, help, false},
+    THROTTLES(X)
+#undef X
 };
 
 #undef AT
@@ -4243,6 +4308,42 @@ static void repl_close(struct repl *r)
     db_close(&r->db);
 }
 
+/* ==== 17. throttle =========================================================
+ * Limits that all processes of a job share: what one lets through pushes the time at which all is
+ * paid for, and it waits for that time before it goes on.  Limits may change while it waits. */
+
+enum { THROTTLE_BURST_MS = 50, THROTTLE_LOOK_MS = 50 };
+
+static int64_t throttle_rate(const struct stat_page *page, enum throttle which)
+{
+    return page && page->limits[which].rate > 0 ? (int64_t) page->limits[which].rate : 0;
+}
+
+static void throttle_take(struct stat_page *page, enum throttle which, int64_t n)
+{
+    int64_t rate = throttle_rate(page, which), now = os_now() * 1000;
+    if (!rate || n <= 0) return;
+    int64_t cost = (int64_t) ((double) n * 1e9 / (double) rate), due = page->limits[which].due_ns;
+    int64_t paid;
+    do paid = (due > now ? due : now) + cost;
+    while (!atomic_compare_exchange_weak(&page->limits[which].due_ns, &due, paid));
+}
+
+/* How long nothing more may go. */
+static usec throttle_left(const struct stat_page *page, enum throttle which)
+{
+    if (!throttle_rate(page, which)) return 0;
+    usec left = page->limits[which].due_ns / 1000 - os_now() - THROTTLE_BURST_MS * 1000;
+    return left > 0 ? left : 0;
+}
+
+/* So much at a time, lest one step take what is meant for a second. */
+static int64_t throttle_step(const struct stat_page *page, enum throttle which, int64_t most)
+{
+    int64_t rate = throttle_rate(page, which), step = rate / 20;
+    return !rate || step > most ? most : step < 1 ? 1 : step;
+}
+
 /* ==== 18. rel ==============================================================
  * A source relation and its place on the target: column map, keys, prepared statements.
  *
@@ -5188,6 +5289,8 @@ struct window {
     bool by_row;         /* holds what cannot be folded; its nets mean nothing */
     bool closed;         /* full, or what comes next must not be folded into it */
     bool settle;         /* ends a transaction that changed tables with deferrable keys */
+    int most;            /* changes it takes, and bytes; 0: as many as fit */
+    size_t most_bytes;
     lsn_t first_lsn;     /* commit LSN of its first transaction */
     lsn_t end_lsn;       /* of the last transaction that ends in it; 0: none does */
     usec commit_us;
@@ -5200,6 +5303,14 @@ enum { WINDOW_BYTES = 20 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
 static size_t window_bytes(const struct window *w)
 {
     return w->arena.total + sizeof *w->changes * (size_t) w->n + sizeof *w->nets * w->nnets;
+}
+
+/* To so many quarters of what it takes. */
+static bool window_full(const struct window *w, int quarters)
+{
+    size_t bytes = w->most_bytes ? w->most_bytes : WINDOW_BYTES;
+    return (w->most && w->n >= w->most / 4 * quarters) ||
+           window_bytes(w) > bytes / 4 * (size_t) quarters;
 }
 
 static void window_reset(struct window *w)
@@ -5481,7 +5592,7 @@ static enum take window_add(struct window *w, struct change *c)
         w->by_row = true;
     }
     window_append(w, c);
-    w->closed = (w->by_row && w->n >= WINDOW_ROWS) || window_bytes(w) > WINDOW_BYTES;
+    w->closed = (w->by_row && w->n >= WINDOW_ROWS) || window_full(w, 4);
 #ifdef TWSYNC_HARD
     w->closed = true;
 #endif
@@ -6968,6 +7079,12 @@ static void shape_tell(struct shape_watch *w, const struct ddl *ddl)
     if (w->progress) w->progress(w->arg, ddl, w->done, w->total);
 }
 
+/* Sorting takes memory, as much as the server gives or this, if that is more; and what ends the
+ * phase is committed to disk, and all before it. */
+static const char crew_session_sql[] =
+    "SET synchronous_commit = off; SELECT set_config('maintenance_work_mem', '256MB', false)"
+    " WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < pg_size_bytes('256MB')";
+
 static status MUST_CHECK crew_give(struct shape_crew *c, int hand, const struct ddl *ddl)
 {
     struct arena a = {0};
@@ -6982,6 +7099,7 @@ static status MUST_CHECK crew_give(struct shape_crew *c, int hand, const struct 
                          .tick_arg = c->to->tick_arg};
         snprintf(d->purpose, sizeof d->purpose, "%.40s:index", c->to->purpose);
         s = db_open(d, false);
+        if (s == TW_OK) s = db_exec(d, "set up the session", crew_session_sql);
     }
     if (s == TW_OK && !is_there) {
         c->at[hand] = ddl;
@@ -11431,13 +11549,14 @@ struct copy {
     struct copy_shared *shared;
     size_t shared_size;
     struct stat_task *stat;
+    struct stat_page *page;     /* with the limits */
     struct tw_error *e;
     int64_t chunk_rows, chunk_bytes;  /* of the worker's chunk */
     bool bars;                  /* draw on a terminal */
     usec started_us, drawn_us;
 };
 
-enum { COPY_MAX_WORKERS = 64, COPY_FLUSH = 256 * 1024 };
+enum { COPY_MAX_WORKERS = 64, COPY_FLUSH = 256 * 1024, COPY_QUERIES = 3 /* a chunk's */ };
 
 static _Atomic int64_t *copy_rows(const struct copy *c, int table)
 {
@@ -11490,15 +11609,34 @@ static status MUST_CHECK copy_start(struct db *d, const char *what, const char *
     return s;
 }
 
+/* Wait until as much may go on as went before.  Nothing is lost on the way: the source waits. */
+static status MUST_CHECK copy_throttle(struct copy *c, struct db *d, int64_t queries, int64_t rows,
+                                       int64_t bytes)
+{
+    static const enum throttle all[] = {THROTTLE_full_queries, THROTTLE_full_rows,
+                                        THROTTLE_full_bytes};
+    const int64_t taken[] = {queries, rows, bytes};
+    for (int i = 0; i < 3; i++) throttle_take(c->page, all[i], taken[i]);
+    for (;;) {
+        usec left = 0;
+        for (int i = 0; i < 3; i++)
+            if (taken[i] && throttle_left(c->page, all[i]) > left)
+                left = throttle_left(c->page, all[i]);
+        if (!left) return TW_OK;
+        os_sleep_ms(left < THROTTLE_LOOK_MS * 1000 ? (int) (left / 1000) + 1 : THROTTLE_LOOK_MS);
+        TRY(db_tick(d));
+    }
+}
+
 /* Rows from one COPY to the other, never more in hand than COPY_FLUSH and one row.  libpq sends by
  * itself whenever 8 kB have come together; to flush each row would cost a system call a row. */
 static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, struct db *to)
 {
-    int64_t held = 0;
+    int64_t held = 0, rows = 0, step = throttle_step(c->page, THROTTLE_full_rows, COPY_FLUSH);
     for (;;) {
         char *row = NULL;
         int n = PQgetCopyData(from->pg, &row, 1);
-        if (n == -1) return TW_OK;
+        if (n == -1) return copy_throttle(c, to, 0, rows, held);
         if (n < -1) return db_fail_conn(from, "read the copy");
         if (n == 0) {
             TRY(db_poll(from, POLLIN));
@@ -11509,8 +11647,13 @@ static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, s
         PQfreemem(row);
         if (rc < 0) return db_fail_conn(to, "write the copy");
         held += n;
-        if (held >= COPY_FLUSH) TRY(db_flush(to));
-        if (held >= COPY_FLUSH) held = 0;
+        rows++;
+        if (held >= COPY_FLUSH || rows >= step) {
+            TRY(db_flush(to));
+            TRY(copy_throttle(c, to, 0, rows, held));
+            step = throttle_step(c->page, THROTTLE_full_rows, COPY_FLUSH);
+            held = rows = 0;
+        }
         *copy_rows(c, table) += 1;
         *copy_bytes(c, table) += n;
         c->chunk_rows++;
@@ -11730,6 +11873,31 @@ static status MUST_CHECK copy_import(struct copy *c, struct db *from)
     return s;
 }
 
+/* No new chunk while more sessions than the job allows are at work on the source. */
+static status MUST_CHECK copy_await_quiet(struct copy *c, struct db *from)
+{
+    struct arena a = {0};
+    const char *n;
+    status s = TW_OK;
+    bool told = false;
+    while (s == TW_OK && throttle_rate(c->page, THROTTLE_full_sessions)) {
+        s = db_exec(from, "count active sessions", "SELECT pg_stat_clear_snapshot()");
+        if (s == TW_OK)
+            s = db_value(from, &a, "count active sessions", "SELECT count(*) FROM pg_stat_activity"
+                         " WHERE state = 'active' AND backend_type = 'client backend'"
+                         " AND application_name !~ '^twsync:'", 0, NULL, &n);
+        if (s != TW_OK || atoll(n) <= throttle_rate(c->page, THROTTLE_full_sessions)) break;
+        if (!told) log_info("waiting: %s sessions are active on %c", n, from->node->letter);
+        told = true;
+        for (int i = 0; i < 10 && s == TW_OK; i++) {
+            os_sleep_ms(THROTTLE_LOOK_MS);
+            s = db_tick(from);
+        }
+    }
+    arena_free(&a);
+    return s;
+}
+
 static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *to)
 {
     TRY(db_open(from, false));
@@ -11738,11 +11906,15 @@ static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *t
     PGresult *r;
     TRY(db_attempt(to, "SET session_replication_role = replica", 0, NULL, &r));
     PQclear(r);
+    /* The ledger goes with the rows; what ends the copy is committed to disk, and all before it. */
+    TRY(db_exec(to, "set up the session", "SET synchronous_commit = off"));
     TRY(copy_import(c, from));
     for (;;) {
         int i = c->shared->next++;
         if (i >= c->nchunks || c->shared->failed) return TW_OK;
         TESTPOINT(c->e, "copy.chunk");
+        TRY(copy_await_quiet(c, from));
+        TRY(copy_throttle(c, from, COPY_QUERIES, 0, 0));
         TRY(copy_chunk(c, &c->chunks[i], from, to));
     }
 }
@@ -14275,6 +14447,7 @@ struct task {
     usec stream_us;          /* when it was started */
     lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
     usec beat_due_us, stat_due_us, ckpt_due_us, clock_due_us, resync_due_us;
+    int64_t unpaid_bytes;    /* received, not yet held against the limits */
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
     usec failing_since_us, reported_us;
@@ -14752,7 +14925,7 @@ static status MUST_CHECK task_end_workers(struct task *t)
 static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t point)
 {
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .snapshot = snapshot,
-                     .snapshot_lsn = point, .stat = t->stat, .e = &t->e,
+                     .snapshot_lsn = point, .stat = t->stat, .page = t->page, .e = &t->e,
                      .task = arena_fmt(&t->session, "%s:%s", t->job->name, "forward"),
                      .bars = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet};
     struct table_list tables, later;
@@ -14812,18 +14985,29 @@ static status MUST_CHECK task_schema(struct task *t, enum ddl_section section)
     return shape_run(&t->to, &list, section, t->job->task[TW_FORWARD].workers, &w);
 }
 
+static int task_by_size(const void *a, const void *b)
+{
+    const struct table *x = a, *y = b;
+    return (x->bytes < y->bytes) - (x->bytes > y->bytes);
+}
+
+/* Statistics for the planner, of several tables at once, the largest first. */
 static status MUST_CHECK task_analyze(struct task *t)
 {
+    struct shape_watch watch = {0};
     struct table_list tables;
     TRY(task_counterparts(t, &tables));
+    qsort(tables.items, (size_t) tables.n, sizeof *tables.items, task_by_size);
+    struct ddl *work = arena_array(&t->session, struct ddl, tables.n + 1);
+    int n = 0;
     for (int i = 0; i < tables.n; i++) {
         const struct table *x = &tables.items[i];
+        const char *name = sql_quoted_table(&t->session, x->schema, x->name);
         if (x->relkind == 'p' || !x->owned) continue;
-        TRY(db_exec(&t->to, "analyze", arena_fmt(&t->session, "ANALYZE %s",
-                                                 sql_quoted_table(&t->session, x->schema,
-                                                                  x->name))));
+        work[n++] = (struct ddl){.what = arena_fmt(&t->session, "statistics of table %s", name),
+                                 .sql = arena_fmt(&t->session, "ANALYZE %s", name)};
     }
-    return TW_OK;
+    return shape_build_beside(&t->to, work, n, t->job->task[TW_FORWARD].workers, &watch);
 }
 
 /* A copy that was interrupted has tables of more than one snapshot.  Each is exact by itself, but
@@ -15651,7 +15835,7 @@ static status MUST_CHECK task_copy_rows(struct task *t, struct arena *a, struct 
     struct table item = *table;
     struct table_list one = {.items = &item, .n = 1};
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .e = &t->e,
-                     .ledger = t->name, .snapshot_lsn = m->point, .seen = m->seen,
+                     .ledger = t->name, .snapshot_lsn = m->point, .seen = m->seen, .page = t->page,
                      .tables = &one};
     const char *name = sql_quoted_table(a, table->schema, table->name);
     struct ddl_work w = {.to = &t->to, .arena = a, .publication = task_way_back(t, a)};
@@ -16050,8 +16234,7 @@ static void task_end_txn(struct task *t, const struct msg *m)
     }
     int64_t rows = w->n + (t->writing ? 0 : t->apply.rows);
     w->settle = t->care;
-    if (t->care || t->alone || t->solo_until_lsn || rows >= t->conf->batch ||
-        window_bytes(w) > WINDOW_BYTES / 4 * 3)
+    if (t->care || t->alone || t->solo_until_lsn || rows >= t->conf->batch || window_full(w, 3))
         w->closed = true;
     t->care = t->alone = false;
 #ifdef TWSYNC_HARD
@@ -16098,6 +16281,7 @@ static status MUST_CHECK task_handle(struct task *t, const char *body, size_t le
     TRY(msg_decode(copy, len, &w->arena, &m, &t->e));
     status s = task_message(t, &m, take);
     if (*take == TAKE_DONE) t->stat->bytes += (int64_t) len;
+    if (*take == TAKE_DONE) t->unpaid_bytes += (int64_t) len;
     if (s == TW_OK && !w->n) arena_reset(&w->arena);  /* Begin, kept beyond, holds no pointers */
     return s;
 }
@@ -16207,12 +16391,34 @@ static void task_applied(struct task *t, lsn_t before)
     assert_task(t);
 }
 
+/* The limits of a task: its own, and those of both together. */
+static const struct { enum throttle rows, bytes; } task_throttles[2][2] = {
+    [TW_FORWARD] = {{THROTTLE_forward_rows, THROTTLE_forward_bytes},
+                    {THROTTLE_increments_rows, THROTTLE_increments_bytes}},
+    [TW_REVERSE] = {{THROTTLE_reverse_rows, THROTTLE_reverse_bytes},
+                    {THROTTLE_increments_rows, THROTTLE_increments_bytes}},
+};
+
+/* The next window holds no more than a fraction of a second's share, and ends where a transaction
+ * does, if it can: then it is committed. */
+static void task_throttle_window(struct task *t)
+{
+    int64_t rows = INT_MAX, bytes = WINDOW_BYTES;
+    for (int i = 0; i < 2; i++) {
+        rows = throttle_step(t->page, task_throttles[t->dir][i].rows, rows);
+        bytes = throttle_step(t->page, task_throttles[t->dir][i].bytes, bytes);
+    }
+    t->w->most = rows > INT_MAX / 4 ? 0 : (int) rows * 4;
+    t->w->most_bytes = bytes > WINDOW_BYTES / 4 ? 0 : (size_t) bytes * 4;
+}
+
 static status MUST_CHECK task_write(struct task *t)
 {
     struct window *w = t->w;
     bool commit = !t->in_txn;
     lsn_t before = t->apply.applied_lsn;
     t->w = &t->windows[w == t->windows];
+    task_throttle_window(t);
     t->writing = true;
     t->leaves_open = !commit;
     t->to.also_fd = PQsocket(t->repl.db.pg);
@@ -16316,6 +16522,33 @@ static status MUST_CHECK task_wait(struct task *t)
     return p.revents ? TW_OK : repl_check_silence(&t->repl);
 }
 
+/* ---- not too fast ---- */
+
+/* Before a window is written: wait until it may be.  The source is told meanwhile that we live, and
+ * keeps what comes. */
+static status MUST_CHECK task_throttle(struct task *t)
+{
+    for (int i = 0; i < 2; i++) {
+        throttle_take(t->page, task_throttles[t->dir][i].rows, t->w->n);
+        throttle_take(t->page, task_throttles[t->dir][i].bytes, t->unpaid_bytes);
+    }
+    t->unpaid_bytes = 0;
+    for (;;) {
+        usec left = 0;
+        for (int i = 0; i < 2; i++) {
+            usec rows = throttle_left(t->page, task_throttles[t->dir][i].rows);
+            usec bytes = throttle_left(t->page, task_throttles[t->dir][i].bytes);
+            left = rows > left ? rows : left;
+            left = bytes > left ? bytes : left;
+        }
+        if (!left) return TW_OK;
+        os_sleep_ms(left < THROTTLE_LOOK_MS * 1000 ? (int) (left / 1000) + 1 : THROTTLE_LOOK_MS);
+        if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
+        TRY(repl_keepalive(&t->repl));
+        task_timers(t);
+    }
+}
+
 /* The loop: gather, write, confirm, wait.  A batch is committed as soon as there is no more, so a
  * single transaction goes at once; what comes while the target works gathers into the next one. */
 static status MUST_CHECK task_stream(struct task *t)
@@ -16324,6 +16557,7 @@ static status MUST_CHECK task_stream(struct task *t)
         enum gathered why;
         bool more = false;
         assert_task(t);
+        task_throttle_window(t);
         TRY(task_gather(t, &why));
         t->stat->received_lsn = t->seen_lsn;
         if (why == GATHER_EMPTY) {
@@ -16332,6 +16566,7 @@ static status MUST_CHECK task_stream(struct task *t)
         }
         bool write = why == GATHER_FULL || (why == GATHER_EMPTY && !more && !t->in_txn);
         write = write && (t->w->n || t->apply.open);
+        if (write) TRY(task_throttle(t));
         if (write) TRY(task_write(t));
         TRY(more ? repl_keepalive(&t->repl) : task_confirm(t));
         if (t->settle.page && !t->apply.open) TRY(settle_step(&t->settle));
@@ -16841,7 +17076,7 @@ static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
 
 static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
 {
-    s->page = stat_map(s->job->state_dir, true, e);
+    s->page = stat_map(s->job->state_dir, STAT_MAKE, e);
     if (!s->page) return e->code;
     if (s->page->magic != STAT_MAGIC) {
         memset(s->page, 0, sizeof *s->page);
@@ -16849,6 +17084,10 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
     }
     s->page->supervisor_pid = getpid();
     s->page->started_us = os_wall();
+    for (int i = 0; i < NTHROTTLES; i++) {
+        s->page->limits[i].rate = s->job->throttle[i];
+        s->page->limits[i].due_ns = 0;
+    }
     for (int dir = 0; dir < 2; dir++) {
         struct stat_task *t = &s->page->task[dir];
         t->enabled = s->job->task[dir].enabled;
@@ -17628,7 +17867,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
     struct tw_error missing;
     (void) e;
     error_clear(&missing);
-    const struct stat_page *page = stat_map(job->state_dir, false, &missing);
+    const struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
     bool running = page && status_running(job);
     if (page) status_copy(&now, page);
     page = &now;
@@ -17642,6 +17881,70 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
     }
     fputs(b.data, out);
     buf_free(&b);
+    return TW_OK;
+}
+
+/* ---- throttle ---- */
+
+static const char *const throttle_names[] = {
+#define X(n, name, help) name,
+    THROTTLES(X)
+#undef X
+};
+
+static const char *const throttle_help[] = {
+#define X(n, name, help) help,
+    THROTTLES(X)
+#undef X
+};
+
+/* "full.rows=50000".  false, with the reason in `e`: there is no such limit, or no such value. */
+static bool throttle_parse(const char *word, int *which, int64_t *rate, struct tw_error *e)
+{
+    const char *equals = strchr(word, '=');
+    for (*which = 0; equals && *which < NTHROTTLES; ++*which) {
+        const char *name = throttle_names[*which];
+        if (strlen(name) != (size_t) (equals - word) || strncmp(name, word, strlen(name))) continue;
+        if (job_parse_rate(name, equals + 1, rate)) return true;
+        (void) fail(e, TW_EJOB, "%s must be -1 (no limit) or a number%s, not \"%.60s\"", name,
+                    strstr(name, ".bytes") ? " with a unit (kB, MB, GB or TB)" : "", equals + 1);
+        return false;
+    }
+    (void) fail(e, TW_EJOB, "there is no limit \"%.60s\": NAME=VALUE, and `twsync throttle JOB`"
+                            " lists the names", word);
+    return false;
+}
+
+/* `twsync throttle`: show the limits of a job, or set some until it starts anew. */
+static status MUST_CHECK throttle_run(const struct job *job, char *const *words, int n, FILE *out,
+                                      struct tw_error *e)
+{
+    int which[NTHROTTLES];
+    int64_t rate[NTHROTTLES];
+    struct tw_error missing;
+    error_clear(&missing);
+    if (n > NTHROTTLES) return fail(e, TW_EJOB, "more limits than there are");
+    for (int i = 0; i < n; i++)
+        if (!throttle_parse(words[i], &which[i], &rate[i], e)) return e->code;
+    struct stat_page *page = stat_map(job->state_dir, n ? STAT_WRITE : STAT_READ, &missing);
+    bool running = page && status_running(job);
+    if (n && !running)
+        return fail(e, TW_EJOB, "job %s does not run on this host: set its limits in [throttle] of"
+                    " its file", job->name);
+    for (int i = 0; i < n; i++) {
+        page->limits[which[i]].rate = rate[i];
+        page->limits[which[i]].due_ns = 0;
+    }
+    for (int i = 0; i < NTHROTTLES; i++) {
+        struct job_key k = {.key = throttle_names[i]};
+        int64_t now = running ? (int64_t) page->limits[i].rate : job->throttle[i];
+        struct buf b = {0};
+        job_write_rate(&b, &k, &now);
+        fprintf(out, "%-17s %12s  %s\n", throttle_names[i], buf_cstr(&b), throttle_help[i]);
+        buf_free(&b);
+    }
+    if (n) fputs("in effect until the job starts again; [throttle] in its file keeps them\n", out);
+    if (page) munmap(page, sizeof *page);
     return TW_OK;
 }
 
@@ -17733,6 +18036,8 @@ struct cli {
     const char *command, *job_path, *table;
     bool json, connect, apply, quiet;
     const char *log, *to, *limit;
+    char **words;  /* what follows the job, from argv; or NULL */
+    int nwords;
     struct conflicts_query conflicts;
     struct job *job;
     struct tw_error e;
@@ -17842,6 +18147,11 @@ static int cli_resync(struct cli *c)
     return s == TW_OK ? 0 : cli_give_up(c, s);
 }
 
+static int cli_throttle(struct cli *c)
+{
+    return cli_give_up(c, throttle_run(c->job, c->words, c->nwords, stdout, &c->e));
+}
+
 static const struct command {
     const char *name;
     int (*run)(struct cli *);
@@ -17858,6 +18168,8 @@ static const struct command {
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
+    {"throttle", cli_throttle, "[NAME=VALUE...]",
+     "show the limits of a running job, or change them at once: full.rows=50000"},
     {"conflicts", cli_conflicts, "[--take a|b]",
      "list recorded conflicts (--task forward|reverse, --kind K, --table T, --open, --limit N,\n"
      "                                             --json), or have one decided again "
@@ -17945,6 +18257,11 @@ static int cli_parse(struct cli *c, int argc, char **argv)
                              "everyone on this host");
         } else if (c->job_path && !c->table && str_is(c->command, "resync")) {
             c->table = argv[i];
+        } else if (c->job_path && str_is(c->command, "throttle")) {
+            if (c->words && c->words + c->nwords != &argv[i])
+                return cli_wrong("limits are given in one row, after the job");
+            if (!c->words) c->words = &argv[i];
+            c->nwords++;
         } else if (c->job_path) {
             return cli_wrong("more than one job file");
         } else {

@@ -22,9 +22,9 @@ far            tpcb with the target behind a proxy that delays 10 ms each way (d
 latency-RATE   from a commit to its row on the target, at RATE tx/s for 10 s, with no backlog before
 twoway         a backlog of both sides, then how far behind it is after 10 s of 1,000 tx/s on each
 copy           the three that follow
-copy-big       pgbench at scale 50: one table of 5,000,000 rows, 640 MB
+copy-big       pgbench at scale 50: one table of 5,000,000 rows, 670 MB
 copy-mixed     200 tables of all sizes, 500 MB, with keys, indexes, foreign keys; some have no key
-copy-toast     6,000 rows of 6 to 90 kB that cannot be compressed, 300 MB
+copy-toast     5,000 rows of 16 to 100 kB that cannot be compressed, 300 MB
 
 How a copy is timed.  Each system copies the source into a new, empty database, from the start of
 its program until all rows, keys, indexes and constraints are there and the tables are analyzed; 4

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,8 +22,13 @@ WORKERS = 4     # of each system: sessions that copy, and sessions that build in
 # Tables that are larger go by parts, where a system can do that.
 PART_BYTES = 64 << 20
 
-# What a table has beside its rows.  A name that a server made up is a name like others.
+# What a table has beside its rows.  Names that a server made up are names like others.
 STRUCTURE = """
+    SELECT attrelid::regclass::text, concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull,
+        attidentity, pg_get_expr(adbin, adrelid))
+    FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid LEFT JOIN pg_attrdef ON adrelid = c.oid AND adnum = attnum
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+    UNION ALL
     SELECT tablename::text, indexdef FROM pg_indexes WHERE schemaname = 'public'
     UNION ALL
     SELECT conrelid::regclass::text, concat_ws(' ', conname, pg_get_constraintdef(oid), convalidated)
@@ -40,12 +46,16 @@ TRACES = """
     UNION ALL SELECT 'event trigger', evtname FROM pg_event_trigger
     UNION ALL SELECT 'replica identity', concat_ws(' ', oid::regclass, relreplident) FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-    UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal
-    ORDER BY 1, 2"""
+    UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal"""
 
 
 def uri(node):
     return f"postgresql://{ROLE}:{pg.PASSWORD}@127.0.0.1:{node.server.port}/{node.dbname}?sslmode=disable"
+
+
+def search_path():
+    """Where programs are looked for: first beside the servers' own."""
+    return f"{pg.bin_dir()}:{os.environ['PATH']}"
 
 
 class Copier:
@@ -60,6 +70,7 @@ class Copier:
         os.makedirs(self.folder)
         self.target = bench.node("b", label)
         self.began, self.laps = 0, {}   # the start, and the seconds from there to what is named
+        self.programs = []              # all that were ever started
 
     def prepare(self):
         """What is not timed."""
@@ -78,12 +89,13 @@ class Copier:
         return os.path.join(self.folder, name)
 
     def start(self, *argv, **popen):
-        """A program, first looked for beside the servers'; what it says goes into the log."""
-        path = f"{pg.bin_dir()}:/usr/bin:/bin"
+        """Starts a program; what it says goes into the log."""
         with open(self.path("log"), "ab") as log:
             popen = {"stdin": subprocess.DEVNULL, "stdout": log, **popen}
-            return subprocess.Popen([shutil.which(argv[0], path=path), *map(str, argv[1:])], stderr=log,
-                                    env=tw.environment(self.folder, PATH=path), **popen)
+            self.programs.append(subprocess.Popen(
+                [shutil.which(argv[0], path=search_path()), *map(str, argv[1:])], stderr=log, start_new_session=True,
+                env=tw.environment(self.folder, PATH=search_path()), **popen))
+        return self.programs[-1]
 
     def end(self, *processes):
         for process in processes:
@@ -100,6 +112,11 @@ class Copier:
         taker = self.start(*take, stdin=giver.stdout)
         giver.stdout.close()
         return giver, taker
+
+    def abandon(self):
+        """After a failure: a program would wait for servers that are gone."""
+        for program in self.programs:
+            tw.kill_group(program, signal.SIGKILL)
 
     def analyze(self):
         self.run("vacuumdb", "-q", "-Z", "-j", WORKERS, "-d", dsn(self.target))
@@ -146,7 +163,7 @@ class PgcopydbCopy(Copier):
 
 
 class DumpCopy(Copier):
-    """By a folder on this machine.  It is not compressed, which would take longer than all the rest."""
+    """By a folder on this machine.  It is not compressed, which would take longer than it saves."""
 
     def copy(self):
         self.run("pg_dump", "-Fd", "-Z", 0, "-j", WORKERS, "-f", self.path("dump"), "-d", dsn(self.source))
@@ -178,9 +195,10 @@ class NativeCopy(Copier):
 
 
 class FloorCopy(Copier):
-    """What the servers take to give and take the rows (the lap), and then to build what stands on them.
+    """What it takes to give and take the rows (the lap), and then to build what stands on them.
 
     Of each pipe the first psql writes the script that the second one reads, for many parts of tables.
+    Two programs hand each row on: with large values a system that does with one, or none, is below.
     """
 
     def prepare(self):
@@ -191,12 +209,14 @@ class FloorCopy(Copier):
                 f.write(script)
 
     def restore(self, section):
-        self.run("pg_restore", "-e", "-j", WORKERS, f"--section={section}", "-d", dsn(self.target), self.path("schema"))
+        self.run("pg_restore", "-e", "-j", WORKERS, f"--section={section}", "-d", dsn(self.target),
+                 self.path("schema"))
 
     def parts(self):
         """(bytes, table, first block, block after the last) of ranges of all tables."""
         for table, size, blocks in self.source.admin("""
-                SELECT oid::regclass::text, pg_table_size(oid), pg_relation_size(oid) / current_setting('block_size')::int
+                SELECT oid::regclass::text, pg_table_size(oid),
+                    pg_relation_size(oid) / current_setting('block_size')::int
                 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"""):
             n = min(blocks, max(WORKERS, size * WORKERS // PART_BYTES)) if size > PART_BYTES // 16 else 1
             for i in range(n):
@@ -234,7 +254,7 @@ def chosen():
     unknown = [kind for kind in kinds if kind not in COPIERS]
     if unknown:
         sys.exit(f"bench.py: no system \"{unknown[0]}\"; there are: {', '.join(COPIERS)}")
-    if "pgcopydb" in kinds and not shutil.which("pgcopydb"):
+    if "pgcopydb" in kinds and not shutil.which("pgcopydb", path=search_path()):
         say("pgcopydb is not installed: no figures of it")
         kinds.remove("pgcopydb")
     return kinds
@@ -250,7 +270,7 @@ def verify(copier, want, structure):
     compare(copier.label, want, target)
     differ = structure ^ facts(target, STRUCTURE)
     if differ:
-        raise ValueError(f"{copier.label}: keys, indexes, constraints on one side only: {sorted(differ)[:10]}")
+        raise ValueError(f"{copier.label}: columns, indexes, constraints on one side only: {sorted(differ)[:10]}")
     if facts(target, UNANALYZED):
         raise ValueError(f"{copier.label}: not analyzed: {facts(target, UNANALYZED)}")
 
@@ -274,11 +294,15 @@ class Copying:
     def time(self, kind, run):
         """Times one system, holds its copy against the source, and drops it; its seconds and laps."""
         copier = COPIERS[kind](self.bench, self.source, f"{kind}_{run}")
-        copier.prepare()
-        self.bench.settle()
-        copier.began = time.monotonic()
-        copier.copy()
-        seconds = time.monotonic() - copier.began
+        try:
+            copier.prepare()
+            self.bench.settle()
+            copier.began = time.monotonic()
+            copier.copy()
+            seconds = time.monotonic() - copier.began
+        except BaseException:
+            copier.abandon()
+            raise
         verify(copier, self.want, self.structure)
         copier.clean_up()
         left = self.traces ^ facts(self.source, TRACES)

@@ -113,10 +113,11 @@ MIXED = {
         INSERT INTO person_%(g)s
         SELECT k, initcap(left(md5(k::text), (3 + k %% 9)::int) || ' ' || left(md5((k + 7)::text), (4 + k %% 11)::int)),
             left(md5(k::text), (6 + k %% 7)::int) || k || '@example.org',
-            date '1940-01-01' + (k * 7919 %% 25000)::int, k %% 11 > 0, CASE WHEN k %% 5 > 0 THEN k * 104729 %% 1000000 / 100.0 END,
+            date '1940-01-01' + (k * 7919 %% 25000)::int, k %% 11 > 0,
+            CASE WHEN k %% 5 > 0 THEN k * 104729 %% 1000000 / 100.0 END,
             ARRAY[left(md5((k %% 40)::text), 6), left(md5((k %% 91)::text), 5)],
             timestamptz '2024-01-01 UTC' + k * interval '13.37 seconds'
-        FROM generate_series(1, %(rows)s::bigint) k""", 220),
+        FROM generate_series(1, %(rows)s::bigint) k""", 155),
     "product": ("""
         CREATE TABLE product_%(g)s (
             id uuid PRIMARY KEY, code text NOT NULL, detail jsonb NOT NULL, price numeric(10, 2),
@@ -124,11 +125,12 @@ MIXED = {
         CREATE INDEX ON product_%(g)s (code)""", """
         INSERT INTO product_%(g)s
         SELECT md5(k::text)::uuid, 'P' || lpad(k::text, 9, '0'), jsonb_build_object(
-                'name', left(md5((k + 1)::text), 12), 'colour', (ARRAY['red', 'green', 'blue', 'black'])[1 + k %% 4],
-                'size', jsonb_build_array(k %% 100, k %% 37, k %% 11), 'text', repeat(md5(k::text) || ' ', (k %% 6)::int)),
+                'name', left(md5((k + 1)::text), 12), 'size', jsonb_build_array(k %% 100, k %% 37, k %% 11),
+                'colour', (ARRAY['red', 'green', 'blue', 'black'])[1 + k %% 4],
+                'text', repeat(md5(k::text) || ' ', (k %% 6)::int)),
             k * 7919 %% 100000 / 100.0, k * 31 %% 500, ARRAY[k %% 97 + 0.5, k %% 89 + 0.25, k %% 83],
             CASE WHEN k %% 3 > 0 THEN timestamptz '2024-01-01 UTC' + k * interval '1 minute' END
-        FROM generate_series(1, %(rows)s::bigint) k""", 370),
+        FROM generate_series(1, %(rows)s::bigint) k""", 350),
     "purchase": ("""
         CREATE TABLE purchase_%(g)s (
             id int PRIMARY KEY, person bigint REFERENCES person_%(g)s, at timestamptz NOT NULL,
@@ -140,7 +142,7 @@ MIXED = {
             timestamptz '2024-01-01 UTC' + k * interval '17 seconds',
             (ARRAY['new', 'paid', 'sent', 'sent', 'sent', 'sent'])[1 + k %% 6], k * 7919 %% 100000 / 100.0,
             CASE WHEN k %% 4 = 0 THEN repeat('leave it at the door ', (1 + k %% 5)::int) END
-        FROM generate_series(1, %(rows)s::bigint) k""", 110),
+        FROM generate_series(1, %(rows)s::bigint) k""", 87),
     "line": ("""
         CREATE TABLE line_%(g)s (
             purchase int REFERENCES purchase_%(g)s, n int, product uuid NOT NULL, amount smallint NOT NULL,
@@ -154,14 +156,15 @@ MIXED = {
         INSERT INTO event_%(g)s
         SELECT timestamptz '2024-01-01 UTC' + k * interval '731 ms',
             (ARRAY['login', 'logout', 'view', 'buy'])[1 + k %% 4], k * 31 %% 100000,
-            jsonb_build_object('ip', '10.0.' || k %% 256 || '.' || k %% 253, 'agent', left(md5((k %% 50)::text), 20)),
+            jsonb_build_object('ip', '10.0.' || k %% 256 || '.' || k %% 253,
+                'agent', left(md5((k %% 50)::text), 20)),
             k %% 17 > 0
-        FROM generate_series(1, %(rows)s::bigint) k""", 150),
+        FROM generate_series(1, %(rows)s::bigint) k""", 122),
 }
 MIXED_TABLES, MIXED_EMPTY, MIXED_BYTES, MIXED_POWER = 200, 20, 500e6, 1.3
 
 # Half of each row is text, half is bytes, and neither can be compressed.
-TOAST_ROWS = 6_000
+TOAST_ROWS = 5_000
 DOCUMENT = """
     CREATE TABLE document (id bigint PRIMARY KEY, name text NOT NULL, body text, image bytea)"""
 FILL_DOCUMENT = """

@@ -76,7 +76,7 @@ class Job:
             "a": pair.a.job_keys(), "b": pair.b.job_keys(),
             "objects": {"schemas": schemas} if schemas else {},
             "forward": {}, "reverse": {},
-            "slots": {"heartbeat": "100ms"}, "retry": {},
+            "slots": {"heartbeat": "100ms"}, "retry": {}, "throttle": {},
         }
         pair.jobs.append(self)
         self.change(**sections)
