@@ -11586,8 +11586,36 @@ static status MUST_CHECK copy_columns(struct db *from, struct arena *a, const st
     return db_value(from, a, "read columns", sql, 0, NULL, out);
 }
 
+/* Values as the servers' types send and receive them, without being written and read as text:
+ * between servers of one major version, of types that are the same by number, and that do not send
+ * numbers of other objects (reg..., arrays and rows of types that users made).  In a column list
+ * both sides answer alike if they agree. */
+static const char copy_types_sql[] =
+    "SELECT string_agg(format('%s %s %s', a.attname, CASE WHEN b.typtype = 'e' THEN 'enum' ELSE"
+    "   b.oid::text END, a.atttypmod), ',' ORDER BY a.attname)"
+    " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+    " JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END"
+    " WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
+    " AND coalesce(to_jsonb(a)->>'attgenerated', '') = ''"
+    " HAVING bool_and(b.typsend <> 0 AND b.typreceive <> 0 AND (b.typtype = 'e' OR b.oid < 10000"
+    "  AND b.typtype IN ('b', 'r', 'm') AND b.typname !~ '^_?reg'))";
+
+enum { COPY_BINARY_LEAST = 1024 * 1024 };  /* what is smaller is not worth the questions */
+
+static status MUST_CHECK copy_is_binary(struct arena *a, struct db *from, struct db *to,
+                                        const struct table *t, bool *yes)
+{
+    const char *name = sql_quoted_table(a, t->schema, t->name), *there = NULL, *here = NULL;
+    *yes = false;
+    if (from->version / 10000 != to->version / 10000 || t->bytes < COPY_BINARY_LEAST) return TW_OK;
+    TRY(db_value(from, a, "read the types", copy_types_sql, 1, &name, &there));
+    if (there) TRY(db_value(to, a, "read the types", copy_types_sql, 1, &name, &here));
+    *yes = there && here && str_is(there, here);
+    return TW_OK;
+}
+
 static const char *copy_select(struct arena *a, const struct table *t, const struct copy_chunk *k,
-                               const char *columns)
+                               const char *columns, bool binary)
 {
     const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *range = "";
@@ -11596,7 +11624,8 @@ static const char *copy_select(struct arena *a, const struct table *t, const str
                              ",0)'::tid", k->from_page, k->to_page);
     else if (k->from_page)
         range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid", k->from_page);
-    return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s) TO STDOUT", columns, name, range);
+    return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s) TO STDOUT%s", columns, name, range,
+                     binary ? " (FORMAT binary)" : "");
 }
 
 static status MUST_CHECK copy_start(struct db *d, const char *what, const char *sql,
@@ -11628,6 +11657,17 @@ static status MUST_CHECK copy_throttle(struct copy *c, struct db *d, int64_t que
     }
 }
 
+/* Counted now and then: counters that several workers write to are dear. */
+static status MUST_CHECK copy_passed(struct copy *c, int table, struct db *d, int64_t rows,
+                                     int64_t bytes)
+{
+    *copy_rows(c, table) += rows;
+    *copy_bytes(c, table) += bytes;
+    c->chunk_rows += rows;
+    c->chunk_bytes += bytes;
+    return copy_throttle(c, d, 0, rows, bytes);
+}
+
 /* Rows from one COPY to the other, never more in hand than COPY_FLUSH and one row.  libpq sends by
  * itself whenever 8 kB have come together; to flush each row would cost a system call a row. */
 static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, struct db *to)
@@ -11636,7 +11676,7 @@ static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, s
     for (;;) {
         char *row = NULL;
         int n = PQgetCopyData(from->pg, &row, 1);
-        if (n == -1) return copy_throttle(c, to, 0, rows, held);
+        if (n == -1) return copy_passed(c, table, to, rows, held);
         if (n < -1) return db_fail_conn(from, "read the copy");
         if (n == 0) {
             TRY(db_poll(from, POLLIN));
@@ -11650,22 +11690,20 @@ static status MUST_CHECK copy_pump(struct copy *c, int table, struct db *from, s
         rows++;
         if (held >= COPY_FLUSH || rows >= step) {
             TRY(db_flush(to));
-            TRY(copy_throttle(c, to, 0, rows, held));
+            TRY(copy_passed(c, table, to, rows, held));
             step = throttle_step(c->page, THROTTLE_full_rows, COPY_FLUSH);
             held = rows = 0;
         }
-        *copy_rows(c, table) += 1;
-        *copy_bytes(c, table) += n;
-        c->chunk_rows++;
-        c->chunk_bytes += n;
     }
 }
 
-static status MUST_CHECK copy_finish(struct db *d, const char *what)
+/* rows: how many there were, by the server. */
+static status MUST_CHECK copy_finish(struct db *d, const char *what, int64_t *rows)
 {
     PGresult *r = NULL;
     TRY(db_collect(d, &r));
     status s = db_result_ok(r) ? TW_OK : db_fail_result(d, r, what);
+    if (s == TW_OK) *rows = strtoll(PQcmdTuples(r), NULL, 10);
     PQclear(r);
     return s;
 }
@@ -11679,14 +11717,21 @@ static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const stru
     const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *reading = arena_fmt(a, "copy table %s from", name);
     const char *writing = arena_fmt(a, "copy table %s to", name);
-    TRY(copy_start(from, reading, copy_select(a, t, k, columns), PGRES_COPY_OUT));
-    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN%s", into, columns,
-                                          freeze ? " (FREEZE)" : ""), PGRES_COPY_IN));
+    int64_t rows = 0;
+    bool binary;
+    TRY(copy_is_binary(a, from, to, t, &binary));
+    TRY(copy_start(from, reading, copy_select(a, t, k, columns, binary), PGRES_COPY_OUT));
+    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN (FORMAT %s%s)", into, columns,
+                                          binary ? "binary" : "text", freeze ? ", FREEZE" : ""),
+                   PGRES_COPY_IN));
     status s = copy_pump(c, k->table, from, to);
-    if (s == TW_OK) s = copy_finish(from, reading);
+    if (s == TW_OK) s = copy_finish(from, reading, &rows);
     if (s != TW_OK) return s;
     if (PQputCopyEnd(to->pg, NULL) < 0) return db_fail_conn(to, writing);
-    return copy_finish(to, writing);
+    TRY(copy_finish(to, writing, &rows));
+    *copy_rows(c, k->table) += rows - c->chunk_rows;  /* messages: a binary COPY has one more */
+    c->chunk_rows = rows;
+    return TW_OK;
 }
 
 /* A table without columns still has a number of rows. */

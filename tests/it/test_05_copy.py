@@ -1,6 +1,7 @@
 """Schema and full copy: every type, key, constraint; exact; consistent under writes."""
 
 import os
+import re
 
 import pytest
 
@@ -228,3 +229,26 @@ def test_frozen(pair, make_job):
     make_job(pair).start()
     assert pair.b.admin("SELECT all_visible > 20, all_frozen > 20 FROM pg_visibility_map_summary('public.f')") == \
         [(True, True)]
+
+
+def test_binary(pair, make_job):
+    """A table that is large enough for it travels in binary; what would not mean the same there goes as text."""
+    for node in pair.nodes:
+        node.sql("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE two AS (a int, b text);"
+                 "CREATE DOMAIN small AS int CHECK (VALUE < 1000000)")
+    pair.b.sql("CREATE TABLE other (a bigint, filler text)")
+    kinds = {
+        "plain": "g AS a, g::numeric / 7 AS b, now() AS c, md5(g::text)::uuid AS d, ARRAY[g, NULL] AS e, "
+                 "to_jsonb(g) AS f, 'NaN'::float8 AS h",
+        "enum": "(ARRAY['ok', 'sad'])[g % 2 + 1]::mood AS a, g::small AS b", "other": "g AS a",
+        "composite": "(g, 'x')::two AS a", "names": "'pg_class'::regclass AS a", "enums": "ARRAY['ok'::mood] AS a"}
+    for name, columns in kinds.items():
+        pair.a.sql(f"CREATE TABLE {name} AS SELECT {columns}, repeat('\u00e9', 300) AS filler "
+                   "FROM generate_series(1, 3000) g")
+    pair.b.admin(f"ALTER DATABASE {pair.b.dbname} SET log_statement = 'all'")
+    make_job(pair, objects={"existing": "keep"}).start()
+    compare.assert_contents(pair)
+    with open(pair.b.server.log) as f:
+        said = re.findall(rf'@{pair.b.dbname} .*COPY "public"\."(\w+)" .*FORMAT (\w+)', f.read())
+    assert dict(said) == {"plain": "binary", "enum": "binary", "other": "text", "composite": "text", "names": "text",
+                          "enums": "text"}
