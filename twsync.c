@@ -3803,10 +3803,12 @@ static status MUST_CHECK slot_identity_one(struct db *d, const struct table *t)
 
 static status MUST_CHECK slot_identity_full(struct db *d, const struct table_list *tables)
 {
+    /* Each by itself, for they lock; to disk with what is committed next. */
+    TRY(db_exec(d, "set up the session", "SET synchronous_commit = off"));
     for (int i = 0; i < tables->n; i++)
         if (tables->items[i].replident != 'f' && !tables->items[i].no_whole_rows)
             TRY(slot_identity_one(d, &tables->items[i]));
-    return TW_OK;
+    return db_exec(d, "set up the session", "SET synchronous_commit = on");
 }
 
 /* ---- origins ---- */
@@ -7191,7 +7193,9 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
     bool leave_out;
     TRY(shape_may_fire(to, list, section, &leave_out));
     for (int i = 0; i < list->n; i++) w->total += list->items[i].section == section;
-    TRY(db_exec(to, "set up the session", "SET check_function_bodies = off"));
+    /* What ends a section is committed to disk, and all before it. */
+    TRY(db_exec(to, "set up the session",
+                "SET check_function_bodies = off; SET synchronous_commit = off"));
     for (int i = 0; i < list->n; i++) {
         const struct ddl *ddl = &list->items[i];
         if (ddl->section != section || (ddl->fires && leave_out)) continue;
@@ -7205,7 +7209,8 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
         TRY(shape_run_one(to, ddl));
         shape_tell(w, ddl);
     }
-    return db_exec(to, "set up the session", "RESET check_function_bodies");
+    return db_exec(to, "set up the session",
+                   "RESET check_function_bodies; SET synchronous_commit = on");
 }
 
 /* While the rows of a table are of several moments only one key of it is sure to hold, the first:
@@ -11864,16 +11869,21 @@ static status MUST_CHECK copy_chunk_rows(struct copy *c, struct arena *a,
     return copy_check_file(a, from, t);
 }
 
+/* The source's locks go with the savepoint: of thousands of tables they would not all fit. */
 static status MUST_CHECK copy_chunk(struct copy *c, const struct copy_chunk *k, struct db *from,
                                     struct db *to)
 {
     struct arena a = {0};
     c->chunk_rows = c->chunk_bytes = 0;
-    status s = db_exec(to, "begin", "BEGIN");
+    status s = db_exec(from, "set a savepoint", "SAVEPOINT tw_chunk");
+    if (s == TW_OK) s = db_exec(to, "begin", "BEGIN");
     if (s == TW_OK) s = copy_ledger(c, &a, k, to);
     if (s == TW_OK) s = copy_chunk_rows(c, &a, k, from, to);
     if (s == TW_OK) s = copy_ledger_counts(c, &a, k, to);
     if (s == TW_OK) s = db_exec(to, "commit", "COMMIT");
+    if (s == TW_OK)
+        s = db_exec(from, "end a savepoint",
+                    "ROLLBACK TO SAVEPOINT tw_chunk; RELEASE SAVEPOINT tw_chunk");
     if (s == TW_OK) *copy_done(c, k->table) += 1;
     arena_free(&a);
     return s;
@@ -14764,6 +14774,12 @@ static const char task_published_sql[] =
 
 /* The tables of this job on A: what the publication has.  One list for schema, copy and stream,
  * whatever is created on A meanwhile.  Forward only. */
+static int task_by_oid(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
+    return (x > y) - (x < y);
+}
+
 static status MUST_CHECK task_published(struct task *t, struct db *a, struct table_list *out,
                                         struct table_list *later)
 {
@@ -14774,14 +14790,23 @@ static status MUST_CHECK task_published(struct task *t, struct db *a, struct tab
     TRY(db_query(a, &t->session, "read the publication", task_published_sql, 2, values, &r));
     *out = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
     *later = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
+    size_t n = (size_t) PQntuples(r);
+    uint32_t *oids = arena_array(&t->session, uint32_t, (int) n + 1);
+    for (size_t k = 0; k < n; k++) oids[k] = (uint32_t) db_cell_int(r, (int) k, 0);
+    qsort(oids, n, sizeof *oids, task_by_oid);
     for (int i = 0; i < all.n; i++) {
-        bool found = false;
-        for (int k = 0; k < PQntuples(r) && !found; k++)
-            found = db_cell_int(r, k, 0) == all.items[i].oid;
+        bool found = bsearch(&all.items[i].oid, oids, n, sizeof *oids, task_by_oid);
         struct table_list *to = found ? out : later;
         to->items[to->n++] = all.items[i];
     }
     return TW_OK;
+}
+
+static int task_by_name(const void *a, const void *b)
+{
+    const struct table *x = *(const struct table *const *) a, *y = *(const struct table *const *) b;
+    int schema = strcmp(x->schema, y->schema);
+    return schema ? schema : strcmp(x->name, y->name);
 }
 
 /* Their namesakes on B: what the reverse task carries (requirement 25). */
@@ -14791,11 +14816,14 @@ static status MUST_CHECK task_counterparts(struct task *t, struct table_list *ou
     TRY(task_published(t, &t->from, &on_a, &later));
     TRY(task_tables(t, &t->to, &on_b));
     *out = (struct table_list){.items = arena_array(&t->session, struct table, on_b.n)};
-    for (int i = 0; i < on_b.n; i++)
-        for (int k = 0; k < on_a.n; k++)
-            if (str_is(on_b.items[i].schema, on_a.items[k].schema) &&
-                str_is(on_b.items[i].name, on_a.items[k].name))
-                out->items[out->n++] = on_b.items[i];
+    struct table **names = arena_array(&t->session, struct table *, on_a.n + 1);
+    for (int k = 0; k < on_a.n; k++) names[k] = &on_a.items[k];
+    qsort(names, (size_t) on_a.n, sizeof *names, task_by_name);
+    for (int i = 0; i < on_b.n; i++) {
+        const struct table *key = &on_b.items[i];
+        if (bsearch(&key, names, (size_t) on_a.n, sizeof *names, task_by_name))
+            out->items[out->n++] = *key;
+    }
     return TW_OK;
 }
 

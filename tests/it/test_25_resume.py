@@ -1,6 +1,9 @@
 """A copy that was interrupted goes on where it was, with A being written: nothing lost, doubled or read again."""
 
+import contextlib
+import os
 import random
+import subprocess
 
 import pytest
 
@@ -9,7 +12,9 @@ import tw
 import writers
 from wait import wait_for
 
-ROWS, CHUNK = 60000, "1MB"
+ROWS = int(os.environ.get("TWSYNC_TEST_ROWS", 60000))
+KILLS = int(os.environ.get("TWSYNC_TEST_KILLS", 5))
+CHUNK = os.environ.get("TWSYNC_TEST_CHUNK", "1MB")
 
 BIG = f"""
 CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text);
@@ -45,9 +50,10 @@ class Churn:
                 cur.execute("UPDATE big SET u = %s WHERE id = %s AND NOT EXISTS (SELECT FROM big WHERE u = %s)",
                             (a, b, a))
             elif what == 5:     # its key, too
-                cur.execute("UPDATE big SET id = id + 1000000 WHERE id = %s", (a,))
+                cur.execute("UPDATE big SET id = id + 100000000 WHERE id = %s AND NOT EXISTS (SELECT FROM big WHERE "
+                            "id = %s)", (a, a + 100000000))
             else:
-                cur.execute("UPDATE big SET n = n + 1 WHERE id BETWEEN %s AND %s", (a, a + rng.randrange(200)))
+                cur.execute("UPDATE big SET n = n + 1 WHERE id BETWEEN %s AND %s", (a, a + n(20)))
 
 
 def ledger(pair):
@@ -59,12 +65,14 @@ def ledger(pair):
 
 
 def interrupt(job, rng, seconds):
-    """Kill it after some more chunks."""
+    """Kill it after some more chunks, at any moment of the next one."""
     before = len(ledger(job.pair))
     job.start(wait=())
     want = before + rng.randrange(1, 4)
     try:
         wait_for(lambda: len(ledger(job.pair)) >= want or not job.alive(), "chunks", seconds)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.process.wait(rng.uniform(0, 0.1))
     finally:
         job.kill()
 
@@ -82,7 +90,7 @@ def test_goes_on(pair, make_job, rng, workers):
     writer = writers.Writer(pair.a, Churn(rng.random()), 200)
     with writers.writing(writer):
         kills, known = 0, {}
-        while kills < 5 and not (known and is_copied(job)):
+        while kills < KILLS and not (known and is_copied(job)):
             interrupt(job, rng, 60)
             now = ledger(pair)
             assert {k: now.get(k) for k in known} == known, "a chunk that was there is there, untouched"
