@@ -4401,7 +4401,8 @@ struct colset {
 struct stmt {
     struct stmt *next;
     struct rel *rel;
-    char op;          /* 'I' 'U' 'D', 'A': the row must be absent */
+    char op;          /* 'I' 'U' 'D'; 'A': the row must be absent; 'P': put it there, whatever is,
+                       * 'R': remove it, if it is there (catching up) */
     char old_kind;
     const struct colset *cols;  /* 'U' */
     char name[32];
@@ -5044,6 +5045,23 @@ static void stmt_insert(struct stmt_text *t, int nparams)
     else buf_char(&t->sql, ')');
 }
 
+/* The row as it is now, whether its key is there or not. */
+static void stmt_put(struct stmt_text *t)
+{
+    struct rel *rel = t->rel;
+    const char *sep = " ON CONFLICT (";
+    stmt_insert(t, 0);
+    for (int i = 0; i < rel->nident; i++, sep = ", ")
+        buf_fmt(&t->sql, "%s%s", sep, rel_target(rel, rel->ident[i])->quoted);
+    sep = ") DO UPDATE SET ";
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i) || rel_target(rel, i)->identity_always) continue;
+        const char *name = rel_target(rel, i)->quoted;
+        buf_fmt(&t->sql, "%s%s = EXCLUDED.%s", sep, name, name);
+        sep = ", ";
+    }
+}
+
 /* Is there such a row?  Asked by an update that sets nothing (failures D7), and of rows that came
  * and went within a window. */
 static void stmt_select(struct stmt_text *t, int nparams)
@@ -5074,6 +5092,18 @@ static void stmt_update(struct stmt_text *t, int nparams)
     stmt_where(t, rel_whole(rel) ? NULL : set);
 }
 
+/* By its key alone. */
+static void stmt_remove(struct stmt_text *t)
+{
+    struct rel *rel = t->rel;
+    buf_fmt(&t->sql, "DELETE FROM %s%s t WHERE ", rel->only, rel->quoted);
+    for (int i = 0; i < rel->nident; i++) {
+        buf_fmt(&t->sql, "%st.%s %s ", i ? " AND " : "", rel_target(rel, rel->ident[i])->quoted,
+                rel->ident_ops[i]);
+        stmt_param(t, FROM_KEY, rel->ident[i]);
+    }
+}
+
 static void stmt_delete(struct stmt_text *t, int nparams)
 {
     buf_fmt(&t->sql, "DELETE FROM %s%s t", t->rel->only, t->rel->quoted);
@@ -5091,6 +5121,8 @@ static const char *stmt_build(struct rel *rel, struct stmt *st, enum stmt_from f
     case 'I': stmt_insert(&t, nparams); break;
     case 'U': stmt_update(&t, nparams); break;
     case 'D': stmt_delete(&t, nparams); break;
+    case 'P': stmt_put(&t); break;
+    case 'R': stmt_remove(&t); break;
     case 'A':
         stmt_select(&t, nparams);
         stmt_where(&t, NULL);
@@ -5254,6 +5286,13 @@ struct change {
     bool lost;               /* a value of its key is refused: there is no row to write to */
     bool guessed;            /* its key is a cast of what USING may have made another */
 };
+
+/* While a table of several snapshots is caught up with, rows are met that are newer than the change
+ * or are not there yet: nobody else has written them. */
+static bool change_catches_up(const struct change *c)
+{
+    return c->commit_lsn < c->rel->catchup_lsn;
+}
 
 /* Does it give the row another key? */
 static bool change_moves(const struct change *c)
@@ -5547,7 +5586,7 @@ enum take { TAKE_DONE, TAKE_LATER /* once this window is written */ };
 static bool window_needs_rows(const struct change *c)
 {
     const struct rel *rel = c->rel;
-    if (!rel->bulk || c->cannot || c->sent) return true;
+    if (!rel->bulk || c->cannot || c->sent || change_catches_up(c)) return true;
     if (c->m.kind == 'I') return rel->has_deferrable;
     if (!rel->nident) return true;
     if (c->m.kind == 'D') return false;
@@ -7447,7 +7486,7 @@ struct sent {
     const char *what;
 };
 
-enum { PIPE_ROOM = 2 * WINDOW_ROWS + 16 };
+enum { PIPE_ROOM = 4 * WINDOW_ROWS + 16 };  /* a change may take two statements, both prepared */
 
 enum fixed { FIXED_MARK, FIXED_MARK_LSN, FIXED_MARK_FULL, FIXED_GUARD, FIXED_ORIGIN, FIXED_WAL,
              FIXED_DDL, NFIXED };
@@ -7938,13 +7977,6 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
     v[10] = arena_str(a, lsn_text(a, c->commit_lsn));
     v[11] = arena_fmt(a, "%" PRId64, c->seq);
     v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
-}
-
-/* While a table of several snapshots is caught up with, rows are met that are newer than the change
- * or are not there yet: nobody else has written them. */
-static bool change_catches_up(const struct change *c)
-{
-    return c->commit_lsn < c->rel->catchup_lsn;
 }
 
 /* Record a decided conflict in the deciding transaction.  One that stopped the task before keeps
@@ -8818,7 +8850,8 @@ static status MUST_CHECK pipe_send_stmt(struct apply *ap, struct pipeline *p, st
     const char **values = arena_array(&ap->scratch, const char *, st->nparams + 1);
     for (int i = 0; i < st->nparams; i++)
         values[i] = value_text(rel_param_value(m, &st->params[i]));
-    pipe_add(p, st->op == 'A' && !guard ? SENT_ABSENT : SENT_CHANGE, NULL, "apply a change");
+    pipe_add(p, st->op == 'R' ? SENT_ROWS : st->op == 'A' && !guard ? SENT_ABSENT : SENT_CHANGE,
+             NULL, "apply a change");
     if (!PQsendQueryPrepared(ap->to->pg, name, st->nparams, values, NULL, NULL, 0))
         return db_fail_conn(ap->to, "apply a change");
     return TW_OK;
@@ -8837,10 +8870,46 @@ static bool apply_touches_deferrable(const struct change *c)
     return c->m.kind == 'I' || c->cols->deferrable;
 }
 
+/* Can a table be caught up with by rows put in place?  Where the key cannot arbitrate, or somebody
+ * listens to each write, or a column cannot be SET, the careful way is taken. */
+static bool apply_puts(const struct rel *rel)
+{
+    const struct unique_key *k = rel->identity;
+    if (!rel->bulk || !k || !k->plain || k->deferrable || k->exclusion) return false;
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (rel_carries(rel, i) && rel_target(rel, i)->identity_always) return false;
+    return true;
+}
+
+/* A table of several snapshots: its row shall be what this change made of it, whatever it is now.
+ * Each key's last change is followed by what the source holds. */
+static status MUST_CHECK apply_catch_up(struct apply *ap, struct pipeline *p,
+                                        const struct change *c)
+{
+    struct dml m = c->m;
+    struct rel *rel = c->rel;
+    if (m.kind == 'U') {
+        m.new.values = arena_array(&ap->scratch, struct value, rel->ncolumns + 1);
+        for (int i = 0; i < rel->ncolumns; i++) {
+            const struct value *v = &c->m.new.values[i];
+            m.new.values[i] = v->kind == 'u' && m.old_kind == 'O' ? m.old.values[i] : *v;
+            if (rel_carries(rel, i) && m.new.values[i].kind == 'u') p->doubt = true;
+        }
+    }
+    p->doubt = p->doubt || !apply_puts(rel);
+    if (p->doubt) return TW_OK;
+    if (m.kind == 'D' || change_moves(c))
+        TRY(pipe_send_stmt(ap, p, apply_stmt(ap, rel, 'R', m.old_kind, NULL), &m, false));
+    if (m.kind == 'D') return TW_OK;
+    return pipe_send_stmt(ap, p, apply_stmt(ap, rel, 'P', 0, NULL), &m, false);
+}
+
 /* Changes that no single statement can do safely go the careful way, and their window with them. */
 static status MUST_CHECK apply_send_change(struct apply *ap, struct pipeline *p,
                                            const struct change *c)
 {
+    if (p->doubt) return TW_OK;
+    if (change_catches_up(c)) return apply_catch_up(ap, p, c);
     if (c->cannot || apply_touches_deferrable(c)) p->doubt = true;
     if (p->doubt) return TW_OK;
     struct stmt *st = apply_stmt(ap, c->rel, c->m.kind, c->m.old_kind, c->cols);
