@@ -185,3 +185,29 @@ def test_two_way_afterwards(pair, make_job, rng):
     job.wait_synced()
     compare.assert_same(pair)
     assert all(job.task(task)["conflicts"] == 0 for task in tw.TASKS)
+
+
+MEANWHILE = {"added": "ALTER TABLE big ADD x int DEFAULT 7", "dropped": "ALTER TABLE big DROP w",
+             "renamed": "ALTER TABLE big RENAME v TO vv", "not null": "ALTER TABLE big ALTER v SET NOT NULL"}
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("name", MEANWHILE)
+def test_ddl_while_interrupted(pair, make_job, rng, name):
+    """A's table changes while the copy is interrupted: it goes on, if need be after `twsync schema --apply`; a rename is
+    for a person to do."""
+    pair.a.sql(BIG)
+    job = make_job(pair, throttle=SLOWLY, forward={"workers": 2, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    half_copied(pair, job, rng)
+    pair.a.sql(MEANWHILE[name])
+    pair.a.sql("UPDATE big SET n = n + 1 WHERE id % 50 = 0")
+    job.start(wait=())
+    wait_for(lambda: job.task("forward")["state"] in ("Running", "Retrying"), "it goes on, or says why it cannot")
+    if job.task("forward")["state"] == "Retrying" and name == "renamed":
+        pair.b.sql(MEANWHILE[name])
+    elif job.task("forward")["state"] == "Retrying":
+        job.command("schema", job.path, "--apply")
+    job.wait_state("forward", "Running")
+    job.wait_synced(("forward",))
+    compare.assert_schema(pair)
+    compare.assert_contents(pair)
