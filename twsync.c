@@ -8618,6 +8618,20 @@ static status MUST_CHECK careful_update_differs(struct apply *ap, struct arena *
     return conflict_record(ap, a, c, k);
 }
 
+/* What is under the key may be another row than the change left from: deleted and inserted again
+ * since.  So all of the new row is written. */
+static status MUST_CHECK careful_catch_up(struct apply *ap, struct arena *a,
+                                          const struct change *c, const struct found *f)
+{
+    const struct rel *rel = c->rel;
+    struct value *row;
+    bool *write = arena_array(a, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) write[i] = rel_carries(rel, i);
+    TRY(careful_complete(ap, a, c, &row));
+    if (row) return careful_update_write(ap, a, c, f, write, row);
+    return change_moves(c) ? careful_delete(ap, a, rel, f) : TW_OK;  /* more of it is to come */
+}
+
 static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const struct change *c)
 {
     struct rel *rel = c->rel;
@@ -8627,6 +8641,7 @@ static status MUST_CHECK careful_update(struct apply *ap, struct arena *a, const
     bool *write = arena_array(a, bool, rel->ncolumns + 1);
     TRY(careful_find(ap, a, c, &f));
     if (!f) return careful_update_missing(ap, a, c);
+    if (change_catches_up(c)) return careful_catch_up(ap, a, c, f);
     struct value *row = c->m.new.values;
     careful_changed(c, changed);
     memcpy(write, changed, sizeof(bool) * (size_t) rel->ncolumns);

@@ -211,3 +211,16 @@ def test_ddl_while_interrupted(pair, make_job, rng, name):
     job.wait_synced(("forward",))
     compare.assert_schema(pair)
     compare.assert_contents(pair)
+
+
+def test_key_taken_again(pair, make_job, rng):
+    """Another row has the key by the time its change is replayed: it is not taken for the old one."""
+    pair.a.sql(BIG)
+    job = make_job(pair, throttle=SLOWLY, forward={"workers": 1, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    half_copied(pair, job, rng)
+    pair.a.sql("UPDATE big SET id = id + 100000000 WHERE id > %s", (ROWS - 20,))
+    pair.a.sql("INSERT INTO big SELECT g, -g, 3, 'another', '' FROM generate_series(%s, %s) g", (ROWS - 19, ROWS))
+    job.start(wait=("forward",))
+    job.wait_synced(("forward",))
+    compare.assert_schema(pair)
+    compare.assert_contents(pair)
