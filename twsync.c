@@ -930,7 +930,6 @@ struct task_conf {
 };
 
 struct job {
-    int64_t throttle[NTHROTTLES];
     struct arena arena;  /* owns everything below */
     const char *path;    /* of the job file */
     const char *name;
@@ -948,6 +947,7 @@ struct job {
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
     int connection_retry_min, other_retry_min;
+    int64_t throttle[NTHROTTLES];  /* in a second; -1: no limit */
     const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
     int nkeys;
 };
@@ -1405,12 +1405,19 @@ static bool job_parse_rate(const char *name, const char *text, int64_t *out)
     return ok && *out > 0;
 }
 
+/* What is wrong with it. */
+static void job_rate_wrong(char *out, size_t size, const char *name, const char *text)
+{
+    snprintf(out, size, "%s must be -1 (no limit) or a number%s, not \"%.60s\"", name,
+             strstr(name, ".bytes") ? " with a unit (kB, MB, GB or TB)" : "", text);
+}
+
 static void job_read_rate(struct job_file *f, const struct job_key *k, const char *text, int line,
                           void *field)
 {
-    if (!job_parse_rate(k->key, text, field))
-        job_mistake(f, line, "%s must be -1 (no limit) or a number%s, not \"%.60s\"", k->key,
-                    strstr(k->key, ".bytes") ? " with a unit (kB, MB, GB or TB)" : "", text);
+    char why[200];
+    job_rate_wrong(why, sizeof why, k->key, text);
+    if (!job_parse_rate(k->key, text, field)) job_mistake(f, line, "%s", why);
 }
 
 static void job_write_rate(struct buf *b, const struct job_key *k, const void *field)
@@ -1909,7 +1916,7 @@ static const struct job_key job_own_keys[] = {
     {"forward", "copy", &job_bool, FORWARD(copy), "yes", NULL, 0, 0,
      "copy the rows that are there", false},
     {"forward", "ddl", &job_bool, FORWARD(ddl), "yes", NULL, 0, 0,
-     "columns added to tables on A are added on B", false},
+     "carry DDL of A to B", false},
     {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
      "processes that copy", false},
     {"forward", "chunk_size", &job_size, FORWARD(chunk_bytes), "64MB", NULL, JOB_MB,
@@ -3193,6 +3200,13 @@ static status MUST_CHECK db_open(struct db *d, bool replication)
     return s;
 }
 
+/* Do commits of the session wait for the disk?  One that does takes all before it along. */
+static status MUST_CHECK db_commits_wait(struct db *d, bool wait)
+{
+    return db_exec(d, "set up the session", wait ? "SET synchronous_commit = on"
+                                                 : "SET synchronous_commit = off");
+}
+
 /* ==== 13. cat ==============================================================
  * The catalog as structs: which tables and sequences a job means, and what they are like. */
 
@@ -3804,11 +3818,11 @@ static status MUST_CHECK slot_identity_one(struct db *d, const struct table *t)
 static status MUST_CHECK slot_identity_full(struct db *d, const struct table_list *tables)
 {
     /* Each by itself, for they lock; to disk with what is committed next. */
-    TRY(db_exec(d, "set up the session", "SET synchronous_commit = off"));
+    TRY(db_commits_wait(d, false));
     for (int i = 0; i < tables->n; i++)
         if (tables->items[i].replident != 'f' && !tables->items[i].no_whole_rows)
             TRY(slot_identity_one(d, &tables->items[i]));
-    return db_exec(d, "set up the session", "SET synchronous_commit = on");
+    return db_commits_wait(d, true);
 }
 
 /* ---- origins ---- */
@@ -4323,8 +4337,9 @@ static int64_t throttle_rate(const struct stat_page *page, enum throttle which)
 
 static void throttle_take(struct stat_page *page, enum throttle which, int64_t n)
 {
-    int64_t rate = throttle_rate(page, which), now = os_now() * 1000;
+    int64_t rate = throttle_rate(page, which);
     if (!rate || n <= 0) return;
+    int64_t now = os_now() * 1000;
     int64_t cost = (int64_t) ((double) n * 1e9 / (double) rate), due = page->limits[which].due_ns;
     int64_t paid;
     do paid = (due > now ? due : now) + cost;
@@ -7232,9 +7247,8 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
     bool leave_out;
     TRY(shape_may_fire(to, list, section, &leave_out));
     for (int i = 0; i < list->n; i++) w->total += list->items[i].section == section;
-    /* What ends a section is committed to disk, and all before it. */
-    TRY(db_exec(to, "set up the session",
-                "SET check_function_bodies = off; SET synchronous_commit = off"));
+    TRY(db_exec(to, "set up the session", "SET check_function_bodies = off"));
+    TRY(db_commits_wait(to, false));  /* what ends a section does, and all before it with it */
     for (int i = 0; i < list->n; i++) {
         const struct ddl *ddl = &list->items[i];
         if (ddl->section != section || (ddl->fires && leave_out)) continue;
@@ -7248,8 +7262,8 @@ static status MUST_CHECK shape_run(struct db *to, const struct ddl_list *list,
         TRY(shape_run_one(to, ddl));
         shape_tell(w, ddl);
     }
-    return db_exec(to, "set up the session",
-                   "RESET check_function_bodies; SET synchronous_commit = on");
+    TRY(db_commits_wait(to, true));
+    return db_exec(to, "set up the session", "RESET check_function_bodies");
 }
 
 /* While the rows of a table are of several moments only one key of it is sure to hold, the first:
@@ -8723,37 +8737,46 @@ static status MUST_CHECK refused_by_ddl(struct apply *ap, const struct change *c
     return s;
 }
 
-/* The changes one at a time.  Where one is refused by DDL they begin again, each in a savepoint of
- * its own, and those that are refused are left out and recorded. */
+/* May DDL of A be the reason? */
+static bool apply_may_be_refused(const struct apply *ap, status s)
+{
+    return s == TW_ESERVER && ap->ddl_sum && state_refuses(ap->e->sqlstate);
+}
+
+/* One change in a savepoint of its own: where DDL refuses it, it is left out and recorded. */
+static status MUST_CHECK apply_apart(struct apply *ap, struct change *c)
+{
+    struct deferred *deferred = ap->deferred;
+    int64_t conflicts = ap->conflicts;
+    bool by_ddl;
+    TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_change"));
+    status s = apply_careful(ap, c);
+    if (s == TW_OK) return db_exec(ap->to, "release a savepoint", "RELEASE SAVEPOINT tw_change");
+    if (!apply_may_be_refused(ap, s)) return s;
+    struct tw_error why = *ap->e;
+    error_clear(ap->e);
+    TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_change"));
+    ap->deferred = deferred;
+    ap->conflicts = conflicts;
+    TRY(refused_by_ddl(ap, c, &by_ddl));
+    if (by_ddl) return careful_refuse(ap, c, true);
+    *ap->e = why;
+    return s;
+}
+
+/* The changes one at a time; where one may be refused by DDL they begin again, each apart. */
 static status MUST_CHECK apply_one_by_one(struct apply *ap, struct change *changes, int n)
 {
     struct deferred *deferred = ap->deferred;
     int64_t conflicts = ap->conflicts;
-    bool apart = false, by_ddl;
-    for (int i = 0; i < n; i++) {
-        if (apart) TRY(db_exec(ap->to, "set a savepoint", "SAVEPOINT tw_change"));
-        status s = apply_careful(ap, &changes[i]);
-        struct tw_error why = *ap->e;
-        if (s == TW_OK) {
-            if (apart) TRY(db_exec(ap->to, "release a savepoint", "RELEASE SAVEPOINT tw_change"));
-            deferred = ap->deferred;
-            conflicts = ap->conflicts;
-            continue;
-        }
-        if (s != TW_ESERVER || !ap->ddl_sum || !state_refuses(why.sqlstate)) return s;
-        error_clear(ap->e);
-        TRY(db_exec(ap->to, "roll back to a savepoint", apart ? "ROLLBACK TO SAVEPOINT tw_change"
-                                                              : "ROLLBACK TO SAVEPOINT tw_window"));
-        ap->deferred = deferred;
-        ap->conflicts = conflicts;
-        TRY(refused_by_ddl(ap, &changes[i], &by_ddl));
-        *ap->e = why;
-        if (!by_ddl) return s;
-        error_clear(ap->e);
-        if (apart) TRY(careful_refuse(ap, &changes[i], true));
-        else i = -1;
-        apart = true;
-    }
+    status s = TW_OK;
+    for (int i = 0; i < n && s == TW_OK; i++) s = apply_careful(ap, &changes[i]);
+    if (!apply_may_be_refused(ap, s)) return s;
+    error_clear(ap->e);
+    TRY(db_exec(ap->to, "roll back to a savepoint", "ROLLBACK TO SAVEPOINT tw_window"));
+    ap->deferred = deferred;
+    ap->conflicts = conflicts;
+    for (int i = 0; i < n; i++) TRY(apply_apart(ap, &changes[i]));
     return TW_OK;
 }
 
@@ -11917,7 +11940,7 @@ static status MUST_CHECK copy_may_freeze(struct arena *a, struct db *to, const c
     TRY(db_value(to, a, arena_fmt(a, "look into table %s", name),
                  arena_fmt(a, "SELECT 1 FROM ONLY %s LIMIT 1", name), 0, NULL, &row));
     *may = !row;
-    if (row) return TW_OK;
+    if (row) return db_exec(to, "give the lock back", "ROLLBACK TO SAVEPOINT tw_empty");
     return copy_try(to, arena_fmt(a, "TRUNCATE ONLY %s; RELEASE SAVEPOINT tw_empty", name), may);
 }
 
@@ -12046,7 +12069,7 @@ static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *t
     TRY(db_attempt(to, "SET session_replication_role = replica", 0, NULL, &r));
     PQclear(r);
     /* The ledger goes with the rows; what ends the copy is committed to disk, and all before it. */
-    TRY(db_exec(to, "set up the session", "SET synchronous_commit = off"));
+    TRY(db_commits_wait(to, false));
     TRY(copy_import(c, from));
     for (;;) {
         int i = c->shared->next++;
@@ -12127,12 +12150,11 @@ static status MUST_CHECK copy_start_over(struct copy *c, struct arena *a, struct
     return db_exec(to, "commit", "COMMIT");
 }
 
-static struct copy_gap *copy_whole(struct arena *a, struct copy_todo *todo)
+static void copy_whole(struct arena *a, struct copy_todo *todo)
 {
     todo->ngaps = 1;
     todo->gaps = arena_new(a, struct copy_gap);
     todo->gaps->to = -1;
-    return todo->gaps;
 }
 
 /* What the ledger's ranges, in order, leave of a table. */
@@ -14848,6 +14870,12 @@ static status MUST_CHECK task_tables(struct task *t, struct db *d, struct table_
     return cat_tables(d, &t->session, t->job, out, &unsupported, &missing);
 }
 
+static int task_by_oid(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
+    return (x > y) - (x < y);
+}
+
 /* Is a table, or a partitioned table above it, in the forward task's publication? */
 static const char task_published_sql[] =
     "WITH RECURSIVE up(leaf, oid) AS (SELECT o, o FROM unnest($2::oid[]) o"
@@ -14858,12 +14886,6 @@ static const char task_published_sql[] =
 
 /* The tables of this job on A: what the publication has.  One list for schema, copy and stream,
  * whatever is created on A meanwhile.  Forward only. */
-static int task_by_oid(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
-    return (x > y) - (x < y);
-}
-
 static status MUST_CHECK task_published(struct task *t, struct db *a, struct table_list *out,
                                         struct table_list *later)
 {
@@ -16627,7 +16649,8 @@ static status MUST_CHECK task_confirm(struct task *t)
     }
     if (t->catchup_lsn && idle && ap->applied_lsn >= t->catchup_lsn) {
         TRY(task_finish_init(t));
-        task_relearn(t);  /* there are more keys now */
+        TRY(db_commits_wait(&t->to, false));  /* the stream's do not: task_start_stream() */
+        task_relearn(t);                      /* there are more keys now */
         task_up(t);
         task_settle_setup(t);
     }
@@ -18063,8 +18086,9 @@ static bool throttle_parse(const char *word, int *which, int64_t *rate, struct t
         const char *name = throttle_names[*which];
         if (strlen(name) != (size_t) (equals - word) || strncmp(name, word, strlen(name))) continue;
         if (job_parse_rate(name, equals + 1, rate)) return true;
-        (void) fail(e, TW_EJOB, "%s must be -1 (no limit) or a number%s, not \"%.60s\"", name,
-                    strstr(name, ".bytes") ? " with a unit (kB, MB, GB or TB)" : "", equals + 1);
+        char why[200];
+        job_rate_wrong(why, sizeof why, name, equals + 1);
+        (void) fail(e, TW_EJOB, "%s", why);
         return false;
     }
     (void) fail(e, TW_EJOB, "there is no limit \"%.60s\": NAME=VALUE, and `twsync throttle JOB`"

@@ -254,3 +254,24 @@ def test_s19_two_sessions_create_tables(pair, make_job):
     pair.a.sql("INSERT INTO n2 VALUES (4, 4)")
     pair.b.sql("INSERT INTO n1 VALUES (1001)")
     same(job)
+
+
+@pytest.mark.rung("origin")
+def test_s21_conflict_before_a_refused_row(pair, make_job):
+    """What was recorded of a transaction before a row of it was refused is recorded and counted once."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, n int, v text); "
+               "INSERT INTO t SELECT g, g, 'v' FROM generate_series(1, 9) g")
+    job = make_job(pair, forward={"on_conflict": "overwrite"}, reverse={"on_conflict": "ignore"}).start()
+    job.wait_synced()
+    job.kill()
+    pair.a.sql("UPDATE t SET v = 'a' WHERE id < 4; ALTER TABLE t ADD CHECK (n < 50)")
+    with pair.b.connect() as conn, conn.cursor() as cur:
+        cur.execute("UPDATE t SET v = 'b' WHERE id < 4; INSERT INTO t VALUES (12, 99, 'no'), (13, 2, 'yes'); "
+                    "UPDATE t SET v = 'b' WHERE id = 9")
+    job.start()
+    wait_for(lambda: pair.a.one("SELECT count(*) FROM t WHERE id = 13"), "reverse goes on")
+    job.wait_synced()
+    recorded = [c["kind"] for c in job.conflicts("reverse")]
+    assert recorded.count("refused") == 1, recorded
+    assert len(recorded) == job.task("reverse")["conflicts"] == 4, recorded
+    assert pair.a.sql("SELECT id, v FROM t WHERE id > 8 ORDER BY id") == [(9, "b"), (13, "yes")]

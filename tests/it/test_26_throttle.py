@@ -38,6 +38,20 @@ def test_copy(pair, make_job, limit, column, rate, unit):
     compare.assert_contents(pair)
 
 
+def test_locks_are_given_back(pair, make_job):
+    """No lock is held on A for longer than a piece takes, though the copy goes on."""
+    pair.a.sql(WIDE.format(60000))
+    job = make_job(pair, throttle={"full.rows": 3000}, forward={"workers": 1, "chunk_size": "1MB"})
+    job.start(wait=())
+    wait_for(lambda: job.task("forward").get("copy_rows"), "the copy has begun")
+    for _ in range(3):
+        pair.a.sql("SET lock_timeout = '5s'; LOCK TABLE wide IN ACCESS EXCLUSIVE MODE")
+    assert job.task("forward")["copy_rows"] < 60000
+    assert job.command("throttle", job.path, "full.rows=-1")[0] == 0
+    job.wait_state("forward", "Running")
+    compare.assert_contents(pair)
+
+
 def test_queries(pair, make_job):
     """Each piece costs the source three queries: of ten a second, three pieces."""
     for n in range(40):
@@ -82,7 +96,7 @@ LIMITS = {"forward.rows": 500, "increments.rows": 500, "forward.bytes": "60kB", 
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_increments(pair, make_job, limit):
-    """Of a backlog no more is applied per second than allowed, in one transaction as in many; reverse is not slowed."""
+    """Of a backlog no more is applied per second than allowed, in one transaction as in many."""
     pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)")
     job = make_job(pair, throttle={limit: LIMITS[limit]}).start()
     job.wait_synced()
