@@ -904,7 +904,8 @@ struct node {
 };
 
 struct qname {
-    const char *schema, *table;  /* table NULL: a whole schema */
+    const char *schema, *table;       /* table NULL: a whole schema */
+    bool schema_glob, table_glob;     /* a pattern: * is any characters, ? is one */
 };
 
 struct qname_list {
@@ -940,8 +941,7 @@ struct job {
     bool log_json;
     struct str_list accept;  /* codes of failed precheck items the user takes on himself */
     struct node node[2];     /* A, B */
-    struct str_list schemas;
-    struct qname_list tables, exclude;
+    struct qname_list schemas, tables, exclude;
     enum existing existing;
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
@@ -952,6 +952,35 @@ struct job {
     int nkeys;
 };
 
+/* Does the text meet the pattern?  After a mismatch the last * takes one more character. */
+static bool glob_matches(const char *pattern, const char *text)
+{
+    const char *star = NULL, *from = NULL;
+    while (*text) {
+        if (*pattern == '*') {
+            star = pattern++;
+            from = text;
+        } else if (*pattern == '?' || *pattern == *text) {
+            for (text++; (*text & 0xc0) == 0x80 && *pattern == '?'; text++) {}
+            pattern++;
+        } else if (star) {
+            pattern = star + 1;
+            text = ++from;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*') pattern++;
+    return !*pattern;
+}
+
+static bool qname_matches(const struct qname *q, const char *schema, const char *table)
+{
+    bool in = q->schema_glob ? glob_matches(q->schema, schema) : str_is(q->schema, schema);
+    if (!in || !q->table) return in;
+    return q->table_glob ? glob_matches(q->table, table) : str_is(q->table, table);
+}
+
 /* How a task decides conflicts in a table. */
 static enum policy job_policy(const struct job *job, enum tw_direction dir, const char *schema,
                               const char *table)
@@ -959,8 +988,7 @@ static enum policy job_policy(const struct job *job, enum tw_direction dir, cons
     const struct task_conf *conf = &job->task[dir];
     for (int p = 0; p < 4; p++)
         for (int i = 0; i < conf->policy_tables[p].n; i++)
-            if (str_is(conf->policy_tables[p].items[i].schema, schema) &&
-                str_is(conf->policy_tables[p].items[i].table, table))
+            if (qname_matches(&conf->policy_tables[p].items[i], schema, table))
                 return (enum policy) p;
     return conf->on_conflict;
 }
@@ -1590,7 +1618,7 @@ static const char *job_skip_blanks(const char *p)
 
 /* One part of a name, "quoted" or as it stands; NULL after a mistake. */
 static const char *job_name_part(struct job_file *f, const struct job_key *k, const char **pp,
-                                 int line)
+                                 int line, bool *glob)
 {
     const char *p = *pp;
     struct buf b = {0};
@@ -1615,11 +1643,9 @@ static const char *job_name_part(struct job_file *f, const struct job_key *k, co
     else if (b.len > JOB_IDENT_MAX)
         job_mistake(f, line, "%s: name \"%.20s...\" is longer than %d bytes", k->key, b.data,
                     JOB_IDENT_MAX);
-    else if (!quoted && strchr(b.data, '*'))
-        job_mistake(f, line, "%s: \"%s\" is no name; whole schemas are listed under schemas",
-                    k->key, b.data);
     else
         part = arena_str(&f->job->arena, b.data);
+    *glob = part && !quoted && strpbrk(part, "*?");
     buf_free(&b);
     *pp = p;
     return part;
@@ -1630,11 +1656,11 @@ static bool job_name(struct job_file *f, const struct job_key *k, const char **p
                      struct qname *q)
 {
     *q = (struct qname){0};
-    q->schema = job_name_part(f, k, p, line);
+    q->schema = job_name_part(f, k, p, line, &q->schema_glob);
     if (!q->schema) return false;
     if (**p != '.') return true;
     ++*p;
-    q->table = job_name_part(f, k, p, line);
+    q->table = job_name_part(f, k, p, line, &q->table_glob);
     if (!q->table) return false;
     if (**p != '.') return true;
     job_mistake(f, line, "%s: \"%s.%s\" goes on with a third part; names are schema.table "
@@ -1694,27 +1720,34 @@ static void job_add_word(struct job_file *f, const struct job_key *k, const stru
     list->items[list->n++] = q->schema;
 }
 
-static void job_add_schema(struct job_file *f, const struct job_key *k, const struct qname *q,
-                           int line, void *field)
+static void job_add_name(struct job_file *f, const struct job_key *k, const struct qname *q,
+                         int line, struct qname_list *list)
 {
-    if (job_is_system(q->schema))
-        job_mistake(f, line, "%s: schema \"%s\" cannot be synchronized", k->key, q->schema);
-    else
-        job_add_word(f, k, q, line, field);
-}
-
-static void job_add_table(struct job_file *f, const struct job_key *k, const struct qname *q,
-                          int line, void *field)
-{
-    struct qname_list *list = field;
-    if (!q->table) {
-        job_mistake(f, line, "%s: \"%s\" lacks its schema; write schema.table", k->key, q->schema);
-    } else if (job_is_system(q->schema)) {
+    if (job_is_system(q->schema)) {
         job_mistake(f, line, "%s: schema \"%s\" cannot be synchronized", k->key, q->schema);
     } else {
         list->items = job_grow(&f->job->arena, list->items, list->n, sizeof *list->items);
         list->items[list->n++] = *q;
     }
+}
+
+static void job_add_schema(struct job_file *f, const struct job_key *k, const struct qname *q,
+                           int line, void *field)
+{
+    if (q->table)
+        job_mistake(f, line, "%s: \"%s.%s\" has two parts, one is expected", k->key, q->schema,
+                    q->table);
+    else
+        job_add_name(f, k, q, line, field);
+}
+
+static void job_add_table(struct job_file *f, const struct job_key *k, const struct qname *q,
+                          int line, void *field)
+{
+    if (!q->table)
+        job_mistake(f, line, "%s: \"%s\" lacks its schema; write schema.table", k->key, q->schema);
+    else
+        job_add_name(f, k, q, line, field);
 }
 
 static void job_read_words(struct job_file *f, const struct job_key *k, const char *text, int line,
@@ -1735,12 +1768,12 @@ static void job_read_tables(struct job_file *f, const struct job_key *k, const c
     job_read_names(f, k, text, line, field, job_add_table);
 }
 
-static void job_write_part(struct buf *b, const char *name)
+static void job_write_part(struct buf *b, const char *name, bool glob)
 {
     bool plain = *name;
     for (const char *c = name; *c; c++)
         if (!isalnum((unsigned char) *c) && *c != '_') plain = false;
-    if (plain)
+    if (plain || glob)
         buf_str(b, name);
     else
         sql_ident(b, name);
@@ -1762,19 +1795,25 @@ static void job_write_words(struct buf *b, const struct job_key *k, const void *
     (void) k;
     for (int i = 0; i < list->n; i++) {
         job_write_comma(b, i);
-        job_write_part(b, list->items[i]);
+        job_write_part(b, list->items[i], false);
     }
 }
 
-static void job_write_tables(struct buf *b, const struct job_key *k, const void *field)
+static void job_write_name(struct buf *b, const struct qname *q)
+{
+    job_write_part(b, q->schema, q->schema_glob);
+    if (!q->table) return;
+    buf_char(b, '.');
+    job_write_part(b, q->table, q->table_glob);
+}
+
+static void job_write_names(struct buf *b, const struct job_key *k, const void *field)
 {
     const struct qname_list *list = field;
     (void) k;
     for (int i = 0; i < list->n; i++) {
         job_write_comma(b, i);
-        job_write_part(b, list->items[i].schema);
-        buf_char(b, '.');
-        job_write_part(b, list->items[i].table);
+        job_write_name(b, &list->items[i]);
     }
 }
 
@@ -1873,8 +1912,8 @@ static const struct job_kind job_minutes = {job_read_minutes, job_write_minutes,
 static const struct job_kind job_path = {job_read_path, job_write_path, false};
 static const struct job_kind job_ident = {job_read_name, job_write_path, false};
 static const struct job_kind job_words = {job_read_words, job_write_words, true};
-static const struct job_kind job_schemas = {job_read_schemas, job_write_words, true};
-static const struct job_kind job_tables = {job_read_tables, job_write_tables, true};
+static const struct job_kind job_schemas = {job_read_schemas, job_write_names, true};
+static const struct job_kind job_tables = {job_read_tables, job_write_names, true};
 static const struct job_kind job_conn = {job_read_conn, job_write_conn, false};
 static const struct job_kind job_password = {job_read_password, job_write_password_file, false};
 static const struct job_kind job_refused = {job_read_refused, NULL, false};
@@ -1903,11 +1942,11 @@ static const struct job_key job_own_keys[] = {
     {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0, NULL, false},
     {"b", "password_file", &job_password, AT(node[1]), NULL, NULL, 0, 0, NULL, false},
     {"objects", "schemas", &job_schemas, AT(schemas), NULL, NULL, 0, 0,
-     "every table in them", false},
+     "every table in them, and all else; patterns: * and ?", false},
     {"objects", "tables", &job_tables, AT(tables), NULL, NULL, 0, 0,
-     "single tables: schema.table", false},
+     "single tables: schema.table; patterns: * and ?", false},
     {"objects", "exclude", &job_tables, AT(exclude), NULL, NULL, 0, 0,
-     "tables of the schemas left out", false},
+     "tables left out: schema.table; patterns: * and ?", false},
     {"objects", "existing", &job_enum, AT(existing), "error", existing_names, 0, 0,
      "tables found on B at the start: error or keep", false},
     {"forward", "enabled", &job_bool, FORWARD(enabled), "yes", NULL, 0, 0, "yes or no", false},
@@ -2449,30 +2488,26 @@ static int job_string_order(const void *a, const void *b)
     return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
-/* Sorted names of a list of tables, and a mistake for each that is there twice. */
-static const char **job_sorted_tables(struct job_file *f, const char *section, const char *key,
-                                      const struct qname_list *list)
+/* Sorted names of a list, and a mistake for each that is there twice. */
+static const char **job_sorted_names(struct job_file *f, const char *section, const char *key,
+                                     const struct qname_list *list)
 {
     const char **names = arena_array(&f->job->arena, const char *, list->n);
-    for (int i = 0; i < list->n; i++)
-        names[i] = sql_quoted_table(&f->job->arena, list->items[i].schema, list->items[i].table);
+    for (int i = 0; i < list->n; i++) {
+        const struct qname *q = &list->items[i];
+        struct buf b = {0};
+        if (q->schema_glob) buf_str(&b, q->schema);
+        else sql_ident(&b, q->schema);
+        if (q->table) buf_char(&b, '.');
+        if (q->table_glob) buf_str(&b, q->table);
+        else if (q->table) sql_ident(&b, q->table);
+        names[i] = arena_str(&f->job->arena, buf_cstr(&b));
+        buf_free(&b);
+    }
     qsort(names, (size_t) list->n, sizeof *names, job_string_order);
     for (int i = 1; i < list->n; i++)
         if (str_is(names[i - 1], names[i]))
             job_mistake(f, job_blame(f, section, key), "%s: %s is listed twice", key, names[i]);
-    return names;
-}
-
-static const char **job_sorted_schemas(struct job_file *f)
-{
-    const struct str_list *list = &f->job->schemas;
-    const char **names = arena_array(&f->job->arena, const char *, list->n);
-    if (list->n) memcpy(names, list->items, sizeof *names * (size_t) list->n);
-    qsort(names, (size_t) list->n, sizeof *names, job_string_order);
-    for (int i = 1; i < list->n; i++)
-        if (str_is(names[i - 1], names[i]))
-            job_mistake(f, job_blame(f, "objects", "schemas"), "schemas: \"%s\" is listed twice",
-                        names[i]);
     return names;
 }
 
@@ -2481,22 +2516,37 @@ static bool job_has(const char **sorted, int n, const char *name)
     return bsearch(&name, sorted, (size_t) n, sizeof name, job_string_order) != NULL;
 }
 
+/* Can a name under exclude be about anything that is selected?  One pattern within another cannot
+ * be told. */
+static bool job_may_select(const struct job *job, const struct qname *q)
+{
+    if (q->schema_glob) return true;
+    for (int i = 0; i < job->schemas.n; i++)
+        if (qname_matches(&job->schemas.items[i], q->schema, NULL)) return true;
+    for (int i = 0; i < job->tables.n; i++) {
+        const struct qname *t = &job->tables.items[i];
+        bool in = t->schema_glob ? glob_matches(t->schema, q->schema)
+                                 : str_is(t->schema, q->schema);
+        if (in && t->table_glob) return true;
+    }
+    return false;
+}
+
 static void job_check_objects(struct job_file *f)
 {
     struct job *job = f->job;
     int line = job_section_line(f, "objects"), exclude = job_blame(f, "objects", "exclude");
     if (line && !job_given(f, "objects", "schemas") && !job_given(f, "objects", "tables"))
         job_mistake(f, line, "[objects] selects nothing: give schemas or tables");
-    const char **schemas = job_sorted_schemas(f);
-    const char **tables = job_sorted_tables(f, "objects", "tables", &job->tables);
-    job_sorted_tables(f, "objects", "exclude", &job->exclude);
+    job_sorted_names(f, "objects", "schemas", &job->schemas);
+    const char **tables = job_sorted_names(f, "objects", "tables", &job->tables);
+    job_sorted_names(f, "objects", "exclude", &job->exclude);
     for (int i = 0; i < job->exclude.n; i++) {
         const struct qname *q = &job->exclude.items[i];
         const char *name = sql_quoted_table(&job->arena, q->schema, q->table);
         if (job_has(tables, job->tables.n, name))
             job_mistake(f, exclude, "exclude: %s is also listed under tables", name);
-        else if (!job_is_wrong(f, "objects", "schemas") &&
-                 !job_has(schemas, job->schemas.n, q->schema))
+        else if (!job_is_wrong(f, "objects", "schemas") && !job_may_select(job, q))
             job_mistake(f, exclude, "exclude: %s is in none of the schemas", name);
     }
 }
@@ -2509,7 +2559,7 @@ static void job_check_policies(struct job_file *f, enum tw_direction dir)
     char key[32];
     for (int p = 0; p < 4; p++) {
         snprintf(key, sizeof key, "on_conflict_%s", policy_names[p]);
-        names[p] = job_sorted_tables(f, section, key, &lists[p]);
+        names[p] = job_sorted_names(f, section, key, &lists[p]);
         for (int q = 0; q < p; q++)
             for (int i = 0; i < lists[p].n; i++)
                 if (job_has(names[q], lists[q].n, names[p][i]))
@@ -3262,44 +3312,85 @@ static const char cat_user_schema[] =
     " 'polar_feature_utils') AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.deptype = 'e'"
     " AND x.classid = 'pg_namespace'::regclass AND x.objid = n.oid))";
 
-/* Append "(false OR n.nspname IN ... OR (n.nspname, c.relname) IN ...)".  Lists of VALUES are
- * hashed by the planner, so ten thousand names cost no more than one. */
-static void cat_match(struct buf *b, const struct str_list *schemas, const struct qname_list *names)
+/* Append "n.nspname = 's'", or the pattern as a regular expression. */
+static void cat_match_part(struct buf *b, const char *column, const char *name, bool glob)
 {
-    const char *sep = " OR n.nspname::text IN (VALUES (";
-    buf_str(b, "(false");
-    for (int i = 0; schemas && i < schemas->n; i++, sep = "), (") {
-        buf_str(b, sep);
-        sql_literal(b, schemas->items[i]);
+    struct buf re = {0};
+    buf_str(&re, "^");
+    for (const char *c = name; glob && *c; c++) {
+        if (*c == '*' || *c == '?') buf_str(&re, *c == '*' ? ".*" : ".");
+        else if (isalnum((unsigned char) *c) || *c == '_' || *c & 0x80) buf_char(&re, *c);
+        else buf_fmt(&re, "\\%c", *c);
     }
+    buf_str(&re, "$");
+    buf_fmt(b, "%s OPERATOR(pg_catalog.%s) ", column, glob ? "~" : "=");
+    sql_literal(b, glob ? re.data : name);
+    buf_free(&re);
+}
+
+/* Append " OR n.nspname ..." for the whole schemas in a list. */
+static void cat_match_schemas(struct buf *b, const struct qname_list *names)
+{
     for (int i = 0; i < names->n; i++) {
         if (names->items[i].table) continue;
+        buf_str(b, " OR ");
+        cat_match_part(b, "n.nspname", names->items[i].schema, names->items[i].schema_glob);
+    }
+}
+
+/* Append " OR (n.nspname, c.relname) IN ...".  A list of VALUES is hashed by the planner, so ten
+ * thousand names cost no more than one. */
+static void cat_match_tables(struct buf *b, const struct qname_list *names)
+{
+    const char *sep = " OR (n.nspname::text, c.relname::text) IN (VALUES (";
+    for (int i = 0; i < names->n; i++) {
+        const struct qname *q = &names->items[i];
+        if (!q->table || q->schema_glob || q->table_glob) continue;
         buf_str(b, sep);
-        sql_literal(b, names->items[i].schema);
+        sql_literal(b, q->schema);
+        buf_str(b, ", ");
+        sql_literal(b, q->table);
         sep = "), (";
     }
     if (str_is(sep, "), (")) buf_str(b, "))");
-    sep = " OR (n.nspname::text, c.relname::text) IN (VALUES (";
+}
+
+static void cat_match_patterns(struct buf *b, const struct qname_list *names)
+{
     for (int i = 0; i < names->n; i++) {
-        if (!names->items[i].table) continue;
-        buf_str(b, sep);
-        sql_literal(b, names->items[i].schema);
-        buf_str(b, ", ");
-        sql_literal(b, names->items[i].table);
-        sep = "), (";
+        const struct qname *q = &names->items[i];
+        if (!q->table || !(q->schema_glob || q->table_glob)) continue;
+        buf_str(b, " OR ");
+        cat_match_part(b, "n.nspname", q->schema, q->schema_glob);
+        buf_str(b, " AND ");
+        cat_match_part(b, "c.relname", q->table, q->table_glob);
     }
-    buf_str(b, str_is(sep, "), (") ? ")))" : ")");
+}
+
+/* Is the relation c in n one of them? */
+static void cat_match(struct buf *b, const struct qname_list *names)
+{
+    buf_str(b, "(false");
+    cat_match_schemas(b, names);
+    cat_match_tables(b, names);
+    cat_match_patterns(b, names);
+    buf_char(b, ')');
 }
 
 /* What a job without any name in [objects] means: everything. */
 static void cat_match_job(struct buf *b, const struct job *job)
 {
-    if (job->schemas.n + job->tables.n == 0)
+    if (job->schemas.n + job->tables.n == 0) {
         buf_str(b, "true");
-    else
-        cat_match(b, &job->schemas, &job->tables);
+    } else {
+        buf_char(b, '(');
+        cat_match(b, &job->schemas);
+        buf_str(b, " OR ");
+        cat_match(b, &job->tables);
+        buf_char(b, ')');
+    }
     buf_str(b, " AND NOT ");
-    cat_match(b, NULL, &job->exclude);
+    cat_match(b, &job->exclude);
 }
 
 /* Append "WITH RECURSIVE chosen(oid) AS (...)": the tables the job selects, supported or not, so
@@ -3307,17 +3398,16 @@ static void cat_match_job(struct buf *b, const struct job *job)
  * they are excluded.  Foreign tables, and views if named, are in: they must be reported. */
 static void cat_selection(struct buf *b, const struct job *job)
 {
-    struct str_list none = {0};
     buf_str(b, "WITH RECURSIVE chosen(oid) AS (SELECT c.oid FROM pg_class c"
                " JOIN pg_namespace n ON n.oid = c.relnamespace"
-               " WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND ");
-    cat_match(b, &none, &job->tables);
-    buf_fmt(b, ") AND %s AND ", cat_user_schema);
+               " WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND (false");
+    cat_match_tables(b, &job->tables);
+    buf_fmt(b, ")) AND %s AND ", cat_user_schema);
     cat_match_job(b, job);
     buf_str(b, " UNION SELECT c.oid FROM chosen p JOIN pg_inherits i ON i.inhparent = p.oid"
                " JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition"
                " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT ");
-    cat_match(b, NULL, &job->exclude);
+    cat_match(b, &job->exclude);
     buf_str(b, ")");
 }
 
@@ -3391,50 +3481,69 @@ static void cat_read_table(struct arena *a, const PGresult *r, int row, struct t
     assert(i == PQnfields(r));
 }
 
-/* Append "('schema', 'table' or NULL), ..." for every name the user wrote. */
-static int cat_named_values(struct buf *b, const struct job *job)
+static void cat_named(struct buf *b, const struct qname *q)
 {
-    int n = 0;
-    for (int i = 0; i < job->schemas.n; i++) {
-        buf_str(b, n++ ? ", (" : "(");
-        sql_literal(b, job->schemas.items[i]);
-        buf_str(b, ", NULL::text)");
-    }
-    for (int i = 0; i < job->tables.n; i++) {
-        const struct qname *q = &job->tables.items[i];
-        buf_str(b, n++ ? ", (" : "(");
-        sql_literal(b, q->schema);
-        buf_str(b, ", ");
-        if (q->table) sql_literal(b, q->table);
-        else buf_str(b, "NULL");
-        buf_str(b, "::text)");
-    }
-    return n;
+    sql_literal(b, q->schema);
+    buf_str(b, "::text, ");
+    if (q->table) sql_literal(b, q->table);
+    else buf_str(b, "NULL");
+    buf_str(b, "::text");
 }
 
-/* Names in [objects] that stand for nothing on this server; table NULL for a schema. */
+/* Append "(VALUES ('schema', 'table' or NULL), ...) v(s, t)": every name, but no pattern. */
+static void cat_named_values(struct buf *b, const struct qname_list *names)
+{
+    for (int i = 0; i < names->n; i++) {
+        if (names->items[i].schema_glob || names->items[i].table_glob) continue;
+        buf_str(b, ", (");
+        cat_named(b, &names->items[i]);
+        buf_char(b, ')');
+    }
+}
+
+/* Append a query for each pattern: its name, if nothing meets it. */
+static void cat_missing_patterns(struct buf *b, const struct qname_list *names)
+{
+    for (int i = 0; i < names->n; i++) {
+        const struct qname *q = &names->items[i];
+        if (!q->schema_glob && !q->table_glob) continue;
+        buf_str(b, " UNION ALL SELECT ");
+        cat_named(b, q);
+        buf_str(b, q->table ? " WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n"
+                              " ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND "
+                            : " WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE ");
+        cat_match_part(b, "n.nspname", q->schema, q->schema_glob);
+        if (q->table) buf_str(b, " AND ");
+        if (q->table) cat_match_part(b, "c.relname", q->table, q->table_glob);
+        buf_fmt(b, " AND %s)", cat_user_schema);
+    }
+}
+
+/* Names and patterns in [objects] that stand for nothing on this server; table NULL for a schema. */
 static status MUST_CHECK cat_missing(struct db *d, struct arena *a, const struct job *job,
                                      struct qname_list *out)
 {
     struct buf b = {0};
     PGresult *r;
     *out = (struct qname_list){0};
-    buf_str(&b, "SELECT v.s, v.t FROM (VALUES ");
-    if (!cat_named_values(&b, job)) {
-        buf_free(&b);
-        return TW_OK;
-    }
-    buf_fmt(&b, ") v(s, t) WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = v.s"
+    buf_str(&b, "SELECT v.s, v.t FROM (VALUES (NULL::text, NULL::text)");
+    cat_named_values(&b, &job->schemas);
+    cat_named_values(&b, &job->tables);
+    buf_fmt(&b, ") v(s, t) WHERE v.s IS NOT NULL AND NOT EXISTS (SELECT FROM pg_namespace n WHERE"
+                " n.nspname = v.s"
                 " AND %s AND (v.t IS NULL OR EXISTS (SELECT FROM pg_class c"
                 " WHERE c.relnamespace = n.oid AND c.relname = v.t"
-                " AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')))) ORDER BY 1, 2",
+                " AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S'))))",
             cat_user_schema);
+    cat_missing_patterns(&b, &job->schemas);
+    cat_missing_patterns(&b, &job->tables);
+    buf_str(&b, " ORDER BY 1, 2");
     status s = db_query(d, a, "look for the named objects", b.data, 0, NULL, &r);
     buf_free(&b);
     TRY(s);
     out->items = arena_array(a, struct qname, PQntuples(r));
     for (int i = 0; i < PQntuples(r); i++)
-        out->items[out->n++] = (struct qname){db_cell(r, i, 0), db_cell(r, i, 1)};
+        out->items[out->n++] = (struct qname){.schema = db_cell(r, i, 0), .table = db_cell(r, i, 1)};
     return TW_OK;
 }
 
@@ -7037,15 +7146,8 @@ static const char *shape_scope(struct arena *a, const struct job *job)
     struct buf b = {0};
     bool all = job->schemas.n + job->tables.n == 0;
     buf_fmt(&b, "(%s AND (%s", cat_user_schema, all ? "true" : "false");
-    for (int i = 0; i < job->schemas.n; i++) {
-        buf_str(&b, " OR n.nspname = ");
-        sql_literal(&b, job->schemas.items[i]);
-    }
-    for (int i = 0; i < job->tables.n; i++) {
-        if (job->tables.items[i].table) continue;
-        buf_str(&b, " OR n.nspname = ");
-        sql_literal(&b, job->tables.items[i].schema);
-    }
+    cat_match_schemas(&b, &job->schemas);
+    cat_match_schemas(&b, &job->tables);
     buf_str(&b, "))");
     return shape_take(a, &b);
 }
@@ -7053,7 +7155,7 @@ static const char *shape_scope(struct arena *a, const struct job *job)
 static const char *shape_excluded(struct arena *a, const struct job *job)
 {
     struct buf b = {0};
-    cat_match(&b, NULL, &job->exclude);
+    cat_match(&b, &job->exclude);
     return shape_take(a, &b);
 }
 
@@ -11313,8 +11415,8 @@ static status check_policy_tables(struct check *c, struct check_node *unused)
         for (int k = 0; k < list->n; k++) {
             bool found = false;
             for (int t = 0; t < c->tables.n && !found; t++)
-                found = str_is(c->tables.items[t].schema, list->items[k].schema) &&
-                        str_is(c->tables.items[t].name, list->items[k].table);
+                found = qname_matches(&list->items[k], c->tables.items[t].schema,
+                                      c->tables.items[t].name);
             if (!found)
                 gather_add(&g, ", ", sql_quoted_table(c->arena, list->items[k].schema,
                                                       list->items[k].table));

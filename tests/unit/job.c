@@ -245,7 +245,7 @@ static void test_strings_round_trip(void)
         CHECK(job != NULL);
         if (job) {
             CHECK_STR(job_node_setting(&job->node[0], "user"), odd[i]);
-            CHECK_STR(job->schemas.items[0], odd[i]);
+            CHECK_STR(job->schemas.items[0].schema, odd[i]);
             check_round_trip(job);
         }
         job_free(job);
@@ -373,8 +373,7 @@ static void test_mistakes(void)
     mistakes("existing =\n", "11: existing has no value\n");
     mistakes("tables =\n", "11: tables has no value\n");
     mistakes("tables = orders\n", "11: tables: \"orders\" lacks its schema; write schema.table\n");
-    mistakes("tables = a.*\n",
-             "11: tables: \"*\" is no name; whole schemas are listed under schemas\n");
+    mistakes("tables = *\n", "11: tables: \"*\" lacks its schema; write schema.table\n");
     mistakes("tables = x.a x.b, y\n",
              "11: tables: comma expected before \"x.b, y\" (quote a name with blanks)\n"
              "11: tables: \"y\" lacks its schema; write schema.table\n");
@@ -451,7 +450,7 @@ static void test_forms(void)
     CHECK_STR(job->name, "x");
     CHECK_STR(job_node_setting(&job->node[0], "port"), "1,,3");
     CHECK(job->schemas.n == 2);
-    CHECK_STR(job->schemas.items[1], "t;u");
+    CHECK_STR(job->schemas.items[1].schema, "t;u");
     check_round_trip(job);
     job_free(job);
 }
@@ -560,6 +559,33 @@ static void test_examples(void)
     globfree(&found);
 }
 
+static void test_patterns(void)
+{
+    static const struct {
+        const char *pattern, *text;
+        bool meets;
+    } cases[] = {
+        {"*", "", true}, {"*", "x", true}, {"?", "", false}, {"?", "x", true}, {"?", "xy", false},
+        {"?", "\303\251", true}, {"??", "\303\251", false}, {"a?c", "a\303\251c", true},
+        {"", "", true}, {"", "x", false}, {"abc", "abc", true}, {"abc", "abcd", false},
+        {"a*c", "abbc", true}, {"a*c", "abcb", false}, {"*b*", "abc", true}, {"*ab", "aab", true},
+        {"a**b?", "axbybz", true}, {"*a*b", "ab_a_b_", false}, {"a.c", "abc", false},
+        {"[a]", "a", false}, {"log_*", "log_1", true}, {"log_*", "log", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK(glob_matches(cases[i].pattern, cases[i].text) == cases[i].meets);
+    struct job *job = fine("tables = a.b*, \"a\".\"b*\", *.x\nexclude = a.b1\n");
+    if (!job) return;
+    const struct qname *q = job->tables.items;
+    CHECK(q[0].table_glob && !q[0].schema_glob && !q[1].table_glob && q[2].schema_glob);
+    CHECK(qname_matches(&q[0], "a", "bc") && !qname_matches(&q[1], "a", "bc"));
+    CHECK(qname_matches(&q[1], "a", "b*") && qname_matches(&q[2], "any", "x"));
+    check_round_trip(job);
+    job_free(job);
+    mistakes("exclude = x?.a\ntables = *\n",
+             "12: tables: \"*\" lacks its schema; write schema.table\n");
+}
+
 static const struct t_test tests[] = {
     {"defaults", test_defaults},
     {"values", test_values},
@@ -575,6 +601,7 @@ static const struct t_test tests[] = {
     {"the file as a whole", test_whole_file},
     {"forms of lines", test_forms},
     {"examples", test_examples},
+    {"patterns", test_patterns},
     {"name", test_name},
     {"state_dir", test_state_dir},
     {"10,000 mutations", test_mutations},
