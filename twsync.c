@@ -974,10 +974,14 @@ static bool glob_matches(const char *pattern, const char *text)
     return !*pattern;
 }
 
+static bool qname_in(const struct qname *q, const char *schema)
+{
+    return q->schema_glob ? glob_matches(q->schema, schema) : str_is(q->schema, schema);
+}
+
 static bool qname_matches(const struct qname *q, const char *schema, const char *table)
 {
-    bool in = q->schema_glob ? glob_matches(q->schema, schema) : str_is(q->schema, schema);
-    if (!in || !q->table) return in;
+    if (!qname_in(q, schema) || !q->table) return qname_in(q, schema);
     return q->table_glob ? glob_matches(q->table, table) : str_is(q->table, table);
 }
 
@@ -2522,13 +2526,10 @@ static bool job_may_select(const struct job *job, const struct qname *q)
 {
     if (q->schema_glob) return true;
     for (int i = 0; i < job->schemas.n; i++)
-        if (qname_matches(&job->schemas.items[i], q->schema, NULL)) return true;
-    for (int i = 0; i < job->tables.n; i++) {
-        const struct qname *t = &job->tables.items[i];
-        bool in = t->schema_glob ? glob_matches(t->schema, q->schema)
-                                 : str_is(t->schema, q->schema);
-        if (in && t->table_glob) return true;
-    }
+        if (qname_in(&job->schemas.items[i], q->schema)) return true;
+    for (int i = 0; i < job->tables.n; i++)
+        if (job->tables.items[i].table_glob && qname_in(&job->tables.items[i], q->schema))
+            return true;
     return false;
 }
 
@@ -3519,7 +3520,7 @@ static void cat_missing_patterns(struct buf *b, const struct qname_list *names)
     }
 }
 
-/* Names and patterns in [objects] that stand for nothing on this server; table NULL for a schema. */
+/* Names and patterns in [objects] that nothing on this server meets; table NULL for a schema. */
 static status MUST_CHECK cat_missing(struct db *d, struct arena *a, const struct job *job,
                                      struct qname_list *out)
 {
@@ -3543,7 +3544,8 @@ static status MUST_CHECK cat_missing(struct db *d, struct arena *a, const struct
     TRY(s);
     out->items = arena_array(a, struct qname, PQntuples(r));
     for (int i = 0; i < PQntuples(r); i++)
-        out->items[out->n++] = (struct qname){.schema = db_cell(r, i, 0), .table = db_cell(r, i, 1)};
+        out->items[out->n++] = (struct qname){.schema = db_cell(r, i, 0),
+                                              .table = db_cell(r, i, 1)};
     return TW_OK;
 }
 
