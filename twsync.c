@@ -61,19 +61,20 @@
  *  V. Deciding and writing
  *  18  rel        source relation to target table; statements
  *  19  window     changes that wait, folded to one net change per key
- *  20  conf       what a conflict means: pure
- *  21  shape      schema synchronization, sequences
- *  22  apply      bulk path, row path, careful path; conflict records
- *  23  check      rights and the precheck
- *  24  copy       the full copy
- *  25  settle     after a conflict: the same row on both sides
- *  26  ddl        what DDL changed on A, told by event triggers there and done on B
+ *  20  rules      filters and transforms of tables
+ *  21  conf       what a conflict means: pure
+ *  22  shape      schema synchronization, sequences
+ *  23  apply      bulk path, row path, careful path; conflict records
+ *  24  check      rights and the precheck
+ *  25  copy       the full copy
+ *  26  settle     after a conflict: the same row on both sides
+ *  27  ddl        what DDL changed on A, told by event triggers there and done on B
  *  VI. Running
- *  27  task       one direction: initialise, stream, retry
- *  28  sup        the supervisor
- *  29  release    leaving; sequences and status commands
- *  30  tw_        the public API
- *  31  cli        commands and main()
+ *  28  task       one direction: initialise, stream, retry
+ *  29  sup        the supervisor
+ *  30  release    leaving; sequences and status commands
+ *  31  tw_        the public API
+ *  32  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -918,8 +919,13 @@ struct str_list {
     int n;
 };
 
+/* What a task carries: a set of these. */
+enum operation { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 4, OP_TRUNCATE = 8, OP_ALL = 15 };
+static const char *const operation_names[] = {"insert", "update", "delete", "truncate", NULL};
+
 struct task_conf {
     bool enabled, schema, copy, ddl;  /* the last three: forward only */
+    int operations;
     int workers;
     int64_t chunk_bytes;  /* of the copy */
     enum policy on_conflict;
@@ -928,6 +934,22 @@ struct task_conf {
     enum identity identity;
     enum bulk_how bulk;
     int batch;
+};
+
+/* A column that forward fills with the value of an expression. */
+struct rule_set {
+    const char *column, *expression;
+};
+
+/* [table NAME]: what is special about a table, or about those that meet a pattern. */
+struct table_rules {
+    struct qname name;
+    int line;
+    const char *filter;  /* forward carries the rows for which it is true; NULL: all */
+    const char *drop;    /* and of those not the ones for which this is true; NULL: none */
+    int operations[2];   /* by enum tw_direction; 0: those of the task */
+    struct rule_set *sets;
+    int nsets;
 };
 
 struct job {
@@ -947,6 +969,8 @@ struct job {
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
     int connection_retry_min, other_retry_min;
+    struct table_rules *rules;
+    int nrules;
     int64_t throttle[NTHROTTLES];  /* in a second; -1: no limit */
     const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
     int nkeys;
@@ -983,6 +1007,34 @@ static bool qname_matches(const struct qname *q, const char *schema, const char 
 {
     if (!qname_in(q, schema) || !q->table) return qname_in(q, schema);
     return q->table_glob ? glob_matches(q->table, table) : str_is(q->table, table);
+}
+
+/* The table's section: the one with its name, or the first whose pattern it meets; NULL: none. */
+static const struct table_rules *job_rules(const struct job *job, const char *schema,
+                                           const char *table)
+{
+    const struct table_rules *first = NULL;
+    for (int i = 0; i < job->nrules; i++) {
+        const struct table_rules *r = &job->rules[i];
+        if (!qname_matches(&r->name, schema, table)) continue;
+        if (!r->name.schema_glob && !r->name.table_glob) return r;
+        if (!first) first = r;
+    }
+    return first;
+}
+
+/* Does forward look at the rows themselves? */
+static bool rules_see_rows(const struct table_rules *r)
+{
+    return r && (r->filter || r->drop || r->nsets);
+}
+
+/* May rows rightly differ between the sides? */
+static bool rules_part(const struct job *job, const struct table_rules *r)
+{
+    int forward = r && r->operations[0] ? r->operations[0] : job->task[0].operations;
+    int reverse = r && r->operations[1] ? r->operations[1] : job->task[1].operations;
+    return rules_see_rows(r) || (forward & reverse) != OP_ALL;
 }
 
 /* How a task decides conflicts in a table. */
@@ -1041,6 +1093,7 @@ enum job_line_kind { LINE_NOTHING, LINE_SECTION, LINE_KEY, LINE_MORE, LINE_BAD_S
 struct job_line {
     const char *text;
     enum job_line_kind kind;
+    bool of_table;      /* [table NAME], and what stands in it: inih sees no more than that */
     const char *name;   /* of the section or key */
     const char *value;  /* what follows the = (LINE_KEY), or the whole (LINE_MORE) */
 };
@@ -1821,6 +1874,32 @@ static void job_write_names(struct buf *b, const struct job_key *k, const void *
     }
 }
 
+/* "insert, update": a set of operations. */
+static void job_read_operations(struct job_file *f, const struct job_key *k, const char *text,
+                                int line, void *field)
+{
+    struct str_list words = {0};
+    int mask = 0;
+    job_read_names(f, k, text, line, &words, job_add_word);
+    for (int i = 0; i < words.n; i++) {
+        struct job_key word = {.key = k->key, .words = operation_names};
+        int n = job_word(f, &word, words.items[i], line);
+        if (n >= 0) mask |= 1 << n;
+    }
+    *(int *) field = mask;
+}
+
+static void job_write_operations(struct buf *b, const struct job_key *k, const void *field)
+{
+    const char *sep = "";
+    (void) k;
+    for (int i = 0; operation_names[i]; i++) {
+        if (!(*(const int *) field & 1 << i)) continue;
+        buf_fmt(b, "%s%s", sep, operation_names[i]);
+        sep = ", ";
+    }
+}
+
 /* ---- connection settings ---- */
 
 /* A number, or for port a list of them, one per host, where nothing stands for the default. */
@@ -1920,6 +1999,7 @@ static const struct job_kind job_schemas = {job_read_schemas, job_write_names, t
 static const struct job_kind job_tables = {job_read_tables, job_write_names, true};
 static const struct job_kind job_conn = {job_read_conn, job_write_conn, false};
 static const struct job_kind job_password = {job_read_password, job_write_password_file, false};
+static const struct job_kind job_operations = {job_read_operations, job_write_operations, false};
 static const struct job_kind job_refused = {job_read_refused, NULL, false};
 
 static const char *const job_log_names[] = {"text", "json", NULL};
@@ -1974,6 +2054,8 @@ static const struct job_key job_own_keys[] = {
      NULL, NULL, 0, 0, "tables with this policy", false},
     {"forward", "on_conflict_latest", &job_tables, FORWARD(policy_tables[POLICY_LATEST]),
      NULL, NULL, 0, 0, "tables with this policy", false},
+    {"forward", "operations", &job_operations, FORWARD(operations),
+     "insert, update, delete, truncate", NULL, 0, 0, "what is carried", false},
     {"forward", "merge", &job_enum, FORWARD(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"forward", "identity", &job_enum, FORWARD(identity), "full", identity_names, 0, 0,
@@ -1993,6 +2075,8 @@ static const struct job_key job_own_keys[] = {
      NULL, NULL, 0, 0, "tables with this policy", false},
     {"reverse", "on_conflict_latest", &job_tables, REVERSE(policy_tables[POLICY_LATEST]),
      NULL, NULL, 0, 0, "tables with this policy", false},
+    {"reverse", "operations", &job_operations, REVERSE(operations),
+     "insert, update, delete, truncate", NULL, 0, 0, "what is carried", false},
     {"reverse", "merge", &job_enum, REVERSE(merge), "columns", merge_names, 0, 0,
      "what an update replaces: columns or rows", false},
     {"reverse", "identity", &job_enum, REVERSE(identity), "full", identity_names, 0, 0,
@@ -2125,13 +2209,12 @@ static bool job_is_text(const char *line)
     return true;
 }
 
-/* The first = or : of a line, before any comment; in an indented line not inside quotes, since it
- * may be a part of a list. */
-static const char *job_separator(const char *line, bool is_indented)
+/* The first = or : of a line, before any comment; where names may stand in quotes, outside them. */
+static const char *job_separator(const char *line, bool has_quotes)
 {
     bool quoted = false;
     for (const char *p = line; *p; p++) {
-        if (*p == '"' && is_indented) quoted = !quoted;
+        if (*p == '"' && has_quotes) quoted = !quoted;
         if (quoted) continue;
         if (*p == '=' || *p == ':') return p;
         if (*p == ';' && p > line && (p[-1] == ' ' || p[-1] == '\t')) return NULL;
@@ -2149,13 +2232,22 @@ static const char *job_trim(struct arena *a, const char *from, const char *to)
 
 static void job_scan_section(struct job_file *f, struct job_line *l, int line, const char *start)
 {
-    const char *end = strchr(start, ']'), *after = end ? job_skip_blanks(end + 1) : "";
+    bool quoted = false;
+    const char *end = start;
+    for (; *end && (quoted || *end != ']'); end++) quoted ^= *end == '"';
+    if (!*end) end = strchr(start, ']');
+    const char *after = end ? job_skip_blanks(end + 1) : "";
     l->kind = LINE_BAD_SECTION;
     if (!end || (*after && *after != ';' && *after != '#')) {
         job_mistake(f, line, "section must be written [name], alone in its line");
         return;
     }
     l->name = job_trim(&f->job->arena, start + 1, end);
+    l->of_table = !strncmp(l->name, "table ", 6) || !strncmp(l->name, "table\t", 6);
+    if (l->of_table) {
+        l->kind = LINE_SECTION;
+        return;
+    }
     const char *best = NULL;
     for (int i = 0; i < JOB_NSECTIONS; i++) {
         if (str_is(l->name, job_sections[i].name)) l->kind = LINE_SECTION;
@@ -2178,23 +2270,25 @@ static void job_stray_line(struct job_file *f, int line, const char *text)
     job_mistake(f, line, "neither [section] nor key = value nor a comment");
 }
 
-/* is_listed: a key stands above, whose value an indented line may go on with. */
-static void job_scan_line(struct job_file *f, int line, bool is_listed)
+/* is_listed: a key stands above, whose value an indented line may go on with; that of an expression
+ * whatever it holds. */
+static void job_scan_line(struct job_file *f, int line, bool is_listed, bool of_table)
 {
     struct job_line *l = &f->lines[line];
     const char *start = job_skip_blanks(l->text);
     bool is_indented = start > l->text;
+    l->of_table = of_table;
     if (!job_is_text(l->text)) {
         job_mistake(f, line, "not text in UTF-8");
         return;
     }
     if (!*start || *start == ';' || *start == '#') return;
-    if (*start == '[') {
+    if (*start == '[' && !(of_table && is_indented)) {
         job_scan_section(f, l, line, start);
         return;
     }
-    const char *sep = job_separator(start, is_indented);
-    if (!sep && is_indented && is_listed) {
+    const char *sep = job_separator(start, is_indented || of_table);
+    if (is_indented && is_listed && (!sep || of_table)) {
         l->kind = LINE_MORE;
         l->value = start;
         return;
@@ -2207,7 +2301,7 @@ static void job_scan_line(struct job_file *f, int line, bool is_listed)
     l->value = sep + 1;
     if (!l->name[0])
         job_mistake(f, line, "key expected before %c", *sep);
-    else if (strlen(l->name) > JOB_KEY_MAX)
+    else if (strlen(l->name) > JOB_KEY_MAX && !of_table)
         job_mistake(f, line, "key is longer than %d bytes", JOB_KEY_MAX);
     else
         l->kind = LINE_KEY;
@@ -2221,7 +2315,7 @@ static void job_scan(struct job_file *f)
     for (char *c = p; *c; c++) n += *c == '\n';
     f->lines = arena_array(&f->job->arena, struct job_line, n + 1);
     if (!strncmp(p, "\xef\xbb\xbf", 3)) p += 3;  /* byte order mark, as some editors write */
-    bool is_listed = false;
+    bool is_listed = false, of_table = false;
     for (f->nlines = 0; *p && f->nmistakes < JOB_MISTAKES_MAX;) {
         char *end = strchr(p, '\n'), *next = end ? end + 1 : p + strlen(p);
         if (!end) end = next;
@@ -2229,7 +2323,8 @@ static void job_scan(struct job_file *f)
         *end = '\0';
         struct job_line *l = &f->lines[++f->nlines];
         l->text = p;
-        job_scan_line(f, f->nlines, is_listed);
+        job_scan_line(f, f->nlines, is_listed, of_table);
+        if (l->kind == LINE_SECTION || l->kind == LINE_BAD_SECTION) of_table = l->of_table;
         if (l->kind != LINE_NOTHING) is_listed = l->kind == LINE_KEY || l->kind == LINE_MORE;
         p = next;
     }
@@ -2243,11 +2338,11 @@ static char *job_reader(char *out, int size, void *arg)
     const struct job_line *l = &f->lines[++f->at];
     int n;
     if (l->kind == LINE_SECTION)
-        n = snprintf(out, (size_t) size, "[%s]\n", l->name);
+        n = snprintf(out, (size_t) size, "[%s]\n", l->of_table ? "table" : l->name);
     else if (l->kind == LINE_BAD_SECTION)
         n = snprintf(out, (size_t) size, "[?]\n");
     else if (l->kind == LINE_KEY)
-        n = snprintf(out, (size_t) size, "%s = %d\n", l->name, f->at);
+        n = snprintf(out, (size_t) size, "%s = %d\n", l->of_table ? "key" : l->name, f->at);
     else
         n = snprintf(out, (size_t) size, "\n");
     assert(n > 0 && n < size);
@@ -2281,6 +2376,7 @@ static int job_handler(void *arg, const char *section, const char *name, const c
     struct job_file *f = arg;
     if (!name || !text || str_is(section, "?") || f->nmistakes == JOB_MISTAKES_MAX) return 1;
     int line = atoi(text), i = job_key_index(f->job, section, name);
+    if (f->lines[line].of_table) return 1;  /* job_read_rules() */
     if (!section[0])
         job_mistake(f, line, "key stands before the first [section]");
     else if (i < 0)
@@ -2363,6 +2459,107 @@ static void job_read_keys(struct job_file *f)
         } else {
             if (line) text = job_value(f, k, line);
             if (text) k->kind->read(f, k, text, line, field);
+        }
+    }
+}
+
+/* ---- the sections of single tables ---- */
+
+/* An expression: the line of its key and the indented ones below it, comments taken away.  NULL
+ * after a mistake. */
+static const char *job_expression(struct job_file *f, int line)
+{
+    struct buf b = {0};
+    const char *key = f->lines[line].name, *out = NULL;
+    char quote = 0;
+    bool ends = false;
+    for (int i = line; i <= f->nlines; i++) {
+        const struct job_line *l = &f->lines[i];
+        if (i > line && l->kind == LINE_NOTHING) continue;
+        if (i > line && l->kind != LINE_MORE) break;
+        if (b.len) buf_char(&b, '\n');
+        for (const char *c = job_skip_blanks(l->value); *c; c++) {
+            if (!quote && *c == ';' && (c == l->value || c[-1] == ' ' || c[-1] == '\t')) break;
+            ends = ends || (!quote && *c == ';');
+            if (quote ? *c == quote : *c == '\'' || *c == '"') quote = quote ? 0 : *c;
+            buf_char(&b, *c);
+        }
+    }
+    const char *text = buf_cstr(&b);
+    if (ends) job_mistake(f, line, "%s: an expression cannot hold a ;", key);
+    else if (quote) job_mistake(f, line, "%s: closing %c is missing", key, quote);
+    else if (!*job_skip_blanks(text)) job_mistake(f, line, "%s has no value", key);
+    else out = job_trim(&f->job->arena, text, text + b.len);
+    buf_free(&b);
+    return out;
+}
+
+/* "set COLUMN" */
+static void job_read_set(struct job_file *f, struct table_rules *r, int line)
+{
+    struct job_key k = {.key = f->lines[line].name};
+    const char *p = job_skip_blanks(k.key + strlen("set"));
+    bool glob;
+    struct rule_set set = {.column = job_name_part(f, &k, &p, line, &glob)};
+    if (!set.column) return;
+    if (*job_skip_blanks(p) || glob) {
+        job_mistake(f, line, "%s: one column is expected (quote a name that is not plain)", k.key);
+        return;
+    }
+    set.expression = job_expression(f, line);
+    for (int i = 0; i < r->nsets; i++)
+        if (str_is(r->sets[i].column, set.column))
+            job_mistake(f, line, "%s is given twice", k.key);
+    if (!set.expression) return;
+    r->sets = job_grow(&f->job->arena, r->sets, r->nsets, sizeof *r->sets);
+    r->sets[r->nsets++] = set;
+}
+
+static void job_read_rule(struct job_file *f, struct table_rules *r, int line)
+{
+    static const struct job_key operations = {.key = "operations", .kind = &job_operations};
+    const char *key = f->lines[line].name, *text, **field = NULL;
+    int one = str_is(key, "forward.operations") ? 1 : str_is(key, "reverse.operations") ? 2 : 0;
+    if (!strncmp(key, "set ", 4) || !strncmp(key, "set\t", 4)) {
+        job_read_set(f, r, line);
+    } else if (one || str_is(key, "operations")) {
+        int mask = 0;
+        text = job_value(f, &operations, line);
+        if (text) operations.kind->read(f, &operations, text, line, &mask);
+        if (one != 2) r->operations[0] = mask;
+        if (one != 1) r->operations[1] = mask;
+    } else if (str_is(key, "filter") || str_is(key, "drop")) {
+        field = *key == 'f' ? &r->filter : &r->drop;
+        if (*field) job_mistake(f, line, "%s is given twice", key);
+        *field = job_expression(f, line);
+    } else {
+        job_mistake(f, line, "unknown key \"%.40s\"; a table has filter, drop, set COLUMN,"
+                    " operations, forward.operations and reverse.operations", key);
+    }
+}
+
+/* The sections of tables, in their order. */
+static void job_read_rules(struct job_file *f)
+{
+    struct job *job = f->job;
+    static const struct job_key name = {.key = "[table]"};
+    struct table_rules *r = NULL;
+    for (int i = 1; i <= f->nlines; i++) {
+        const struct job_line *l = &f->lines[i];
+        if (l->kind == LINE_SECTION || l->kind == LINE_BAD_SECTION) r = NULL;
+        if (!l->of_table) continue;
+        if (l->kind == LINE_SECTION) {
+            struct qname_list one = {0};
+            job_read_names(f, &name, l->name + strlen("table"), i, &one, job_add_table);
+            if (one.n != 1) {
+                if (one.n) job_mistake(f, i, "[table] is about one name, or one pattern");
+                continue;
+            }
+            job->rules = job_grow(&job->arena, job->rules, job->nrules, sizeof *job->rules);
+            r = &job->rules[job->nrules++];
+            *r = (struct table_rules){.name = *one.items, .line = i};
+        } else if (l->kind == LINE_KEY && r) {
+            job_read_rule(f, r, i);
         }
     }
 }
@@ -2584,6 +2781,20 @@ static void job_check_tasks(struct job_file *f)
         job_mistake(f, job_blame(f, "forward", "enabled"), "neither direction is enabled");
 }
 
+static void job_check_rules(struct job_file *f)
+{
+    const struct job *job = f->job;
+    struct qname_list names = {.items = arena_array(&f->job->arena, struct qname, job->nrules)};
+    for (int i = 0; i < job->nrules; i++) {
+        const struct table_rules *r = &job->rules[i];
+        names.items[names.n++] = r->name;
+        if (rules_see_rows(r) && job->task[TW_FORWARD].identity == IDENTITY_KEY)
+            job_mistake(f, r->line, "filter, drop and set need whole old rows: identity = full in"
+                        " [forward]");
+    }
+    job_sorted_names(f, "objects", "[table]", &names);
+}
+
 static void job_check_retry(struct job_file *f)
 {
     int connection = f->job->connection_retry_min, other = f->job->other_retry_min;
@@ -2615,6 +2826,7 @@ static void job_parse(struct job_file *f)
     if (rc < 0) mem_die();
     if (rc > 0) job_mistake(f, rc, "could not be understood");
     job_read_keys(f);
+    job_read_rules(f);
     job_defaults(f);
     job_check_sections(f);
     job_check_dbname(f, &f->job->node[0], "a");
@@ -2622,6 +2834,7 @@ static void job_parse(struct job_file *f)
     job_check_same(f);
     job_check_objects(f);
     job_check_tasks(f);
+    job_check_rules(f);
     job_check_retry(f);
 }
 
@@ -2680,6 +2893,37 @@ static void job_print_key(const struct job *job, const struct job_key *k, struct
     buf_free(&value);
 }
 
+static void job_print_expression(struct buf *b, const char *key, const char *text)
+{
+    if (!text) return;
+    buf_fmt(b, "%s = ", key);
+    for (; *text; text++) {
+        buf_char(b, *text);
+        if (*text == '\n') buf_char(b, ' ');
+    }
+    buf_char(b, '\n');
+}
+
+static void job_print_rules(const struct job *job, const struct table_rules *r, struct buf *b)
+{
+    buf_str(b, "\n[table ");
+    job_write_name(b, &r->name);
+    buf_str(b, "]\n");
+    job_print_expression(b, "filter", r->filter);
+    job_print_expression(b, "drop", r->drop);
+    for (int i = 0; i < r->nsets; i++) {
+        buf_str(b, "set ");
+        job_write_part(b, r->sets[i].column, false);
+        job_print_expression(b, "", r->sets[i].expression);
+    }
+    for (int dir = 0; dir < 2; dir++) {
+        if (!r->operations[dir]) continue;
+        buf_fmt(b, "%s.operations = ", direction_names[dir]);
+        job_write_operations(b, job->keys, &r->operations[dir]);
+        buf_char(b, '\n');
+    }
+}
+
 static void job_print(const struct job *job, FILE *to)
 {
     struct buf b = {0};
@@ -2692,10 +2936,12 @@ static void job_print(const struct job *job, FILE *to)
             if (str_is(job->keys[i].section, job_sections[s].name))
                 job_print_key(job, &job->keys[i], &b);
     }
+    for (int i = 0; i < job->nrules; i++) job_print_rules(job, &job->rules[i], &b);
     fwrite(b.data, 1, b.len, to);
     fflush(to);
     buf_free(&b);
 }
+
 /* ==== 10. ckpt =============================================================
  * The checkpoint file of a task: phase, positions, identities, counters.  A hint for people and
  * for sanity checks; the truth is on the servers, so losing it costs nothing but old counters.
@@ -4591,6 +4837,7 @@ struct rel {
     struct colset *colsets;
     int ncolsets;
     int64_t brought_in;   /* the window that brings new values into its secondary keys */
+    int64_t ruled_in;     /* the window whose rows its rules have seen */
     int64_t most;         /* of the window at work: changes of its largest statement */
     const struct unique_key *identity;  /* rows are found by it; NULL: see the next two */
     int nident;           /* 0: by the whole row */
@@ -4598,6 +4845,10 @@ struct rel {
     const char **ident_ops;
     enum policy policy;
     enum merge_unit merge;
+    int left_out;         /* kinds of changes that the task does not carry: enum operation */
+    bool parts;           /* its rules let rows differ: conflicts are not settled */
+    struct rules *rules;  /* forward: what is asked about each row; NULL: nothing */
+    bool *loose;          /* by column: its old value is not what the target holds; NULL: none is */
     lsn_t skip_until_lsn; /* the copy holds everything committed before this (design 10) */
     lsn_t catchup_lsn;    /* and before this some of it: it was copied under several snapshots */
     const char *seen;     /* the snapshot of that copy, if it did not come with a slot */
@@ -4636,6 +4887,26 @@ static struct value value_of(const char *text)
 static const char *value_text(const struct value *v)
 {
     return v->kind == 'n' || v->kind == 'u' ? NULL : v->data;
+}
+
+/* One value as an element of an array. */
+static void array_value(struct buf *b, const struct value *v)
+{
+    const char *text = value_text(v);
+    buf_char(b, b->len ? ',' : '{');
+    if (!text) {
+        buf_str(b, "NULL");
+        return;
+    }
+    buf_room(b, 2 * (size_t) v->len + 3);
+    char *out = b->data + b->len;
+    *out++ = '"';
+    for (uint32_t i = 0; i < v->len; i++) {
+        if (text[i] == '"' || text[i] == '\\') *out++ = '\\';
+        *out++ = text[i];
+    }
+    *out++ = '"';
+    b->len = (size_t) (out - b->data);
 }
 
 /* ---- reading the target's catalog ---- */
@@ -4831,6 +5102,12 @@ static void rel_read_keys(struct rel *rel, const PGresult *r)
 static bool rel_carries(const struct rel *rel, int column)
 {
     return rel->target_of[column] >= 0;
+}
+
+/* Is what the column held before what the target's row should hold? */
+static bool rel_compares(const struct rel *rel, int column)
+{
+    return rel_carries(rel, column) && !(rel->loose && rel->loose[column]);
 }
 
 /* Can the stream's old row give every part of this key? */
@@ -5078,7 +5355,7 @@ static void stmt_same_image(struct stmt_text *t, enum param_from from, const boo
     const char *sep = "";
     int n = 0;
     for (int i = 0; i < t->rel->ncolumns; i++) {
-        if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
+        if (!rel_compares(t->rel, i) || (chosen && !chosen[i])) continue;
         if (!n++) buf_str(&t->sql, "ROW(");
         buf_str(&t->sql, sep);
         stmt_column(&t->sql, "t.", rel_target(t->rel, i));
@@ -5091,7 +5368,7 @@ static void stmt_same_image(struct stmt_text *t, enum param_from from, const boo
     buf_str(&t->sql, ")::record OPERATOR(pg_catalog.*=) ROW(");
     sep = "";
     for (int i = 0; i < t->rel->ncolumns; i++) {
-        if (!rel_carries(t->rel, i) || (chosen && !chosen[i])) continue;
+        if (!rel_compares(t->rel, i) || (chosen && !chosen[i])) continue;
         buf_str(&t->sql, sep);
         stmt_param(t, from, i);
         sep = ", ";
@@ -5269,7 +5546,8 @@ static bool rel_changed(const struct rel *rel, const struct dml *m, bool *set)
         const struct value *now = &m->new.values[i];
         set[i] = rel_carries(rel, i) && now->kind != 'u';
         if (!set[i]) continue;
-        if (m->old_kind == 'O') set[i] = !value_equal(&m->old.values[i], now);
+        if (m->old_kind == 'O')
+            set[i] = m->old.values[i].kind == 'u' || !value_equal(&m->old.values[i], now);
         if (m->old_kind == 'K' && rel->columns[i].is_key)
             set[i] = !value_equal(&m->old.values[i], now);
         if (!m->old_kind && rel->columns[i].is_key) set[i] = false;
@@ -5410,6 +5688,7 @@ struct change {
     bool cannot;       /* no single statement can do it: a column that cannot be SET has changed */
     const struct dml *sent;  /* as it came, where new types refuse a value; `m` lacks it */
     bool lost;               /* a value of its key is refused: there is no row to write to */
+    bool gone;               /* the table's rules leave it out */
     bool guessed;            /* its key is a cast of what USING may have made another */
 };
 
@@ -5454,6 +5733,7 @@ struct window {
     uint32_t *slots;     /* hash table of keys: index into nets, plus 1 */
     uint32_t nslots;
     bool by_row;         /* holds what cannot be folded; its nets mean nothing */
+    bool raw;            /* holds rows that their tables' rules have not seen: not folded yet */
     bool closed;         /* full, or what comes next must not be folded into it */
     bool settle;         /* ends a transaction that changed tables with deferrable keys */
     int most;            /* changes it takes, and bytes; 0: as many as fit */
@@ -5464,7 +5744,7 @@ struct window {
     int64_t transactions;
 };
 
-enum { WINDOW_BYTES = 20 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256 };
+enum { WINDOW_BYTES = 20 * 1024 * 1024, WINDOW_ROWS = 512, WINDOW_FEW = 256, WINDOW_RAW = 5000 };
 
 /* What it takes of memory. */
 static size_t window_bytes(const struct window *w)
@@ -5591,7 +5871,7 @@ static bool fold_continues(const struct net *n, const struct change *c, const bo
     if (c->m.old_kind != 'O') return true;
     for (int i = 0; i < n->rel->ncolumns; i++) {
         const struct value *now = &n->m.new.values[i];
-        if (!rel_carries(n->rel, i) || (of && !of[i]) || now->kind == 'u') continue;
+        if (!rel_compares(n->rel, i) || (of && !of[i]) || now->kind == 'u') continue;
         if (!value_equal(now, &c->m.old.values[i])) return false;
     }
     return true;
@@ -5745,28 +6025,389 @@ static void window_append(struct window *w, const struct change *c)
     if (!w->first_lsn) w->first_lsn = c->commit_lsn;
 }
 
+/* What an update writes. */
+static void window_columns(struct window *w, struct change *c)
+{
+    if (c->m.kind != 'U') return;
+    c->cannot = !rel_changed(c->rel, &c->m, c->rel->changes);
+    c->cols = rel_colset(c->rel, c->rel->changes, &w->arena);
+}
+
+/* Now that the rules have seen its rows. */
+static void window_fold_all(struct window *w)
+{
+    if (w->nslots) memset(w->slots, 0, sizeof *w->slots * w->nslots);
+    w->nnets = 0;
+    w->number += 2;
+    w->raw = false;
+    for (int i = 0; i < w->n; i++) {
+        struct change *c = &w->changes[i];
+        window_columns(w, c);
+        if (!w->by_row && (window_needs_rows(c) || window_disorders(w, c) || !window_fold(w, c)))
+            w->by_row = true;
+    }
+}
+
 /* Take a change whose bytes live in the window's arena. */
 static enum take window_add(struct window *w, struct change *c)
 {
-    struct rel *rel = c->rel;
-    if (c->m.kind == 'U') {
-        c->cannot = !rel_changed(rel, &c->m, rel->changes);
-        c->cols = rel_colset(rel, rel->changes, &w->arena);
-    }
-    bool rows = window_needs_rows(c);
-    if (!w->by_row && (rows || window_disorders(w, c) || !window_fold(w, c))) {
+    w->raw = w->raw || c->rel->rules;
+    if (!w->raw) window_columns(w, c);
+    bool rows = !w->raw && window_needs_rows(c);
+    if (!w->raw && !w->by_row && (rows || window_disorders(w, c) || !window_fold(w, c))) {
         if (w->n > (rows ? 0 : WINDOW_FEW)) return TAKE_LATER;
         w->by_row = true;
     }
     window_append(w, c);
-    w->closed = (w->by_row && w->n >= WINDOW_ROWS) || window_full(w, 4);
+    w->closed = (w->by_row && w->n >= WINDOW_ROWS) || (w->raw && w->n >= WINDOW_RAW) ||
+                window_full(w, 4);
 #ifdef TWSYNC_HARD
     w->closed = true;
 #endif
     return TAKE_DONE;
 }
 
-/* ==== 20. conf =============================================================
+/* ==== 20. rules ============================================================
+ * Filters and transforms of tables: SQL expressions of the job file over a row, which forward asks
+ * the source about.  The copy has them in its SELECT; of the stream's rows, the old and the new of
+ * each change, those of a window are asked about in one query per table, before they are folded.
+ * An update that takes a row into the filter, or out of it, becomes an insert or a delete.
+ *
+ * The source answers and not the target, because what an expression uses is surely there. */
+
+struct rules {
+    const char *sql;
+    int ncolumns;
+    int *columns;       /* that the expressions name: by source column */
+    int nsets;
+    int *sets;          /* columns that are given a value */
+    bool *of_change;    /* by set: its value depends on the change, not on the row alone */
+};
+
+/* The table's rules, or those of a partitioned table above it; *out NULL: none. */
+static status MUST_CHECK rules_find(const struct job *job, struct db *d, const char *schema,
+                                    const char *table, const struct table_rules **out)
+{
+    static const char above_sql[] =
+        "WITH RECURSIVE up(oid, depth) AS (SELECT to_regclass($1)::oid, 0 UNION ALL"
+        " SELECT i.inhparent, depth + 1 FROM up JOIN pg_class c ON c.oid = up.oid AND"
+        " c.relispartition JOIN pg_inherits i ON i.inhrelid = c.oid) SELECT n.nspname, c.relname"
+        " FROM up JOIN pg_class c ON c.oid = up.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE depth > 0 ORDER BY depth";
+    struct arena a = {0};
+    PGresult *r;
+    *out = job_rules(job, schema, table);
+    if (*out || !job->nrules) return TW_OK;
+    const char *name = sql_quoted_table(&a, schema, table);
+    status s = db_query(d, &a, "look for a partitioned table", above_sql, 1, &name, &r);
+    for (int i = 0; s == TW_OK && !*out && i < PQntuples(r); i++)
+        *out = job_rules(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
+    arena_free(&a);
+    return s;
+}
+
+static bool rules_word_at(const char *text, const char *at, size_t len)
+{
+    static const char inside[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$";
+    bool before = at > text && (strchr(inside, at[-1]) || at[-1] & 0x80);
+    bool after = at[len] && (strchr(inside, at[len]) || at[len] & 0x80);
+    return !before && !after;
+}
+
+/* May the expression name this?  Rather too often than not. */
+static bool rules_name(const char *expression, const char *name)
+{
+    size_t len = strlen(name);
+    for (const char *p = expression; p && *p; p++)
+        if (!strncasecmp(p, name, len) && rules_word_at(expression, p, len)) return true;
+    return expression && strchr(name, '"');
+}
+
+/* Of all expressions of the table. */
+static bool rules_any_name(const struct table_rules *r, const char *name)
+{
+    if (rules_name(r->filter, name) || rules_name(r->drop, name)) return true;
+    for (int i = 0; i < r->nsets; i++)
+        if (rules_name(r->sets[i].expression, name)) return true;
+    return false;
+}
+
+/* Is the whole row meant, or may it be? */
+static bool rules_take_row(const struct table_rules *r, const char *table)
+{
+    for (int i = 0; i < r->nsets; i++)
+        if (strchr(r->sets[i].expression, '*')) return true;
+    return rules_any_name(r, table) || (r->filter && strchr(r->filter, '*')) ||
+           (r->drop && strchr(r->drop, '*'));
+}
+
+/* Is the row carried?  On lines of their own, for an expression may end with a comment. */
+static void rules_condition(struct buf *b, const struct table_rules *r)
+{
+    buf_str(b, "(true");
+    if (r->filter) buf_fmt(b, " AND coalesce((\n%s\n), false)", r->filter);
+    if (r->drop) buf_fmt(b, " AND NOT coalesce((\n%s\n), false)", r->drop);
+    buf_char(b, ')');
+}
+
+static const struct rule_set *rules_set_of(const struct table_rules *r, const char *column)
+{
+    for (int i = 0; r && i < r->nsets; i++)
+        if (str_is(r->sets[i].column, column)) return &r->sets[i];
+    return NULL;
+}
+
+/* The types of the columns as the stream has them, with the collations that comparisons take. */
+static status MUST_CHECK rules_types(const struct rel *rel, struct db *from, struct arena *a,
+                                     PGresult **r)
+{
+    struct buf oids = {0};
+    for (int i = 0; i < rel->ncolumns; i++)
+        buf_fmt(&oids, "%c%" PRIu32, i ? ',' : '{', rel->columns[i].type);
+    buf_str(&oids, oids.len ? "}" : "{}");
+    struct buf names = {0};
+    for (int i = 0; i < rel->ncolumns; i++) {
+        struct value v = value_of(rel->columns[i].name);
+        array_value(&names, &v);
+    }
+    buf_str(&names, names.len ? "}" : "{}");
+    const char *values[] = {oids.data, names.data, arena_fmt(a, "%" PRIu32, rel->relid)};
+    status s = db_query(from, a, "read the types of columns",
+                        "SELECT format_type(u.type, NULL) || coalesce((SELECT format("
+                        "' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_attribute c"
+                        " JOIN pg_collation co ON co.oid = c.attcollation AND co.collname <>"
+                        " 'default' JOIN pg_namespace cn ON cn.oid = co.collnamespace"
+                        " WHERE c.attrelid = $3::oid AND c.attname = u.name AND c.atttypid ="
+                        " u.type), ''), format_type(u.type, NULL) FROM unnest($1::oid[],"
+                        " $2::text[]) WITH ORDINALITY u(type, name, n) ORDER BY u.n", 3, values, r);
+    buf_free(&oids);
+    buf_free(&names);
+    return s;
+}
+
+/* The query about rows: their values come as arrays of texts. */
+static void rules_sql(struct buf *b, const struct rel *rel, const struct table_rules *r,
+                      const struct rules *x, const PGresult *types)
+{
+    buf_str(b, "SELECT ");
+    rules_condition(b, r);
+    for (int i = 0; i < x->nsets; i++)
+        buf_fmt(b, ", ((\n%s\n)::%s)::text",
+                rules_set_of(r, rel->columns[x->sets[i]].name)->expression,
+                PQgetvalue(types, x->sets[i], 1));
+    buf_str(b, " FROM (SELECT u.tw_row, u.tw_operation, 'epoch'::timestamptz + u.us *"
+               " '1 microsecond'::interval AS tw_commit_time, ");
+    sql_literal(b, rel->schema);
+    buf_str(b, "::text AS tw_schema, ");
+    sql_literal(b, rel->name);
+    buf_str(b, "::text AS tw_table");
+    for (int i = 0; i < x->ncolumns; i++) {
+        buf_fmt(b, ", u.c%d::%s AS ", i, PQgetvalue(types, x->columns[i], 0));
+        sql_ident(b, rel->columns[x->columns[i]].name);
+    }
+    buf_str(b, " FROM unnest($1::text[], $2::bigint[]");
+    for (int i = 0; i < x->ncolumns; i++) buf_fmt(b, ", $%d::text[]", i + 3);
+    buf_str(b, ") WITH ORDINALITY u(tw_operation, us");
+    for (int i = 0; i < x->ncolumns; i++) buf_fmt(b, ", c%d", i);
+    buf_str(b, ", tw_row)) ");
+    sql_ident(b, rel->name);
+    buf_str(b, " ORDER BY tw_row");
+}
+
+static bool rules_of_change(const char *expression)
+{
+    return rules_name(expression, "tw_operation") || rules_name(expression, "tw_commit_time");
+}
+
+/* What the job says of this relation, ready to be asked. */
+static status MUST_CHECK rules_prepare(struct rel *rel, const struct table_rules *r,
+                                       struct db *from)
+{
+    struct rules *x = arena_new(&rel->arena, struct rules);
+    struct arena scratch = {0};
+    struct buf b = {0};
+    PGresult *types;
+    bool all = rules_take_row(r, rel->name);
+    x->columns = arena_array(&rel->arena, int, rel->ncolumns + 1);
+    x->sets = arena_array(&rel->arena, int, rel->ncolumns + 1);
+    x->of_change = arena_array(&rel->arena, bool, rel->ncolumns + 1);
+    rel->loose = arena_array(&rel->arena, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const struct rule_set *set = rules_set_of(r, rel->columns[i].name);
+        if (all || rules_any_name(r, rel->columns[i].name)) x->columns[x->ncolumns++] = i;
+        if (!set) continue;
+        rel->loose[i] = x->of_change[x->nsets] = rules_of_change(set->expression);
+        x->sets[x->nsets++] = i;
+    }
+    status s = rules_types(rel, from, &scratch, &types);
+    if (s == TW_OK) {
+        rules_sql(&b, rel, r, x, types);
+        x->sql = arena_str(&rel->arena, b.data);
+        rel->rules = x;
+    }
+    buf_free(&b);
+    arena_free(&scratch);
+    return s;
+}
+
+/* Reverse: a column that forward fills is B's own afterwards, but in new rows. */
+static void rules_loosen(struct rel *rel, const struct table_rules *r)
+{
+    rel->loose = arena_array(&rel->arena, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++)
+        rel->loose[i] = rules_set_of(r, rel->columns[i].name) != NULL;
+}
+
+/* Columns whose old value says nothing, and which reverse does not update. */
+static void rules_forget(const struct rel *rel, struct dml *m, bool update)
+{
+    for (int i = 0; rel->loose && i < rel->ncolumns; i++) {
+        if (!rel->loose[i]) continue;
+        if (m->old_kind) m->old.values[i] = (struct value){.kind = 'u'};
+        if (m->kind == 'U' && !update) m->new.values[i] = (struct value){.kind = 'u'};
+    }
+}
+
+/* ---- asking ---- */
+
+/* The values of a window's rows of one table, as parameters. */
+struct rules_rows {
+    struct buf *arrays;
+    int n;              /* of arrays */
+    int rows;
+};
+
+/* What did not travel is in the old row. */
+static status MUST_CHECK rules_add(struct rules_rows *q, const struct change *c,
+                                   const struct tuple *row, struct tw_error *e)
+{
+    static const char *const names[] = {"insert", "update", "delete"};
+    const struct rel *rel = c->rel;
+    char us[24];
+    struct value op = value_of(names[c->m.kind == 'I' ? 0 : c->m.kind == 'U' ? 1 : 2]);
+    snprintf(us, sizeof us, "%" PRId64, c->commit_us);
+    struct value when = value_of(us);
+    array_value(&q->arrays[0], &op);
+    array_value(&q->arrays[1], &when);
+    for (int i = 0; i < rel->rules->ncolumns; i++) {
+        int column = rel->rules->columns[i];
+        const struct value *v = &row->values[column];
+        if (v->kind == 'u' && c->m.old_kind == 'O') v = &c->m.old.values[column];
+        if (v->kind == 'u')
+            return fail(e, TW_ESCHEMA, "a change of %s lacks the value of column \"%s\", which its"
+                        " rules name: the table has lost its REPLICA IDENTITY FULL", rel->quoted,
+                        rel->columns[column].name);
+        array_value(&q->arrays[i + 2], v);
+    }
+    q->rows++;
+    return TW_OK;
+}
+
+static bool rules_ask_old(const struct change *c)
+{
+    return c->m.kind != 'I' && c->m.old_kind == 'O';
+}
+
+static status MUST_CHECK rules_gather(struct rules_rows *q, const struct window *w,
+                                      const struct rel *rel, struct tw_error *e)
+{
+    for (int i = 0; i < w->n; i++) {
+        const struct change *c = &w->changes[i];
+        if (c->rel != rel) continue;
+        if (rules_ask_old(c)) TRY(rules_add(q, c, &c->m.old, e));
+        if (c->m.kind != 'D') TRY(rules_add(q, c, &c->m.new, e));
+    }
+    for (int i = 0; i < q->n; i++) {
+        buf_char(&q->arrays[i], '}');
+        buf_char(&q->arrays[i], '\0');
+    }
+    return TW_OK;
+}
+
+/* The values of a row's columns that are set; bytes go to the window. */
+static void rules_fill(struct window *w, const struct rel *rel, struct tuple *row,
+                       const PGresult *r, int at)
+{
+    for (int i = 0; i < rel->rules->nsets; i++) {
+        const char *text = db_cell(r, at, 1 + i);
+        row->values[rel->rules->sets[i]] = value_of(text ? arena_str(&w->arena, text) : NULL);
+    }
+}
+
+/* What the change is for the target; false: nothing.  A delete that shows no old row may be of any:
+ * it goes, and takes what is there. */
+static bool rules_turn(struct window *w, struct change *c, const PGresult *r, int *at)
+{
+    bool old = true, now = false, ask_old = rules_ask_old(c);
+    if (ask_old) {
+        old = db_cell_true(r, *at, 0);
+        rules_fill(w, c->rel, &c->m.old, r, (*at)++);
+    }
+    if (c->m.kind != 'D') {
+        now = db_cell_true(r, *at, 0);
+        rules_fill(w, c->rel, &c->m.new, r, (*at)++);
+    }
+    rules_forget(c->rel, &c->m, true);
+    if (c->m.kind == 'I') return now;
+    if (c->m.kind == 'D') return old;
+    if (!old && !now) return false;
+    if (!old) {
+        for (int i = 0; i < c->m.new.n; i++)
+            if (c->m.new.values[i].kind == 'u') c->m.new.values[i] = c->m.old.values[i];
+        c->m.kind = 'I';
+        c->m.old_kind = '\0';
+    } else if (!now) {
+        if (!c->m.old_kind) c->m.old = c->m.new;
+        if (!c->m.old_kind) c->m.old_kind = 'K';
+        c->m.kind = 'D';
+    }
+    return true;
+}
+
+/* The window's changes of one table. */
+static status MUST_CHECK rules_run_table(struct window *w, struct rel *rel, struct db *from)
+{
+    struct rules_rows q = {.n = rel->rules->ncolumns + 2};
+    struct arena a = {0};
+    PGresult *r = NULL;
+    q.arrays = arena_array(&a, struct buf, q.n);
+    status s = rules_gather(&q, w, rel, from->e);
+    if (s == TW_OK) {
+        const char **values = arena_array(&a, const char *, q.n);
+        for (int i = 0; i < q.n; i++) values[i] = q.arrays[i].data;
+        s = db_query(from, &a, arena_fmt(&a, "apply the rules of table %s", rel->quoted),
+                     rel->rules->sql, q.n, values, &r);
+    }
+    if (s == TW_OK && PQntuples(r) != q.rows)
+        s = fail(from->e, TW_EPROTO, "the rules of table %s gave %d answers for %d rows",
+                 rel->quoted, PQntuples(r), q.rows);
+    for (int i = 0, at = 0; s == TW_OK && i < w->n; i++) {
+        struct change *c = &w->changes[i];
+        if (c->rel == rel && !rules_turn(w, c, r, &at)) c->gone = true;
+    }
+    for (int i = 0; i < q.n; i++) buf_free(&q.arrays[i]);
+    arena_free(&a);
+    return s;
+}
+
+/* Ask about all rows of a window whose tables have rules; what is left is folded. */
+static status MUST_CHECK rules_run(struct window *w, struct db *from)
+{
+    for (int i = 0; i < w->n; i++) {
+        struct rel *rel = w->changes[i].rel;
+        if (!rel->rules || rel->ruled_in == w->number) continue;
+        rel->ruled_in = w->number;
+        TRY(rules_run_table(w, rel, from));
+    }
+    int n = 0;
+    for (int i = 0; i < w->n; i++)
+        if (!w->changes[i].gone) w->changes[n++] = w->changes[i];
+    w->n = n;
+    window_fold_all(w);
+    return TW_OK;
+}
+
+/* ==== 21. conf =============================================================
  * Conflicts: what a change that does not meet its row means, and what to do about it.  Pure: no
  * server, no clock, so every case can be tested by itself (tests/unit/stream.c). */
 
@@ -5858,7 +6499,7 @@ static bool conf_columns(enum merge_unit unit, enum conf_action action, int n, c
     return any;
 }
 
-/* ==== 21. shape ============================================================
+/* ==== 22. shape ============================================================
  * Schema synchronization: what the target lacks, as statements in the order they can run.
  *
  * Deciding and doing are apart.  shape_plan() reads the source's catalog and writes a list;
@@ -7552,7 +8193,7 @@ static status MUST_CHECK shape_sequences_apply(struct db *from, struct db *to,
     arena_free(&a);
     return s;
 }
-/* ==== 22. apply ============================================================
+/* ==== 23. apply ============================================================
  * Source transactions become target transactions: a batch of whole source transactions is one
  * target transaction, opened by the marker and closed with the progress "applied up to <end_lsn>".
  *
@@ -7571,10 +8212,12 @@ struct conflict {
     const char *existing; /* JSON array of the target's rows in question, or NULL */
 };
 
+enum { CONFLICT_VALUES = 14 };  /* of conflict_sql */
+
 /* The failed change of policy `fail`, recorded after its transaction was rolled back. */
 struct conflict_left {
     bool set;
-    char *sql_values[13];
+    char *sql_values[CONFLICT_VALUES];
 };
 
 /* A change that a deferrable key does not allow as things stand.  Later changes of the transaction
@@ -8073,11 +8716,10 @@ static const char conflict_sql[] =
     " existing, old, incoming, commit_lsn, change, committed_at, settled)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10::jsonb, $11::pg_lsn,"
     " $12::bigint, 'epoch'::timestamptz + $13::bigint * '1 microsecond'::interval,"
-    " CASE WHEN $2 = 'refused' THEN 'failed' END)"
+    " CASE WHEN $2 = 'refused' THEN 'failed' WHEN $14 = 't' THEN 'open' END)"
     " ON CONFLICT (task, commit_lsn, change, kind) DO UPDATE SET recorded_at = clock_timestamp(),"
     " policy = EXCLUDED.policy, outcome = EXCLUDED.outcome, existing = EXCLUDED.existing,"
     " settled = EXCLUDED.settled, settled_at = NULL";
-enum { CONFLICT_VALUES = 13 };
 
 static void conflict_values(struct apply *ap, struct arena *a, const struct change *c,
                             const struct conflict *k, char **v)
@@ -8095,6 +8737,7 @@ static void conflict_values(struct apply *ap, struct arena *a, const struct chan
     v[10] = arena_str(a, lsn_text(a, c->commit_lsn));
     v[11] = arena_fmt(a, "%" PRId64, c->seq);
     v[12] = arena_fmt(a, "%" PRId64, c->commit_us);
+    v[13] = arena_str(a, c->rel->parts ? "t" : "f");
 }
 
 /* Record a decided conflict in the deciding transaction.  One that stopped the task before keeps
@@ -9559,26 +10202,6 @@ static void array_build(struct stmt *st, struct arena *a)
                     sql[0] == 'S' ? "" : " RETURNING 1", st->nparams + 1);
 }
 
-/* One value as an element of an array. */
-static void array_value(struct buf *b, const struct value *v)
-{
-    const char *text = value_text(v);
-    buf_char(b, b->len ? ',' : '{');
-    if (!text) {
-        buf_str(b, "NULL");
-        return;
-    }
-    buf_room(b, 2 * (size_t) v->len + 3);
-    char *out = b->data + b->len;
-    *out++ = '"';
-    for (uint32_t i = 0; i < v->len; i++) {
-        if (text[i] == '"' || text[i] == '\\') *out++ = '\\';
-        *out++ = text[i];
-    }
-    *out++ = '"';
-    b->len = (size_t) (out - b->data);
-}
-
 /* The values of changes from n on, as many as make a chunk; *count: how many.  Returns the rest. */
 static struct net *array_fill(struct apply *ap, const struct stmt *st, struct net *n,
                               int64_t *count)
@@ -9911,7 +10534,7 @@ static void apply_end(struct apply *ap)
     arena_free(&ap->left_arena);
 }
 
-/* ==== 23. check ============================================================
+/* ==== 24. check ============================================================
  * The precheck: everything both servers must allow, measured before anything is made on them.
  *
  * Rights are found by trying, inside a transaction that is rolled back, since managed servers grant
@@ -11433,6 +12056,178 @@ static status check_policy_tables(struct check *c, struct check_node *unused)
     return TW_OK;
 }
 
+/* ---- rules of tables ---- */
+
+/* What an expression is tried on: a temporary table with the columns of the real one, and the names
+ * that are known of a change.  A check constraint takes what we take: one row, no other table. */
+struct check_trial {
+    struct check *c;
+    struct check_node *n;
+    const struct table *t;
+    const char *trial;     /* the temporary table, quoted */
+    struct gather *wrong;
+};
+
+static status MUST_CHECK trial_try(struct check_trial *x, const char *sql, PGresult **r, bool *ok)
+{
+    TRY(db_exec(&x->n->db, "set a savepoint", "SAVEPOINT tw_trial"));
+    TRY(db_attempt(&x->n->db, sql, 0, NULL, r));
+    arena_defer(x->c->arena, db_clear_result, *r);
+    *ok = db_result_ok(*r);
+    if (!*ok) return db_exec(&x->n->db, "roll back", "ROLLBACK TO SAVEPOINT tw_trial");
+    return db_exec(&x->n->db, "release a savepoint", "RELEASE SAVEPOINT tw_trial");
+}
+
+static int trial_letters(const char *from, const char *to)
+{
+    int n = 0;
+    for (; from < to; from++) n += (*from & 0xc0) != 0x80;
+    return n;
+}
+
+/* The server's word about an expression, with the place in it. */
+static void trial_wrong(struct check_trial *x, const char *what, const char *sql, const char *at,
+                        const PGresult *r)
+{
+    const char *place = PQresultErrorField(r, PG_DIAG_STATEMENT_POSITION);
+    const char *text = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
+    int letter = place ? atoi(place) - trial_letters(sql, at) : 0;
+    gather_add(x->wrong, "; ",
+               check_text(x->c, letter > 0 ? "%s of %s: %s, at letter %d" : "%s of %s: %s", what,
+                          sql_quoted_table(x->c->arena, x->t->schema, x->t->name), text, letter));
+}
+
+/* The expression as a condition, or as a value of a type.  *r: the columns it names, and whether
+ * they are generated; NULL if it is wrong. */
+static status MUST_CHECK trial_expression(struct check_trial *x, const char *what,
+                                          const char *expression, const char *type, PGresult **r)
+{
+    struct check *c = x->c;
+    bool ok;
+    const char *as = type ? arena_fmt(c->arena, "::%s IS NOT NULL", type) : "";
+    /* A query first: only that tells the place of a mistake. */
+    const char *heads[] = {arena_fmt(c->arena, "SELECT FROM %s WHERE ((\n", x->trial),
+                           arena_fmt(c->arena, "ALTER TABLE %s DROP CONSTRAINT IF EXISTS tw_trial,"
+                                     " ADD CONSTRAINT tw_trial CHECK ((\n", x->trial)};
+    *r = NULL;
+    for (int i = 0; i < 2; i++) {
+        const char *sql = arena_fmt(c->arena, "%s%s\n)%s)", heads[i], expression, as);
+        PGresult *tried;
+        TRY(trial_try(x, sql, &tried, &ok));
+        if (!ok) trial_wrong(x, what, sql, sql + strlen(heads[i]), tried);
+        if (!ok) return TW_OK;
+    }
+    const char *values[] = {x->trial, check_text(c, "%" PRIu32, x->t->oid)};
+    return db_query(&x->n->db, c->arena, "read what an expression names",
+                    "SELECT a.attname, coalesce(to_jsonb(o)->>'attgenerated', '') <> '' FROM"
+                    " pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum ="
+                    " ANY (k.conkey) JOIN pg_attribute o ON o.attrelid = $2::oid AND o.attname ="
+                    " a.attname WHERE k.conrelid = to_regclass($1) AND k.conname = 'tw_trial'", 2,
+                    values, r);
+}
+
+/* Neither generated columns, which do not travel, nor those that are given other values. */
+static void trial_columns(struct check_trial *x, const struct table_rules *rules, const char *what,
+                          bool is_set, const PGresult *r)
+{
+    for (int i = 0; r && i < PQntuples(r); i++) {
+        const char *column = PQgetvalue(r, i, 0), *why = NULL;
+        if (db_cell_true(r, i, 1)) why = "is generated";
+        else if (!is_set && rules_set_of(rules, column)) why = "is set by the job";
+        if (why)
+            gather_add(x->wrong, "; ",
+                       check_text(x->c, "%s of %s: column %s %s", what,
+                                  sql_quoted_table(x->c->arena, x->t->schema, x->t->name),
+                                  check_ident(x->c, column), why));
+    }
+}
+
+static status MUST_CHECK trial_set(struct check_trial *x, const struct table_rules *rules,
+                                   const struct rule_set *set)
+{
+    const char *values[] = {check_text(x->c, "%" PRIu32, x->t->oid), set->column};
+    const char *what = check_text(x->c, "set %s", check_ident(x->c, set->column)), *why = NULL;
+    PGresult *r;
+    TRY(db_query(&x->n->db, x->c->arena, "read a column", "SELECT format_type(a.atttypid, NULL),"
+                 " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', EXISTS (SELECT FROM pg_index i"
+                 " WHERE i.indrelid = a.attrelid AND i.indisunique AND a.attnum = ANY (i.indkey))"
+                 " FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attname = $2 AND"
+                 " a.attnum > 0 AND NOT a.attisdropped", 2, values, &r));
+    if (!PQntuples(r)) why = "there is no such column";
+    else if (db_cell_true(r, 0, 1)) why = "the column is generated";
+    else if (db_cell_true(r, 0, 2) && x->c->job->task[TW_REVERSE].enabled)
+        why = "the column is part of a unique key, by which reverse finds rows";
+    if (why) {
+        gather_add(x->wrong, "; ", check_text(x->c, "%s of %s: %s", what,
+                                              sql_quoted_table(x->c->arena, x->t->schema,
+                                                               x->t->name), why));
+        return TW_OK;
+    }
+    PGresult *named;
+    TRY(trial_expression(x, what, set->expression, PQgetvalue(r, 0, 0), &named));
+    trial_columns(x, rules, what, true, named);
+    return TW_OK;
+}
+
+static status MUST_CHECK trial_table(struct check_trial *x, const struct table_rules *rules)
+{
+    struct check *c = x->c;
+    const char *real = sql_quoted_table(c->arena, x->t->schema, x->t->name);
+    PGresult *r;
+    bool ok;
+    x->trial = sql_quoted_table(c->arena, "pg_temp", x->t->name);
+    TRY(trial_try(x, arena_fmt(c->arena, "CREATE TEMP TABLE %s (LIKE %s, tw_operation text,"
+                               " tw_commit_time timestamptz, tw_schema text, tw_table text)",
+                               x->trial, real), &r, &ok));
+    if (!ok) {
+        gather_add(x->wrong, "; ", check_text(c, "rules of %s cannot be tried: %s", real,
+                                              PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY)));
+        return TW_OK;
+    }
+    const char *texts[] = {rules->filter, rules->drop}, *const names[] = {"filter", "drop"};
+    for (int i = 0; i < 2; i++) {
+        if (!texts[i]) continue;
+        TRY(trial_expression(x, names[i], texts[i], NULL, &r));
+        trial_columns(x, rules, names[i], false, r);
+    }
+    for (int i = 0; i < rules->nsets; i++) TRY(trial_set(x, rules, &rules->sets[i]));
+    return db_exec(&x->n->db, "drop the trial", arena_fmt(c->arena, "DROP TABLE %s", x->trial));
+}
+
+/* Every expression is tried where it will be asked, in a transaction that is rolled back. */
+static status check_rules(struct check *c, struct check_node *n)
+{
+    struct gather wrong = {0};
+    int tried = 0;
+    for (int i = 0; i < c->job->nrules; i++) {
+        const struct qname *q = &c->job->rules[i].name;
+        bool found = false;
+        for (int t = 0; t < c->tables.n && !found; t++)
+            found = qname_matches(q, c->tables.items[t].schema, c->tables.items[t].name);
+        if (!found)
+            gather_add(&wrong, "; ", check_text(c, "[table %s.%s]: no table of this job is meant",
+                                                q->schema, q->table));
+    }
+    TRY(db_exec(&n->db, "begin", "BEGIN"));
+    for (int i = 0; i < c->tables.n && c->job->nrules; i++) {
+        struct check_trial x = {.c = c, .n = n, .t = &c->tables.items[i], .wrong = &wrong};
+        const struct table_rules *rules;
+        TRY(rules_find(c->job, &n->db, x.t->schema, x.t->name, &rules));
+        if (!rules_see_rows(rules)) continue;
+        tried++;
+        TRY(trial_table(&x, rules));
+    }
+    TRY(db_exec(&n->db, "roll back", "ROLLBACK"));
+    if (wrong.n)
+        check_add(c, CHECK_FAILED, gather_end(c, &wrong, "; "),
+                  "tables, columns and expressions that the server understands",
+                  "correct the [table] sections of the job file");
+    else
+        check_ok(c, tried ? "filters and transforms of %d tables" : "no filters or transforms",
+                 tried);
+    return TW_OK;
+}
+
 /* Looks only: the folder is made by `run`.  What counts is the nearest folder that exists. */
 static status check_state_dir(struct check *c, struct check_node *unused)
 {
@@ -11501,6 +12296,7 @@ static const struct check_row check_table[] = {
     {"DEPENDENCIES", ONLY_B, STAGE_TABLES, false, check_dependencies},
     {"REPLICA_ROLE", TARGETS, STAGE_TABLES, false, check_replica_role},
     {"POLICY_TABLES", LOCAL, STAGE_TABLES, false, check_policy_tables},
+    {"RULES", ONLY_A, STAGE_TABLES, false, check_rules},
 };
 
 enum { CHECK_NROWS = (int) (sizeof check_table / sizeof *check_table) };
@@ -11703,7 +12499,7 @@ static void check_print(const struct check_list *l, FILE *to, bool json)
     fprintf(to, "%d ok, %d warnings, %d failed\n", check_count(l, CHECK_OK),
             check_count(l, CHECK_WARNING), check_count(l, CHECK_FAILED));
 }
-/* ==== 24. copy =============================================================
+/* ==== 25. copy =============================================================
  * The full copy: every table as it was in one exported snapshot of the source, in chunks taken
  * from one queue, biggest first, by worker processes; straight from connection to connection.
  *
@@ -11791,15 +12587,55 @@ static _Atomic int64_t *copy_done(const struct copy *c, int table)
 
 /* ---- one chunk ---- */
 
-/* Columns that can be copied, by the source's catalog: generated ones compute themselves. */
-static status MUST_CHECK copy_columns(struct db *from, struct arena *a, const struct table *t,
-                                      const char **out)
+/* What is copied of a table: columns of the target, and what fills them; NULL: there is none. */
+struct copy_what {
+    const char *columns, *values, *condition;
+    const struct table_rules *rules;  /* NULL: all of it, as it is on the source */
+};
+
+/* What an expression may name besides the columns, but for what is only known of changes. */
+static const char *copy_names(struct arena *a, const struct table *t, const struct table_rules *r)
 {
+    if (!r) return "";
+    static const char *const names[] = {"tw_operation", "tw_commit_time", "tw_schema", "tw_table"};
+    bool any = false;
+    for (int i = 0; i < 4; i++) any = any || rules_any_name(r, names[i]);
+    if (!any) return "";
+    return arena_fmt(a, ", (SELECT 'insert'::text AS tw_operation, NULL::timestamptz AS"
+                        " tw_commit_time, %s::text AS tw_schema, %s::text AS tw_table) tw_names",
+                     sql_quoted_literal(a, t->schema), sql_quoted_literal(a, t->name));
+}
+
+/* Columns that can be copied, by the source's catalog: generated ones compute themselves. */
+static status MUST_CHECK copy_columns(const struct job *job, struct db *from, struct arena *a,
+                                      const struct table *t, struct copy_what *out)
+{
+    const struct table_rules *r;
+    struct buf columns = {0}, values = {0}, condition = {0};
+    PGresult *names;
     const char *sql = arena_fmt(a,
-        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute"
-        " WHERE attrelid = %u AND attnum > 0 AND NOT attisdropped %s", t->oid,
+        "SELECT attname, quote_ident(attname), format_type(atttypid, NULL) FROM pg_attribute"
+        " WHERE attrelid = %u AND attnum > 0 AND NOT attisdropped %s ORDER BY attnum", t->oid,
         from->version >= 120000 ? "AND attgenerated = ''" : "");
-    return db_value(from, a, "read columns", sql, 0, NULL, out);
+    TRY(rules_find(job, from, t->schema, t->name, &r));
+    TRY(db_query(from, a, "read columns", sql, 0, NULL, &names));
+    if (!rules_see_rows(r)) r = NULL;
+    *out = (struct copy_what){.rules = r};
+    for (int i = 0; i < PQntuples(names); i++) {
+        const struct rule_set *set = rules_set_of(r, PQgetvalue(names, i, 0));
+        const char *sep = i ? ", " : "", *name = PQgetvalue(names, i, 1);
+        buf_fmt(&columns, "%s%s", sep, name);
+        if (set) buf_fmt(&values, "%s(\n%s\n)::%s", sep, set->expression, PQgetvalue(names, i, 2));
+        else buf_fmt(&values, "%s%s", sep, name);
+    }
+    if (r) rules_condition(&condition, r);
+    if (PQntuples(names)) out->columns = arena_str(a, columns.data);
+    if (PQntuples(names)) out->values = arena_str(a, values.data);
+    if (condition.len) out->condition = arena_str(a, condition.data);
+    buf_free(&columns);
+    buf_free(&values);
+    buf_free(&condition);
+    return TW_OK;
 }
 
 /* Values as the servers' types send and receive them, without being written and read as text:
@@ -11831,17 +12667,17 @@ static status MUST_CHECK copy_is_binary(struct arena *a, struct db *from, struct
 }
 
 static const char *copy_select(struct arena *a, const struct table *t, const struct copy_chunk *k,
-                               const char *columns, bool binary)
+                               const struct copy_what *what, bool binary)
 {
     const char *name = sql_quoted_table(a, t->schema, t->name);
-    const char *range = "";
+    const char *names = copy_names(a, t, what->rules);
+    const char *where = arena_fmt(a, " WHERE %s", what->condition ? what->condition : "true");
+    if (k->from_page)
+        where = arena_fmt(a, "%s AND ctid >= '(%" PRId64 ",0)'::tid", where, k->from_page);
     if (k->to_page >= 0)
-        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid AND ctid < '(%" PRId64
-                             ",0)'::tid", k->from_page, k->to_page);
-    else if (k->from_page)
-        range = arena_fmt(a, " WHERE ctid >= '(%" PRId64 ",0)'::tid", k->from_page);
-    return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s) TO STDOUT%s", columns, name, range,
-                     binary ? " (FORMAT binary)" : "");
+        where = arena_fmt(a, "%s AND ctid < '(%" PRId64 ",0)'::tid", where, k->to_page);
+    return arena_fmt(a, "COPY (SELECT %s FROM ONLY %s%s%s) TO STDOUT%s", what->values, name, names,
+                     where, binary ? " (FORMAT binary)" : "");
 }
 
 static status MUST_CHECK copy_start(struct db *d, const char *what, const char *sql,
@@ -11926,7 +12762,7 @@ static status MUST_CHECK copy_finish(struct db *d, const char *what, int64_t *ro
 
 /* COPY from source to `into` on the target. */
 static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const struct copy_chunk *k,
-                                     struct db *from, struct db *to, const char *columns,
+                                     struct db *from, struct db *to, const struct copy_what *what,
                                      const char *into, bool freeze)
 {
     const struct table *t = &c->tables->items[k->table];
@@ -11934,12 +12770,12 @@ static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const stru
     const char *reading = arena_fmt(a, "copy table %s from", name);
     const char *writing = arena_fmt(a, "copy table %s to", name);
     int64_t rows = 0;
-    bool binary;
-    TRY(copy_is_binary(a, from, to, t, &binary));
-    TRY(copy_start(from, reading, copy_select(a, t, k, columns, binary), PGRES_COPY_OUT));
-    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN (FORMAT %s%s)", into, columns,
-                                          binary ? "binary" : "text", freeze ? ", FREEZE" : ""),
-                   PGRES_COPY_IN));
+    bool binary = false;
+    if (!what->rules) TRY(copy_is_binary(a, from, to, t, &binary));
+    TRY(copy_start(from, reading, copy_select(a, t, k, what, binary), PGRES_COPY_OUT));
+    TRY(copy_start(to, writing, arena_fmt(a, "COPY %s (%s) FROM STDIN (FORMAT %s%s)", into,
+                                          what->columns, binary ? "binary" : "text",
+                                          freeze ? ", FREEZE" : ""), PGRES_COPY_IN));
     status s = copy_pump(c, k->table, from, to);
     if (s == TW_OK) s = copy_finish(from, reading, &rows);
     if (s != TW_OK) return s;
@@ -11977,15 +12813,16 @@ static const char copy_absent_sql[] =
 /* Rows that are there already win: with existing = keep the target's own, in a resumed table those
  * of older chunks. */
 static status MUST_CHECK copy_keeping(struct copy *c, struct arena *a, const struct copy_chunk *k,
-                                      struct db *from, struct db *to, const char *columns)
+                                      struct db *from, struct db *to,
+                                      const struct copy_what *what)
 {
     const struct table *t = &c->tables->items[k->table];
-    const char *name = sql_quoted_table(a, t->schema, t->name), *absent;
+    const char *name = sql_quoted_table(a, t->schema, t->name), *columns = what->columns, *absent;
     TRY(db_value(to, a, "read keys", copy_absent_sql, 1, &name, &absent));
     TRY(db_exec(to, "create a staging table",
                 arena_fmt(a, "CREATE TEMP TABLE tw_copy ON COMMIT DROP AS SELECT %s FROM %s"
                              " WITH NO DATA", columns, name)));
-    TRY(copy_stream(c, a, k, from, to, columns, "pg_temp.tw_copy", false));
+    TRY(copy_stream(c, a, k, from, to, what, "pg_temp.tw_copy", false));
     return db_exec(to, arena_fmt(a, "merge table %s", name),
                    arena_fmt(a, "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM"
                                 " pg_temp.tw_copy s%s%s", name, columns, columns,
@@ -12067,15 +12904,16 @@ static status MUST_CHECK copy_chunk_rows(struct copy *c, struct arena *a,
 {
     const struct table *t = &c->tables->items[k->table];
     const struct copy_todo *todo = &c->todo[k->table];
-    const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
+    const char *name = sql_quoted_table(a, t->schema, t->name);
+    struct copy_what what;
     bool freeze = false;
-    TRY(copy_columns(from, a, t, &columns));
-    if (!columns) return copy_no_columns(c, a, k->table, from, to);
+    TRY(copy_columns(c->job, from, a, t, &what));
+    if (!what.columns) return copy_no_columns(c, a, k->table, from, to);
     if (todo->keep || todo->resumed) {
-        TRY(copy_keeping(c, a, k, from, to, columns));
+        TRY(copy_keeping(c, a, k, from, to, &what));
     } else {
         if (k->of == 1 && t->pages) TRY(copy_may_freeze(a, to, name, &freeze));
-        TRY(copy_stream(c, a, k, from, to, columns, name, freeze));
+        TRY(copy_stream(c, a, k, from, to, &what, name, freeze));
     }
     return copy_check_file(a, from, t);
 }
@@ -12105,14 +12943,15 @@ static status MUST_CHECK copy_one(struct copy *c, struct arena *a, struct db *fr
 {
     const struct copy_chunk k = {.of = 1, .to_page = -1};
     const struct table *t = c->tables->items;
-    const char *name = sql_quoted_table(a, t->schema, t->name), *columns = NULL;
+    const char *name = sql_quoted_table(a, t->schema, t->name);
     const char *values[] = {c->ledger, t->schema, t->name};
+    struct copy_what what;
     c->shared = arena_alloc(a, sizeof *c->shared + 3 * sizeof c->shared->rows[0]);
     TRY(db_exec_params(to, "write the copy ledger", "DELETE FROM twsync.copied WHERE task = $1"
                        " AND schema_name = $2 AND table_name = $3", 3, values));
     TRY(copy_ledger(c, a, &k, to));
-    TRY(copy_columns(from, a, t, &columns));
-    if (columns) TRY(copy_stream(c, a, &k, from, to, columns, name, false));
+    TRY(copy_columns(c->job, from, a, t, &what));
+    if (what.columns) TRY(copy_stream(c, a, &k, from, to, &what, name, false));
     else TRY(copy_no_columns(c, a, 0, from, to));
     return copy_ledger_counts(c, a, &k, to);
 }
@@ -12588,7 +13427,7 @@ static status MUST_CHECK copy_run(struct copy *c, struct arena *a, struct db *fr
     return s;
 }
 
-/* ==== 25. settle ===========================================================
+/* ==== 26. settle ===========================================================
  * After a conflict: both sides shall hold the same row, the winner's.
  *
  * Conflicts alone do not see to that: old values can coincide (one side counts 5, 6, the other 5,
@@ -12940,6 +13779,11 @@ static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, i
     struct db *d = settle_side(s, from)->to, *to = settle_side(s, !from)->to;
     const char *values[] = {p->schema, p->table};
     PGresult *r;
+    const struct table_rules *rules;
+    TRY(rules_find(s->job, d, p->schema, p->table, &rules));
+    if (rules_part(s->job, rules))
+        return fail(s->e, TW_ESCHEMA, "the job lets rows of table %s differ between the sides",
+                    sql_quoted_table(a, p->schema, p->table));
     TRY(db_query(d, a, "read columns",
                  d->version >= 120000
                      ? "SELECT a.attname, a.atttypid FROM pg_attribute a"
@@ -13214,7 +14058,7 @@ static status MUST_CHECK settle_step(struct settle *s)
     return s->list ? settle_steps(s) : TW_OK;
 }
 
-/* ==== 26. ddl ==============================================================
+/* ==== 27. ddl ==============================================================
  * DDL from A to B, by shape.
  *
  * On A two event triggers run one function of ours at the end of every DDL command.  It writes what
@@ -14645,7 +15489,7 @@ static bool ddl_parks(const struct ddl_change *c)
     return c->table && c->phase != 36 && (c->phase <= 50 || c->phase == 70 || c->phase == 78);
 }
 
-/* ==== 27. task =============================================================
+/* ==== 28. task =============================================================
  * One direction: from nothing to streaming, and back to streaming after anything.
  *
  * A session opens the connections, fences out any older one, reads what is true from the servers,
@@ -15934,6 +16778,26 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
     return s;
 }
 
+/* What the job says of its table. */
+static status MUST_CHECK task_rules(struct task *t, struct rel *rel)
+{
+    const struct table_rules *r;
+    TRY(rules_find(t->job, &t->from, rel->schema, rel->name, &r));
+    int carried = r && r->operations[t->dir] ? r->operations[t->dir] : t->conf->operations;
+    rel->left_out = OP_ALL & ~carried;
+    rel->parts = rules_part(t->job, r);
+    if (t->dir == TW_REVERSE && r && r->nsets) rules_loosen(rel, r);
+    bool asks = t->dir == TW_FORWARD && rel->resolved && !rel->parked && rules_see_rows(r);
+    return asks ? rules_prepare(rel, r, &t->from) : TW_OK;
+}
+
+/* Is the kind of change left out?  Not while a table is caught up with: then all of them make its
+ * rows what they were at the last snapshot. */
+static bool task_leaves_out(const struct task *t, const struct rel *rel, int op)
+{
+    return rel->left_out & op && t->begin.final_lsn >= rel->catchup_lsn;
+}
+
 /* The relation of a change that is to be applied; *out NULL when it is not ours to apply, or when
  * its place must be looked up first and the target is at work. */
 static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **out,
@@ -15952,6 +16816,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
         rel->policy = job_policy(t->job, t->dir, rel->schema, rel->name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
+        TRY(task_rules(t, rel));
     }
     if (!rel->resolved || rel->parked) return TW_OK;
     *out = rel;
@@ -16464,10 +17329,16 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
         (m->row.old_kind && m->row.old.n != rel->ncolumns))
         return fail(&t->e, TW_EPROTO, "change of %s has another number of columns than the table",
                     rel->quoted);
+    int op = m->kind == 'I' ? OP_INSERT : m->kind == 'U' ? OP_UPDATE : OP_DELETE;
+    if (task_leaves_out(t, rel, op)) {
+        if (m->kind == 'D') task_remember_delete(t, rel, m);
+        return TW_OK;
+    }
     struct change c = {.rel = rel, .m = m->row, .commit_lsn = t->begin.final_lsn,
                        .commit_us = t->begin.commit_us, .seq = t->seq};
     rel_relabel(rel, &c.m.new);
     rel_relabel(rel, &c.m.old);
+    if (t->dir == TW_REVERSE) rules_forget(rel, &c.m, false);
     if (rel->recast && t->writing) {
         *take = TAKE_LATER;
         return TW_OK;
@@ -16493,7 +17364,7 @@ static status MUST_CHECK task_truncate(struct task *t, const struct msg *m, enum
     }
     for (int i = 0; i < m->nrelids; i++) {
         TRY(task_rel(t, m->relids[i], &rels[n], take));
-        n += rels[n] != NULL;
+        n += rels[n] && !task_leaves_out(t, rels[n], OP_TRUNCATE);
     }
     if (!n) return TW_OK;
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
@@ -16640,6 +17511,7 @@ static status task_tick_writing(void *arg)
 static status MUST_CHECK task_write_window(struct task *t, struct window *w, bool commit)
 {
     struct apply *ap = &t->apply;
+    if (w->raw) TRY(rules_run(w, ap->from));
     bool marked = !ap->open && commit && !w->settle;
     if (!ap->first_lsn) ap->first_lsn = w->first_lsn;
     if (w->end_lsn) ap->end_lsn = w->end_lsn;
@@ -17063,7 +17935,7 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
     task_restore(t);
 }
 
-/* ==== 28. sup ==============================================================
+/* ==== 29. sup ==============================================================
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
 
@@ -17428,7 +18300,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     return st;
 }
 
-/* ==== 29. release ==========================================================
+/* ==== 30. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
  * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
  * status. */
@@ -17666,7 +18538,7 @@ static status MUST_CHECK schema_add_column(struct schema_diff *d, uint32_t table
     return TW_OK;
 }
 
-/* What the stream would tell of one object (chapter 26), but for what is an entry of its own:
+/* What the stream would tell of one object (chapter 27), but for what is an entry of its own:
  * indexes, keys, triggers, rules, policies, statistics. */
 static status MUST_CHECK schema_facets(struct schema_diff *d, struct db *db, const struct ddl *of,
                                        struct facet **out, int *n)
@@ -18233,7 +19105,7 @@ static status MUST_CHECK throttle_run(const struct job *job, char *const *words,
     return TW_OK;
 }
 
-/* ==== 30. tw_ ==============================================================
+/* ==== 31. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -18313,7 +19185,7 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 31. cli ==============================================================
+/* ==== 32. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 

@@ -84,6 +84,7 @@ class Job:
     def change(self, **sections):
         """Changes keys of the job file (None removes one) and writes it."""
         for section, keys in sections.items():
+            self.sections.setdefault(section, {})
             for key, value in keys.items():
                 if value is None:
                     self.sections[section].pop(key, None)
