@@ -256,7 +256,7 @@ class Job:
 
     def conflicts(self, task):
         """The recorded conflicts of a task, oldest first, as objects."""
-        names = ("kind", "policy", "outcome", "schema_name", "table_name", "key", "existing", "incoming")
+        names = ("kind", "policy", "outcome", "schema_name", "table_name", "key", "existing", "incoming", "settled")
         rows = self.pair.target(task).admin(
             f"SELECT {', '.join(names)} FROM twsync.conflict WHERE task LIKE %s ORDER BY id",
             (f"%{task}",))
