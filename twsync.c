@@ -3753,7 +3753,7 @@ static void namer_column(struct namer *n, const char *name, const char *next)
 {
     static const char *const others[] = {"::", "\"", "CONSTRAINT", "INDEX", "TRIGGER", "RULE",
                                          "POLICY", "COLLATE", "USING", "TABLESPACE", "EXTENSION",
-                                         "STATISTICS", "ON", "AS", "ROLE", "TYPE", NULL};
+                                         "STATISTICS", "AS", "ROLE", "TYPE", NULL};
     const struct table_rules *r = n->refers_depth ? n->refers : n->about;
     const char *to = name;
     bool is_column = !namer_after(n, others) && *next != '(' &&
@@ -3776,11 +3776,14 @@ static void namer_qualified(struct namer *n, const char *const *parts, int npart
                             const char *next)
 {
     static const char *const tables[] = {"TABLE", "ONLY", "ON", "INTO", "REFERENCES", "COPY", NULL};
-    static const char *const about[] = {"TABLE", "ONLY", "ON", "INTO", NULL};
+    static const char *const about[] = {"TABLE", "ONLY", "ON", "INTO", "FROM", NULL};
+    static const char *const others[] = {"STATISTICS", "INDEX", "SEQUENCE", "::", NULL};
     const struct table_rules *r = job_rules(n->job, parts[0], parts[1]);
     bool function = *next == '(' && !namer_after(n, tables);
     if (str_is(n->word, "REFERENCES")) n->refers = r;
-    else if (namer_after(n, about) || (!n->about && nparts == 2 && !function)) n->about = r;
+    else if (namer_after(n, about) ||
+             (!n->about && nparts == 2 && !function && !namer_after(n, others)))
+        n->about = r;
     if (n->creates && !n->created.table) n->created = (struct qname){parts[0], parts[1], 0, 0};
     sql_ident(&n->out, name_schema(n->job, parts[0]));
     buf_char(&n->out, '.');
@@ -3877,6 +3880,7 @@ static void namer_word(struct namer *n, const char **p)
     if (str_is(now, "TABLE") && str_is(before, "CREATE")) n->creates = true;
     if (str_is(now, "RENAME")) n->renames_column = false;
     if (str_is(now, "COLUMN") && str_is(before, "RENAME")) n->renames_column = true;
+    if (str_is(now, "ON") && str_is(before, "CLUSTER")) snprintf(n->word, sizeof n->word, "INDEX");
     if (namer_after(n, empty)) memcpy(n->word, before, sizeof before);
 }
 
@@ -12777,6 +12781,99 @@ static status MUST_CHECK trial_table(struct check_trial *x, const struct table_r
     return db_exec(&x->n->db, "drop the trial", arena_fmt(c->arena, "DROP TABLE %s", x->trial));
 }
 
+/* What the rules say of columns, held against the table: $2 what B does not have, $3 and $4 what is
+ * called otherwise, and how, $5 every column that is named. */
+static const char trial_columns_sql[] =
+    "WITH c AS (SELECT a.attname, a.attnum, a.attname = ANY ($2::text[]) AS gone, coalesce((SELECT"
+    " u.t FROM unnest($3::text[], $4::text[]) u(n, t) WHERE u.n = a.attname), a.attname) AS name,"
+    " a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS needed FROM pg_attribute a"
+    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped)"
+    " SELECT format('there is no column %I', u) FROM unnest($5::text[]) u"
+    "  WHERE u NOT IN (SELECT attname FROM c)"
+    " UNION ALL SELECT format('column %I would be there twice', name) FROM c WHERE NOT gone"
+    "  GROUP BY name HAVING count(*) > 1"
+    " UNION ALL SELECT format('column %I is left out and part of a key', attname) FROM c WHERE gone"
+    "  AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisprimary"
+    "  AND c.attnum = ANY (i.indkey))"
+    " UNION ALL SELECT format('column %I is left out, and rows that come from b need a value for"
+    " it: NOT NULL without a default', attname) FROM c WHERE gone AND needed AND $6::bool";
+
+static const char *trial_array(struct check *c, struct buf *b)
+{
+    buf_str(b, b->len ? "}" : "{}");
+    const char *text = arena_str(c->arena, b->data);
+    buf_free(b);
+    return text;
+}
+
+static void trial_word(struct buf *b, const char *word)
+{
+    struct value v = value_of(word);
+    array_value(b, &v);
+}
+
+static status MUST_CHECK trial_names(struct check_trial *x, const struct table_rules *r)
+{
+    struct check *c = x->c;
+    struct buf gone = {0}, from = {0}, to = {0}, named = {0};
+    PGresult *columns, *wrong;
+    const char *oid = check_text(c, "%" PRIu32, x->t->oid);
+    TRY(db_query(&x->n->db, c->arena, "read columns", "SELECT attname FROM pg_attribute WHERE"
+                 " attrelid = $1::oid AND attnum > 0 AND NOT attisdropped", 1, &oid, &columns));
+    for (int i = 0; i < PQntuples(columns); i++)
+        if (!rules_have(r, PQgetvalue(columns, i, 0))) trial_word(&gone, PQgetvalue(columns, i, 0));
+    for (int i = 0; i < r->nrenames; i++) {
+        trial_word(&from, r->renames[i].name);
+        trial_word(&to, r->renames[i].to);
+    }
+    bool glob = r->name.schema_glob || r->name.table_glob;  /* some tables may lack some */
+    for (int i = 0; i < r->nrenames && !glob; i++) trial_word(&named, r->renames[i].name);
+    for (int i = 0; i < r->columns.n && !glob; i++) trial_word(&named, r->columns.items[i]);
+    for (int i = 0; i < r->without.n && !glob; i++) trial_word(&named, r->without.items[i]);
+    const char *values[] = {oid, trial_array(c, &gone), trial_array(c, &from), trial_array(c, &to),
+                            trial_array(c, &named),
+                            c->job->task[TW_REVERSE].enabled ? "t" : "f"};
+    TRY(db_query(&x->n->db, c->arena, "look at the columns", trial_columns_sql, 6, values, &wrong));
+    for (int i = 0; i < PQntuples(wrong); i++)
+        gather_add(x->wrong, "; ", check_text(c, "%s: %s",
+                                              sql_quoted_table(c->arena, x->t->schema, x->t->name),
+                                              PQgetvalue(wrong, i, 0)));
+    return TW_OK;
+}
+
+/* Two tables cannot have one name, and a partition has the columns of its table. */
+static status MUST_CHECK trial_places(struct check *c, struct check_node *n, struct gather *wrong)
+{
+    struct str_list names = {.items = arena_array(c->arena, const char *, c->tables.n + 1)};
+    PGresult *r;
+    for (int i = 0; i < c->tables.n; i++)
+        names.items[names.n++] = name_quoted(c->job, c->arena, c->tables.items[i].schema,
+                                             c->tables.items[i].name);
+    qsort(names.items, (size_t) names.n, sizeof *names.items, check_by_text);
+    for (int i = 1; i < names.n; i++)
+        if (str_is(names.items[i - 1], names.items[i]))
+            gather_add(wrong, "; ", check_text(c, "two tables would be called %s", names.items[i]));
+    TRY(db_query(&n->db, c->arena, "read the partitions",
+                 "SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_inherits i"
+                 " JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace cn ON cn.oid ="
+                 " c.relnamespace JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn"
+                 " ON pn.oid = p.relnamespace WHERE c.oid = ANY ($1::oid[])", 1, &n->oids, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const struct table_rules *x = job_rules(c->job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
+        const struct table_rules *y = job_rules(c->job, PQgetvalue(r, i, 2), PQgetvalue(r, i, 3));
+        bool columns = (x && (x->nrenames || x->columns.n || x->without.n)) ||
+                       (y && (y->nrenames || y->columns.n || y->without.n));
+        if (x != y && columns)
+            gather_add(wrong, "; ", check_text(c, "%s needs the columns of %s: one [table] section"
+                                               " with a pattern that both meet",
+                                               sql_quoted_table(c->arena, PQgetvalue(r, i, 0),
+                                                                PQgetvalue(r, i, 1)),
+                                               sql_quoted_table(c->arena, PQgetvalue(r, i, 2),
+                                                                PQgetvalue(r, i, 3))));
+    }
+    return TW_OK;
+}
+
 /* Every expression is tried where it will be asked, in a transaction that is rolled back. */
 static status check_rules(struct check *c, struct check_node *n)
 {
@@ -12791,11 +12888,14 @@ static status check_rules(struct check *c, struct check_node *n)
             gather_add(&wrong, "; ", check_text(c, "[table %s.%s]: no table of this job is meant",
                                                 q->schema, q->table));
     }
+    if (job_maps(c->job)) TRY(trial_places(c, n, &wrong));
     TRY(db_exec(&n->db, "begin", "BEGIN"));
     for (int i = 0; i < c->tables.n && c->job->nrules; i++) {
         struct check_trial x = {.c = c, .n = n, .t = &c->tables.items[i], .wrong = &wrong};
         const struct table_rules *rules;
         TRY(rules_find(c->job, &n->db, x.t->schema, x.t->name, &rules));
+        const struct table_rules *own = job_rules(c->job, x.t->schema, x.t->name);
+        if (own) TRY(trial_names(&x, own));
         if (!rules_see_rows(rules)) continue;
         tried++;
         TRY(trial_table(&x, rules));
@@ -17916,8 +18016,9 @@ static status MUST_CHECK task_resync(struct task *t)
     if (t->dir == TW_REVERSE || t->catchup_lsn || os_now() < t->resync_due_us) return TW_OK;
     status s = db_query(&t->to, &a, "look for tables to copy again",
                         "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
-                        " WHERE task = $1 AND wanted RETURNING format('%I.%I', schema_name,"
-                        " table_name), look", 2, values, &r);
+                        " WHERE task = $1 AND wanted RETURNING '\"' || replace(schema_name, '\"',"
+                        " '\"\"') || '\".\"' || replace(table_name, '\"', '\"\"') || '\"', look", 2,
+                        values, &r);
     for (int i = 0; s == TW_OK && i < PQntuples(r); i++) {
         if (db_cell_true(r, i, 1)) s = task_resync_look(t, &a, db_cell(r, i, 0));
         if (s == TW_OK) s = task_resync_one(t, &a, db_cell(r, i, 0), &later);
