@@ -879,6 +879,8 @@ enum identity { IDENTITY_FULL, IDENTITY_KEY };
 enum existing { EXISTING_ERROR, EXISTING_KEEP };
 enum job_tag { TAG_NORMAL, TAG_ONLINE };
 enum winner { WINNER_NONE, WINNER_A, WINNER_B };
+/* Of names on B; CASE_SERVICE: schemas and tables in small letters, columns as they are. */
+enum letter_case { CASE_SOURCE, CASE_SERVICE, CASE_LOWER, CASE_UPPER };
 
 static const char *const policy_names[] = {"fail", "ignore", "overwrite", "latest", NULL};
 static const char *const merge_names[] = {"columns", "rows", NULL};
@@ -890,6 +892,7 @@ static const char *const identity_names[] = {"full", "key", NULL};
 static const char *const existing_names[] = {"error", "keep", NULL};
 static const char *const tag_names[] = {"normal", "online", NULL};
 static const char *const winner_names[] = {"none", "a", "b", NULL};
+static const char *const case_names[] = {"source", "service", "lower", "upper", NULL};
 static const char *const direction_names[] = {"forward", "reverse"};
 
 /* One libpq connection setting as given in the job file. */
@@ -960,6 +963,7 @@ struct table_rules {
     struct renamed *renames;
     int nrenames;
     struct str_list columns, without;  /* columns that B has, or has not; all: neither is given */
+    bool made;           /* by name_learn(): the job file has no section that the table meets */
 };
 
 struct job {
@@ -975,6 +979,7 @@ struct job {
     struct node node[2];     /* A, B */
     struct qname_list schemas, tables, exclude;
     enum existing existing;
+    enum letter_case letters;  /* of names on B: name_learn() makes rules of it */
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
@@ -2069,6 +2074,8 @@ static const struct job_key job_own_keys[] = {
      "tables left out: schema.table; patterns: * and ?", false},
     {"objects", "existing", &job_enum, AT(existing), "error", existing_names, 0, 0,
      "tables found on B at the start: error or keep", false},
+    {"objects", "capitalization", &job_enum, AT(letters), "source", case_names, 0, 0,
+     "of names on B: source, service (schemas and tables lower), lower or upper", false},
     {"forward", "enabled", &job_bool, FORWARD(enabled), "yes", NULL, 0, 0, "yes or no", false},
     {"forward", "schema", &job_bool, FORWARD(schema), "yes", NULL, 0, 0,
      "create the tables on B", false},
@@ -3647,10 +3654,10 @@ static status MUST_CHECK db_commits_wait(struct db *d, bool wait)
  * [schema] and [table] sections.  Whatever is noted, recorded or shared by both tasks is called as
  * on A.
  *
- * Statements for B are made of A's catalog, with every identifier quoted, and go through name_sql().
- * It needs no grammar: a qualified name is a relation, or something else of its schema; a single
- * one is a column of the table that the statement is about, unless a word before it, or a
- * parenthesis behind it, says otherwise. */
+ * Statements for B are made of A's catalog, with every identifier quoted, and go through
+ * name_sql().  It needs no grammar: a qualified name is a relation, or something else of its
+ * schema; a single one is a column of the table that the statement is about, unless a word before
+ * it, or a parenthesis behind it, says otherwise. */
 
 static const char *name_schema(const struct job *job, const char *schema)
 {
@@ -3672,6 +3679,15 @@ static const char *name_column(const struct table_rules *r, const char *column)
     for (int i = 0; r && i < r->nrenames; i++)
         if (str_is(r->renames[i].name, column)) return r->renames[i].to;
     return column;
+}
+
+/* ASCII letters alone, as the server folds names that are not quoted. */
+static const char *name_letters(struct arena *a, enum letter_case letters, const char *name)
+{
+    char *out = arena_str(a, name);
+    for (char *c = out; *c && letters; c++)
+        if (!(*c & 0x80)) *c = (char) (letters == CASE_UPPER ? toupper(*c) : tolower(*c));
+    return str_is(out, name) ? name : out;
 }
 
 /* "s"."t" as it is on B. */
@@ -3826,7 +3842,7 @@ static bool namer_calls(const struct buf *b, const char *function)
            !strncasecmp(b->data + b->len - 1 - len, function, len);
 }
 
-/* A string.  Only one that is read as a name is looked into: to_regclass('...'), '...'::regclass. */
+/* A string.  Only one that is read as a name is looked into: to_regclass('...'), ''::regclass. */
 static void namer_string(struct namer *n, const char **p, bool escapes)
 {
     static const char *const readers[] = {"to_regclass", "to_regtype", "to_regprocedure",
@@ -3868,12 +3884,11 @@ static void namer_body(struct namer *n, const char **p)
 static void namer_word(struct namer *n, const char **p)
 {
     static const char *const empty[] = {"IF", "NOT", "EXISTS", NULL};
-    char before[sizeof n->word], now[sizeof n->word];
+    char before[sizeof n->word], now[sizeof n->word] = "";
     size_t len = 0;
     memcpy(before, n->word, sizeof before);
-    for (const char *c = *p; isalnum((unsigned char) *c) || *c == '_' || *c & 0x80; c++) len++;
-    for (size_t i = 0; i < sizeof now; i++)
-        now[i] = i < len && i + 1 < sizeof now ? (char) toupper((unsigned char) (*p)[i]) : '\0';
+    for (const char *c = *p; isalnum((unsigned char) *c) || *c == '_' || *c & 0x80; c++, len++)
+        if (len + 1 < sizeof now) now[len] = (char) toupper((unsigned char) *c);
     buf_bytes(&n->out, *p, len);
     *p += len;
     memcpy(n->word, now, sizeof now);
@@ -4007,13 +4022,15 @@ static const struct job *name_job(const struct job *job, struct arena *a,
     b->schemas.n = 0;
     for (int i = 0; i < job->schemas.n; i++) {
         const struct qname *q = &job->schemas.items[i];
-        if (!q->schema_glob)
-            b->schemas.items[b->schemas.n++] = (struct qname){.schema = name_schema(job, q->schema)};
-        for (int k = 0; k < tables->n && q->schema_glob; k++)
-            if (glob_matches(q->schema, tables->items[k].schema) &&
-                (!k || !str_is(tables->items[k].schema, tables->items[k - 1].schema)))
-                b->schemas.items[b->schemas.n++] =
-                    (struct qname){.schema = name_schema(job, tables->items[k].schema)};
+        struct qname *next = &b->schemas.items[b->schemas.n];
+        if (!q->schema_glob) *next++ = (struct qname){.schema = name_schema(job, q->schema)};
+        for (int k = 0; k < tables->n && q->schema_glob; k++) {
+            const char *schema = tables->items[k].schema;
+            if (k && str_is(schema, tables->items[k - 1].schema)) continue;
+            if (glob_matches(q->schema, schema))
+                *next++ = (struct qname){.schema = name_schema(job, schema)};
+        }
+        b->schemas.n = (int) (next - b->schemas.items);
     }
     b->tables.items = arena_array(a, struct qname, tables->n + 1);
     b->tables.n = 0;
@@ -4307,6 +4324,90 @@ static const char *cat_oid_array(struct arena *a, const struct table_list *table
     const char *text = arena_str(a, b.data);
     buf_free(&b);
     return text;
+}
+
+/* ---- capitalization ---- */
+
+/* A column of a table that has no name of its own yet. */
+static void name_learn_column(const struct job *job, struct arena *a, struct table_rules *r,
+                              const char *column)
+{
+    const char *there = name_letters(a, job->letters, column);
+    if (job->letters == CASE_SERVICE || there == column || !rules_have(r, column)) return;
+    for (int i = 0; i < r->nrenames; i++)
+        if (str_is(r->renames[i].name, column)) return;
+    struct renamed *all = arena_array(a, struct renamed, r->nrenames + 1);
+    if (r->nrenames) memcpy(all, r->renames, sizeof *all * (size_t) r->nrenames);
+    all[r->nrenames++] = (struct renamed){column, there};
+    r->renames = all;
+}
+
+/* The rules of a table, with what the job's capitalization makes of its name. */
+static struct table_rules *name_learn_table(const struct job *job, struct job *j, struct arena *a,
+                                            const char *schema, const char *table)
+{
+    const struct table_rules *own = job_rules(job, schema, table);
+    for (int i = 0; i < j->nrules; i++)
+        if (str_is(j->rules[i].name.table, table) && str_is(j->rules[i].name.schema, schema))
+            return &j->rules[i];
+    struct table_rules *r = &j->rules[j->nrules++];
+    *r = own ? *own : (struct table_rules){.made = true};
+    r->name = (struct qname){.schema = schema, .table = table};
+    if (!r->to) r->to = name_letters(a, job->letters, table);
+    return r;
+}
+
+static void name_learn_schema(struct job *job, struct arena *a, const char *schema)
+{
+    for (int i = 0; i < job->nschema_names; i++)
+        if (str_is(job->schema_names[i].name, schema)) return;
+    struct renamed *all = arena_array(a, struct renamed, job->nschema_names + 1);
+    if (job->nschema_names)
+        memcpy(all, job->schema_names, sizeof *all * (size_t) job->nschema_names);
+    all[job->nschema_names++] = (struct renamed){schema, name_letters(a, job->letters, schema)};
+    job->schema_names = all;
+}
+
+/* The job with a section for every table of A, where capitalization changes names.  more: other
+ * names, as rows of schema, table, and column or NULL; or NULL. */
+static status MUST_CHECK name_learn(const struct job *job, struct db *on_a, struct arena *a,
+                                    const PGresult *more, const struct job **out)
+{
+    struct table_list tables, unsupported;
+    struct qname_list missing;
+    PGresult *columns;
+    *out = job;
+    if (!job->letters) return TW_OK;
+    TRY(cat_tables(on_a, a, job, &tables, &unsupported, &missing));
+    const char *oids = cat_oid_array(a, &tables);
+    TRY(db_query(on_a, a, "read the columns", "SELECT attrelid, attname FROM unnest($1::oid[])"
+                 " WITH ORDINALITY u(oid, n) JOIN pg_attribute ON attrelid = u.oid AND attnum > 0"
+                 " AND NOT attisdropped ORDER BY u.n, attnum", 1, &oids, &columns));
+    struct job *j = arena_new(a, struct job);
+    *j = *job;
+    int extra = more ? PQntuples(more) : 0, at = 0;
+    j->rules = arena_array(a, struct table_rules, tables.n + extra + job->nrules + 1);
+    j->nrules = 0;
+    for (int i = 0; i < tables.n; i++) {
+        const struct table *t = &tables.items[i];
+        struct table_rules *r = name_learn_table(job, j, a, t->schema, t->name);
+        name_learn_schema(j, a, t->schema);
+        for (; at < PQntuples(columns) && (uint32_t) db_cell_int(columns, at, 0) == t->oid; at++)
+            name_learn_column(job, a, r, PQgetvalue(columns, at, 1));
+    }
+    for (int i = 0; i < extra; i++) {
+        const char *parts[3];
+        for (int k = 0; k < 3; k++)
+            parts[k] = PQgetisnull(more, i, k) ? NULL : arena_str(a, PQgetvalue(more, i, k));
+        struct table_rules *r = name_learn_table(job, j, a, parts[0], parts[1]);
+        name_learn_schema(j, a, parts[0]);
+        if (parts[2]) name_learn_column(job, a, r, parts[2]);
+    }
+    if (job->nrules)
+        memcpy(j->rules + j->nrules, job->rules, sizeof *j->rules * (size_t) job->nrules);
+    j->nrules += job->nrules;
+    *out = j;
+    return TW_OK;
 }
 
 static const struct table *cat_find(const struct table_list *tables, uint32_t oid)
@@ -5752,8 +5853,13 @@ static void rel_name_b(struct rel *rel, const struct job *job)
     rel->to_schema = name_schema(job, rel->schema);
     rel->to_name = name_table(job, rel->schema, rel->name);
     rel->quoted = name_quoted(job, &rel->arena, rel->schema, rel->name);
-    for (int i = 0; i < rel->ncolumns; i++)
-        rel->to_columns[i] = name_column(r, rel->columns[i].name);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        const char *name = rel->columns[i].name, *to = name_column(r, name);
+        /* name_learn() does not know the columns that a table had when it was called otherwise. */
+        if (to == name && job->letters > CASE_SERVICE)
+            to = name_letters(&rel->arena, job->letters, name);
+        rel->to_columns[i] = to;
+    }
 }
 
 /* Reverse: what the job calls it on A. */
@@ -6616,11 +6722,13 @@ static status MUST_CHECK rules_find(const struct job *job, struct db *d, const c
     struct arena a = {0};
     PGresult *r;
     *out = job_rules(job, schema, table);
-    if (*out || !job->nrules) return TW_OK;
+    if ((*out && !(*out)->made) || !job->nrules) return TW_OK;
     const char *name = sql_quoted_table(&a, schema, table);
     status s = db_query(d, &a, "look for a partitioned table", above_sql, 1, &name, &r);
-    for (int i = 0; s == TW_OK && !*out && i < PQntuples(r); i++)
-        *out = job_rules(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
+    for (int i = 0; s == TW_OK && (!*out || (*out)->made) && i < PQntuples(r); i++) {
+        const struct table_rules *above = job_rules(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
+        if (above) *out = above;
+    }
     arena_free(&a);
     return s;
 }
@@ -12058,6 +12166,7 @@ static status MUST_CHECK check_find_target(struct check *c)
 static status check_objects(struct check *c, struct check_node *n)
 {
     TRY(cat_tables(&n->db, c->arena, c->job, &c->tables, &c->unsupported, &c->missing));
+    TRY(name_learn(c->job, &n->db, c->arena, NULL, &c->job));
     n->oids = cat_oid_array(c->arena, &c->tables);
     if (c->n[1].up) TRY(check_find_target(c));
     c->selected = c->n[1].up && c->tables.n > 0;
@@ -12841,6 +12950,20 @@ static status MUST_CHECK trial_names(struct check_trial *x, const struct table_r
     return TW_OK;
 }
 
+/* Does what one says of columns hold for the other? */
+static bool trial_same_columns(const struct table_rules *x, const struct table_rules *y)
+{
+    for (int i = 0; x && i < x->nrenames; i++) {
+        const char *there = name_column(y, x->renames[i].name);
+        if (!there || !str_is(there, x->renames[i].to)) return false;
+    }
+    for (int i = 0; x && i < x->without.n; i++)
+        if (rules_have(y, x->without.items[i])) return false;
+    for (int i = 0; x && i < x->columns.n; i++)
+        if (!rules_have(y, x->columns.items[i])) return false;
+    return !x || !x->columns.n || (y && y->columns.n);
+}
+
 /* Two tables cannot have one name, and a partition has the columns of its table. */
 static status MUST_CHECK trial_places(struct check *c, struct check_node *n, struct gather *wrong)
 {
@@ -12861,9 +12984,7 @@ static status MUST_CHECK trial_places(struct check *c, struct check_node *n, str
     for (int i = 0; i < PQntuples(r); i++) {
         const struct table_rules *x = job_rules(c->job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
         const struct table_rules *y = job_rules(c->job, PQgetvalue(r, i, 2), PQgetvalue(r, i, 3));
-        bool columns = (x && (x->nrenames || x->columns.n || x->without.n)) ||
-                       (y && (y->nrenames || y->columns.n || y->without.n));
-        if (x != y && columns)
+        if (!trial_same_columns(x, y) || !trial_same_columns(y, x))
             gather_add(wrong, "; ", check_text(c, "%s needs the columns of %s: one [table] section"
                                                " with a pattern that both meet",
                                                sql_quoted_table(c->arena, PQgetvalue(r, i, 0),
@@ -16279,7 +16400,8 @@ struct retention {
 
 struct task {
     /* Fixed by task_open(). */
-    const struct job *job;
+    const struct job *given;    /* the job file's */
+    const struct job *job;      /* of a session: with the names that capitalization makes */
     enum tw_direction dir;
     const struct task_conf *conf;
     const struct node *source, *target;
@@ -16472,6 +16594,30 @@ static status MUST_CHECK task_setup_node(struct db *d)
     return ddl_setup(d);
 }
 
+/* The ordinary session on A. */
+static struct db *task_a(struct task *t)
+{
+    return t->dir == TW_FORWARD ? &t->from : &t->to;
+}
+
+/* What the job calls tables on B, also those that have, or had, other names than now. */
+static status MUST_CHECK task_learn(struct task *t)
+{
+    static const char told_sql[] =
+        "SELECT DISTINCT i[1], i[2], v.c FROM twsync.ddl d, jsonb_array_elements(d.changes) c,"
+        " LATERAL (VALUES (c->>'what', NULL), (c->>'old', NULL), ('table ' || (c->>'table_'),"
+        " c->>'was'), ('table ' || (c->>'table_'), c->>'name')) v(w, c),"
+        " LATERAL parse_ident(substr(v.w, 7)) i WHERE d.job = $1 AND v.w ~ '^table \"'";
+    const char *there;
+    PGresult *told = NULL;
+    if (!t->given->letters) return TW_OK;
+    TRY(db_value(task_a(t), &t->session, "look for DDL", "SELECT to_regclass('twsync.ddl')", 0,
+                 NULL, &there));
+    if (there)
+        TRY(db_query(task_a(t), &t->session, "read names", told_sql, 1, &t->given->name, &told));
+    return name_learn(t->given, task_a(t), &t->session, told, &t->job);
+}
+
 static status MUST_CHECK task_connect(struct task *t)
 {
     task_db(t, &t->to, t->target, "apply");
@@ -16480,6 +16626,7 @@ static status MUST_CHECK task_connect(struct task *t)
     TRY(db_open(&t->to, false));
     TRY(task_fence(t));
     TRY(db_open(&t->from, false));
+    TRY(task_learn(t));
     TRY(db_open(&t->repl.db, true));
     TRY(slot_identify(&t->repl.db, &t->source_id));
     return task_setup_node(&t->to);
@@ -17346,7 +17493,8 @@ static status MUST_CHECK task_follow_values(struct task *t, struct arena *a, str
     for (int i = 0; i < PQntuples(r); i++) {
         const char *column = db_cell(r, i, 0);
         int c = 0;
-        while (c < rel->ncolumns && !(rel->to_columns[c] && str_is(rel->to_columns[c], column))) c++;
+        while (c < rel->ncolumns && (!rel->to_columns[c] || !str_is(rel->to_columns[c], column)))
+            c++;
         for (int k = 0; k < n; k++) {
             const struct ddl_step *x = &steps[k];
             bool here = obj && str_is(x->obj, obj) && strchr("atu", x->op);
@@ -17551,8 +17699,7 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
 static status MUST_CHECK task_rules(struct task *t, struct rel *rel)
 {
     const struct table_rules *r;
-    struct db *a = t->dir == TW_FORWARD ? &t->from : &t->to;
-    TRY(rules_find(t->job, a, rel->a_schema, rel->a_name, &r));
+    TRY(rules_find(t->job, task_a(t), rel->a_schema, rel->a_name, &r));
     int carried = r && r->operations[t->dir] ? r->operations[t->dir] : t->conf->operations;
     rel->left_out = OP_ALL & ~carried;
     rel->parts = rules_part(t->job, r);
@@ -17881,6 +18028,8 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
 {
     struct ddl_work w = {.job = t->job, .to = &t->to, .arena = a, .event = event, .task = t->name,
                          .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
+    TRY(task_learn(t));
+    w.job = t->job;
     /* With the locks of other DDL held, the reverse task must not be waited for. */
     bool put_off = t->alone;
     TRY(ddl_begin(&w));
@@ -18564,6 +18713,7 @@ static void task_close(struct task *t, status s)
     db_abandon(&t->to);
     db_abandon(&t->from);
     repl_close(&t->repl);
+    t->job = t->given;
     arena_reset(&t->session);
 }
 
@@ -18704,7 +18854,7 @@ static void task_restore(struct task *t)
 static void task_open(struct task *t, const struct job *job, enum tw_direction dir,
                       struct stat_page *page, const char *instance)
 {
-    *t = (struct task){.job = job, .dir = dir, .conf = &job->task[dir], .page = page,
+    *t = (struct task){.given = job, .job = job, .dir = dir, .conf = &job->task[dir], .page = page,
                        .stat = &page->task[dir],
                        .source = &job->node[dir == TW_FORWARD ? 0 : 1],
                        .target = &job->node[dir == TW_FORWARD ? 1 : 0]};
@@ -19215,6 +19365,7 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
     str_copy(from.purpose, sizeof from.purpose, "sequences");
     str_copy(to.purpose, sizeof to.purpose, "sequences");
     status s = db_open(&from, false);
+    if (s == TW_OK) s = name_learn(job, &from, &a, NULL, &job);
     if (s == TW_OK) s = shape_sequences_sql(&from, &a, job, &b);
     if (s == TW_OK) fputs(buf_cstr(&b), out);
     if (s == TW_OK && apply) {
@@ -19260,12 +19411,13 @@ static int schema_order(const void *x, const void *y)
     return strcmp((*(const struct ddl *const *) x)->what, (*(const struct ddl *const *) y)->what);
 }
 
-static status MUST_CHECK schema_read(struct schema_diff *d, const struct job *job,
-                                     struct schema_side *side)
+static status MUST_CHECK schema_read(struct schema_diff *d, struct schema_side *side)
 {
     struct table_list unsupported;
     struct qname_list missing;
     TRY(db_open(&side->db, false));
+    if (side == &d->a) TRY(name_learn(d->job, &side->db, d->arena, NULL, &d->job));
+    const struct job *job = side == &d->a ? d->job : name_job(d->job, d->arena, &d->a.tables);
     TRY(cat_tables(&side->db, d->arena, job, &side->tables, &unsupported, &missing));
     TRY(shape_plan(&side->db, d->arena, job, &side->tables, &side->list));
     side->by_what = arena_array(d->arena, const struct ddl *, side->list.n + 1);
@@ -19489,8 +19641,8 @@ static status MUST_CHECK schema_apply(struct schema_diff *d, int *done, struct t
 
 static status MUST_CHECK schema_compare(struct schema_diff *d)
 {
-    TRY(schema_read(d, d->job, &d->a));
-    TRY(schema_read(d, name_job(d->job, d->arena, &d->a.tables), &d->b));
+    TRY(schema_read(d, &d->a));
+    TRY(schema_read(d, &d->b));
     TRY(shape_may_fire(&d->b.db, &d->a.list, DDL_LAST, &d->leave_out));
     for (int section = DDL_BEFORE; section <= DDL_LAST; section++)
         for (int i = 0; i < d->a.list.n; i++)

@@ -198,3 +198,78 @@ def test_mistakes(pair, make_job, name):
         f.write("\n" + text)
     code, out, err = job.command("show", job.path)
     assert code == tw.BAD_JOB and word in err, out + err
+
+
+LETTERS = {
+    "source": ('"Big"."Orders"', '"Id"', '"note X"', '"Big".plain', 'V'),
+    "service": ("big.orders", '"Id"', '"note X"', "big.plain", 'V'),
+    "lower": ("big.orders", "id", '"note x"', "big.plain", "v"),
+    "upper": ('"BIG"."ORDERS"', '"ID"', '"NOTE X"', '"BIG"."PLAIN"', '"V"'),
+}
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("letters", LETTERS)
+def test_capitalization(pair, make_job, letters):
+    """Names on B in other letters: in the copy, the stream, DDL, the way back, and the next session."""
+    table, key, note, plain, _ = LETTERS[letters]
+    pair.a.sql('CREATE SCHEMA "Big"; CREATE TABLE "Big"."Orders" ("Id" int PRIMARY KEY, "note X" text DEFAULT \'ÄbC\', '
+               'CHECK ("note X" <> \'\')); CREATE TABLE "Big".plain (id int PRIMARY KEY, "Other" int REFERENCES '
+               '"Big"."Orders"); CREATE INDEX "Idx" ON "Big"."Orders" (lower("note X")); '
+               'INSERT INTO "Big"."Orders" VALUES (1, \'one\'), (2, \'two\')')
+    job = make_job(pair, '"Big"', objects={"capitalization": letters}).start()
+    job.wait_synced()
+    everything = f"SELECT {key}, {note} FROM {table} ORDER BY 1"
+    assert pair.b.sql(everything) == [(1, "one"), (2, "two")]
+    pair.a.sql('UPDATE "Big"."Orders" SET "note X" = \'of a\' WHERE "Id" = 1; INSERT INTO "Big".plain VALUES (1, 2)')
+    pair.b.sql(f"INSERT INTO {table} VALUES (3, 'of b'); UPDATE {table} SET {note} = 'b' WHERE {key} = 2")
+    job.wait_synced()
+    assert pair.b.sql(everything) == pair.a.sql('SELECT * FROM "Big"."Orders" ORDER BY 1') == \
+        [(1, "of a"), (2, "b"), (3, "of b")]
+    pair.a.sql('ALTER TABLE "Big"."Orders" ADD "V" int DEFAULT 7; CREATE TABLE "Big"."NewOne" ("Id" int PRIMARY KEY); '
+               'INSERT INTO "Big"."NewOne" VALUES (1); ALTER TABLE "Big"."Orders" RENAME "note X" TO "Note Y"')
+    job.wait_synced()
+    fold = {"source": str, "service": str.lower, "lower": str.lower, "upper": str.upper}[letters]
+    columns = {"source": str, "service": str, "lower": str.lower, "upper": str.upper}[letters]
+    schema = fold("Big")
+    assert pair.b.sql(f'SELECT "{columns("Note Y")}", "{columns("V")}" FROM {table} ORDER BY 1') == \
+        [("b", 7), ("of a", 7), ("of b", 7)]
+    pair.b.sql(f'INSERT INTO "{schema}"."{fold("NewOne")}" VALUES (2)')
+    job.wait_synced()
+    assert pair.a.sql('SELECT * FROM "Big"."NewOne" ORDER BY 1') == [(1,), (2,)]
+    pair.a.sql('ALTER TABLE "Big"."NewOne" RENAME TO "Renamed"; INSERT INTO "Big"."Renamed" VALUES (3)')
+    job.wait_synced()
+    job.stop()
+    pair.a.sql('INSERT INTO "Big"."Renamed" VALUES (5); ALTER TABLE "Big"."Renamed" RENAME TO "Again"; '
+               'CREATE TABLE "Big"."Gone" (x int); DROP TABLE "Big"."Gone"')
+    job.start()
+    job.wait_synced()
+    assert pair.b.sql(f'SELECT * FROM "{schema}"."{fold("Again")}" ORDER BY 1') == [(1,), (2,), (3,), (5,)]
+    code, out, err = job.command("schema", job.path)
+    assert code == 0, out + err
+    assert [job.task(t)["conflicts"] for t in tw.TASKS] == [0, 0]
+
+
+CHECKS = {
+    "two of one name": ({"table public.t": {"to": "u"}}, 'two tables would be called "public"."u"'),
+    "by letters": ({"objects": {"capitalization": "lower"}}, 'two tables would be called "public"."t"'),
+    "columns meet": ({"table public.t": {"rename a": "b"}}, 'column b would be there twice'),
+    "no such column": ({"table public.t": {"without": "nope"}}, "there is no column nope"),
+    "key left out": ({"table public.t": {"columns": "a, b"}}, "column id is left out and part of a key"),
+    "needed": ({"table public.t": {"without": "c"}}, "column c is left out, and rows that come from b need a value"),
+    "partition": ({"table public.p": {"rename v": "w"}}, "needs the columns of"),
+}
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("name", CHECKS)
+def test_checked_beforehand(pair, make_job, name):
+    rules, word = CHECKS[name]
+    pair.a.sql('CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text NOT NULL); CREATE TABLE u (id int PRIMARY KEY);'
+               'CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); '
+               'CREATE TABLE p1 PARTITION OF p DEFAULT')
+    if name == "by letters":
+        pair.a.sql('CREATE TABLE "T" (id int PRIMARY KEY)')
+    job = make_job(pair, **rules)
+    code, out, err = job.command("check", job.path)
+    assert code == tw.PRECHECK_FAILED and "RULES" in out and word in out, out + err
