@@ -577,8 +577,9 @@ static void log_failure(const struct tw_error *e, const char *context)
 /* ==== 6. os ================================================================
  * Clock, signals, files, test points. */
 
-/* The wish to stop, set by signal handlers and tw_stop() only. */
-static volatile sig_atomic_t stop_flag;
+/* The wish to stop, set by signal handlers and tw_stop() only, and to read the job file again, set by
+ * the supervisor's signal handler. */
+static volatile sig_atomic_t stop_flag, reload_flag;
 
 /* For timers: never jumps with the wall clock. */
 static usec os_now(void)
@@ -770,7 +771,7 @@ static const char *task_state_name(int64_t state)
     return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
 }
 
-enum { STAT_MAGIC = 0x74775338 };  /* "twS8": changes with the layout */
+enum { STAT_MAGIC = 0x74775339 };  /* "twS9": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -832,6 +833,8 @@ struct stat_page {
     uint32_t magic;
     _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
+    _Atomic int32_t reloads;   /* how often the job file was read again */
+    char reload_failed[512];   /* why it was not taken; written before `reloads` */
     struct stat_task task[2];  /* by enum tw_direction */
     struct stat_limit limits[NTHROTTLES];
     struct memory memory;
@@ -13970,7 +13973,15 @@ static status MUST_CHECK copy_prepare_table(struct copy *c, struct arena *a, str
 {
     const char *values[] = {c->ledger, t->schema, t->name}, *why = NULL;
     PGresult *r;
+    const char *left_out;
     if (t->relkind == 'p') return TW_OK;  /* its rows are in its partitions */
+    TRY(db_value(to, a, "look for parked tables", "SELECT 1 FROM twsync.parked WHERE task = $1 AND"
+                 " schema_name = $2 AND table_name = $3", 3, values, &left_out));
+    if (left_out) {
+        log_warning("table %s is not copied: it is to be left out",
+                    sql_quoted_table(a, t->schema, t->name));
+        return TW_OK;
+    }
     TRY(db_query(to, a, "read the copy ledger",
                  "SELECT count(*), max(chunks) FROM twsync.copied"
                  " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &r));
@@ -15527,6 +15538,7 @@ static const char ddl_tables_sql[] =
     /* Objects of A that were not made on B, where something else has their name. */
     "CREATE TABLE IF NOT EXISTS twsync.barred (task text, obj text, PRIMARY KEY (task, obj));"
     "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS ready_lsn pg_lsn;"
+    "ALTER TABLE twsync.progress ADD COLUMN IF NOT EXISTS objects text;"
     "ALTER TABLE twsync.copied ADD COLUMN IF NOT EXISTS seen text;"
     "ALTER TABLE twsync.parked ADD COLUMN IF NOT EXISTS look boolean NOT NULL DEFAULT false;"
     "REVOKE ALL ON twsync.ddl, twsync.ddl_done, twsync.parked, twsync.barred FROM PUBLIC";
@@ -17285,17 +17297,175 @@ static status MUST_CHECK task_retention_cap(struct task *t)
     return TW_OK;
 }
 
-/* Tables that the job selects and the publication lacks, made after the job began: their rows are
- * not in the stream, and silence about it would be a trap (failures E11). */
-static status MUST_CHECK task_warn_new_tables(struct task *t)
+/* ---- tables that join or leave a job that runs ---- */
+
+/* The table is left out of the stream until it is copied again. */
+static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason,
+                                   const char *ddl_id, bool wanted)
+{
+    const char *values[] = {t->name, table, reason, wanted ? "true" : "false", ddl_id};
+    log_warning("table %s is parked, its changes are left out: %s", table, reason);
+    t->stat->parked++;
+    if (wanted) t->resync_due_us = 0;
+    return db_exec_params(&t->to, "park a table",
+                          "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
+                          " wanted, ddl_id) SELECT $1, i[1], i[2], $3, $4::boolean, $5::bigint"
+                          " FROM parse_ident($2) i ON CONFLICT (task, schema_name, table_name) DO"
+                          " UPDATE SET reason = CASE WHEN twsync.parked.wanted THEN"
+                          " EXCLUDED.reason ELSE twsync.parked.reason END, wanted ="
+                          " EXCLUDED.wanted", 5,
+                          values);
+}
+
+/* [objects], to be compared with what it was. */
+static const char *task_selection(const struct job *job, struct arena *a)
+{
+    const struct qname_list *const lists[] = {&job->schemas, &job->tables, &job->exclude};
+    struct buf b = {0};
+    for (int i = 0; i < 3; i++) {
+        buf_str(&b, i ? "; " : "");
+        job_write_names(&b, job->keys, lists[i]);
+    }
+    const char *text = arena_str(a, buf_cstr(&b));
+    buf_free(&b);
+    return text;
+}
+
+/* The publication of the way back, if it is there, has the table, or has it no more. */
+static status MUST_CHECK task_way_back_has(struct task *t, const char *table, bool has)
+{
+    struct arena *a = &t->session;
+    const char *publication = slot_name(a, t->job, TW_REVERSE), *is = NULL;
+    const char *values[] = {publication, table};
+    TRY(db_value(&t->to, a, "read the publication", "SELECT m.oid IS NOT NULL FROM pg_publication u"
+                 " JOIN pg_class c ON c.oid = to_regclass($2) LEFT JOIN pg_publication_rel m ON"
+                 " m.prpubid = u.oid AND m.prrelid = c.oid WHERE u.pubname = $1", 2, values, &is));
+    if (!is || (*is == 't') == has) return TW_OK;
+    return db_exec(&t->to, "change the publication",
+                   arena_fmt(a, "ALTER PUBLICATION \"%s\" %s TABLE ONLY %s", publication,
+                             has ? "ADD" : "DROP", table));
+}
+
+/* Rows that B has in a table that comes new: a reason to leave it alone. */
+static status MUST_CHECK task_has_rows(struct task *t, const char *table, bool *rows)
+{
+    const char *there, *row = NULL;
+    TRY(db_value(&t->to, &t->session, "look for a table", "SELECT to_regclass($1)", 1, &table,
+                 &there));
+    if (there)
+        TRY(db_value(&t->to, &t->session, "look into a table",
+                     arena_fmt(&t->session, "SELECT 1 FROM %s LIMIT 1", table), 0, NULL, &row));
+    *rows = row != NULL;
+    return TW_OK;
+}
+
+/* A table joins the publication and shows whole old rows, at once: without a key and without those
+ * the server would refuse the application's updates in between.  Writers are not held up for longer
+ * than two seconds at a time. */
+static status MUST_CHECK task_publish(struct task *t, const struct table *x, const char *name)
+{
+    const char *identity = "";
+    if (t->conf->identity == IDENTITY_FULL && !x->no_whole_rows)
+        identity = arena_fmt(&t->session, "ALTER TABLE ONLY %s REPLICA IDENTITY FULL;", name);
+    const char *sql = arena_fmt(&t->session, "BEGIN; SET LOCAL lock_timeout = '2s';"
+                                " ALTER PUBLICATION \"%s\" ADD TABLE ONLY %s; %s COMMIT", t->slot,
+                                name, identity);
+    for (int i = 0;; i++) {
+        status s = db_exec(&t->from, "publish a table", sql);
+        if (s == TW_OK || !str_is(t->e.sqlstate, "55P03") || i == IDENTITY_TRIES) return s;
+        error_clear(&t->e);
+        log_info("table %s is locked on %c, trying again", name, t->source->letter);
+        TRY(db_exec(&t->from, "roll back", "ROLLBACK"));
+        TRY(db_tick(&t->from));
+    }
+}
+
+/* New tables of the job: made on B, parked until their rows are copied, published, in this order,
+ * so that it can be done again from the start. */
+static status MUST_CHECK task_add_tables(struct task *t, const struct table_list *tables)
+{
+    struct arena *a = &t->session;
+    struct shape_watch watch = {0};
+    struct ddl_list list;
+    bool *rows = arena_array(a, bool, tables->n + 1);
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *x = &tables->items[i];
+        TRY(task_has_rows(t, name_quoted(t->job, a, x->schema, x->name), &rows[i]));
+    }
+    TRY(shape_plan(&t->from, a, t->job, tables, &list));
+    for (int section = DDL_BEFORE; section <= DDL_LAST && t->conf->schema; section++)
+        TRY(shape_run(&t->to, &list, (enum ddl_section) section, 1, &watch));
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *x = &tables->items[i];
+        const char *name = sql_quoted_table(a, x->schema, x->name);
+        const char *there = name_quoted(t->job, a, x->schema, x->name);
+        if (x->relkind == 'r')
+            TRY(task_park(t, name, rows[i] ? "it was added to the job, and holds rows on b already:"
+                          " `twsync resync` empties it there first" : "it was added to the job",
+                          NULL, !rows[i]));
+        if (t->progress.reverse_made && t->job->task[TW_REVERSE].enabled) {
+            if (t->job->task[TW_REVERSE].identity == IDENTITY_FULL)
+                TRY(db_exec(&t->to, "set a replica identity",
+                            arena_fmt(a, "ALTER TABLE ONLY %s REPLICA IDENTITY FULL", there)));
+            TRY(task_way_back_has(t, there, true));
+        }
+        TRY(task_publish(t, x, name));
+        log_info("table %s has joined the job", name);
+    }
+    return TW_OK;
+}
+
+/* Tables that the job selects no more: nothing of theirs is carried any longer. */
+static status MUST_CHECK task_remove_tables(struct task *t)
+{
+    struct arena *a = &t->session;
+    struct table_list all;
+    PGresult *r;
+    TRY(task_tables(t, &t->from, t->job, &all));
+    const char *values[] = {t->slot, cat_oid_array(a, &all)};
+    TRY(db_query(&t->from, a, "read the publication", "SELECT n.nspname, c.relname FROM"
+                 " pg_publication_rel m JOIN pg_publication u ON u.oid = m.prpubid JOIN pg_class c"
+                 " ON c.oid = m.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
+                 " u.pubname = $1 AND n.nspname <> 'twsync' AND c.oid <> ALL ($2::oid[])", 2,
+                 values, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *schema = PQgetvalue(r, i, 0), *table = PQgetvalue(r, i, 1);
+        const char *name = sql_quoted_table(a, schema, table);
+        const char *forget[] = {t->name, schema, table};
+        TRY(task_way_back_has(t, name_quoted(t->job, a, schema, table), false));
+        TRY(db_exec(&t->from, "change the publication",
+                    arena_fmt(a, "ALTER PUBLICATION \"%s\" DROP TABLE ONLY %s", t->slot, name)));
+        TRY(db_exec_params(&t->to, "forget a table", "WITH p AS (DELETE FROM twsync.parked WHERE"
+                           " task = $1 AND schema_name = $2 AND table_name = $3) DELETE FROM"
+                           " twsync.copied WHERE task = $1 AND schema_name = $2 AND table_name ="
+                           " $3", 3, forget));
+        log_info("table %s has left the job; on %c it stays as it is", name, t->target->letter);
+    }
+    return TW_OK;
+}
+
+/* The job's tables are those that [objects] names; when that has changed, tables join and leave.
+ * Tables that came otherwise and are not published are told: silence about them would be a trap
+ * (failures E11). */
+static status MUST_CHECK task_objects(struct task *t)
 {
     struct table_list tables, later;
+    const char *now = task_selection(t->given, &t->session), *was;
+    const char *values[] = {t->name, now};
     if (t->dir == TW_REVERSE) return TW_OK;
     TRY(task_published(t, &t->from, &tables, &later));
-    for (int i = 0; i < later.n; i++)
-        log_warning("table %s.%s on %c was created after the job began and is not synchronised",
-                    later.items[i].schema, later.items[i].name, t->source->letter);
-    return TW_OK;
+    TRY(db_value(&t->to, &t->session, "read the progress",
+                 "SELECT objects FROM twsync.progress WHERE task = $1", 1, values, &was));
+    bool changed = was && !str_is(was, now);
+    if (changed) TRY(task_remove_tables(t));
+    if (changed && later.n) TRY(task_add_tables(t, &later));
+    for (int i = 0; i < later.n && !changed; i++)
+        log_warning("table %s.%s on %c was created after the job began and is not synchronised:"
+                    " name it under tables in [objects]", later.items[i].schema,
+                    later.items[i].name, t->source->letter);
+    if (was && !changed) return TW_OK;
+    return db_exec_params(&t->to, "write the progress",
+                          "UPDATE twsync.progress SET objects = $2 WHERE task = $1", 2, values);
 }
 
 /* Did the last session end by a statement that may fail again at once?  Then the task is Running
@@ -17360,7 +17530,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->apply.how = t->conf->bulk;
     TRY(task_retention_cap(t));
     TRY(task_capture_ddl(t));
-    TRY(task_warn_new_tables(t));
+    TRY(task_objects(t));
     lsn_t from = t->progress.applied_lsn;
     t->apply.epoch = t->progress.epoch;
     t->apply.applied_lsn = t->apply.durable_lsn = t->seen_lsn = from;
@@ -17819,24 +17989,6 @@ static const char *task_way_back(const struct task *t, struct arena *a)
 {
     bool made = t->progress.reverse_made && t->job->task[TW_REVERSE].enabled;
     return made ? slot_name(a, t->job, TW_REVERSE) : NULL;
-}
-
-/* The table is left out of the stream until it is copied again. */
-static status MUST_CHECK task_park(struct task *t, const char *table, const char *reason,
-                                   const char *ddl_id, bool wanted)
-{
-    const char *values[] = {t->name, table, reason, wanted ? "true" : "false", ddl_id};
-    log_warning("table %s is parked, its changes are left out: %s", table, reason);
-    t->stat->parked++;
-    if (wanted) t->resync_due_us = 0;
-    return db_exec_params(&t->to, "park a table",
-                          "INSERT INTO twsync.parked (task, schema_name, table_name, reason,"
-                          " wanted, ddl_id) SELECT $1, i[1], i[2], $3, $4::boolean, $5::bigint"
-                          " FROM parse_ident($2) i ON CONFLICT (task, schema_name, table_name) DO"
-                          " UPDATE SET reason = CASE WHEN twsync.parked.wanted THEN"
-                          " EXCLUDED.reason ELSE twsync.parked.reason END, wanted ="
-                          " EXCLUDED.wanted", 5,
-                          values);
 }
 
 /* ---- a table's rows ---- */
@@ -18873,6 +19025,7 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
 
 struct sup {
     const struct job *job;
+    struct job *own;       /* read again; NULL: job is the caller's */
     struct stat_page *page;
     int lock_fd;
     char instance[16];
@@ -19109,8 +19262,9 @@ static void sup_stop(struct sup *s)
 
 static void sup_on_signal(int sig)
 {
-    /* SIGCHLD only has to end a wait; SIGHUP must not end the program. */
+    /* SIGCHLD only has to end a wait. */
     if (sig == SIGTERM || sig == SIGINT) stop_flag = 1;
+    if (sig == SIGHUP) reload_flag = 1;
 }
 
 static void sup_signals(void)
@@ -19162,6 +19316,14 @@ static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
     return st;
 }
 
+static void sup_limits(struct sup *s)
+{
+    for (int i = 0; i < NTHROTTLES; i++) {
+        s->page->limits[i].rate = s->job->throttle[i];
+        s->page->limits[i].due_ns = 0;
+    }
+}
+
 static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
 {
     s->page = stat_map(s->job->state_dir, STAT_MAKE, e);
@@ -19172,10 +19334,7 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
     }
     s->page->supervisor_pid = getpid();
     s->page->started_us = os_wall();
-    for (int i = 0; i < NTHROTTLES; i++) {
-        s->page->limits[i].rate = s->job->throttle[i];
-        s->page->limits[i].due_ns = 0;
-    }
+    sup_limits(s);
     for (int dir = 0; dir < 2; dir++) {
         struct stat_task *t = &s->page->task[dir];
         t->enabled = s->job->task[dir].enabled;
@@ -19188,10 +19347,62 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
     return os_write_all(s->lock_fd, pid, strlen(pid), "the lock file", e);
 }
 
+/* The job as its file has it now; *out NULL and e: it cannot be taken. */
+static status MUST_CHECK sup_read_again(const struct sup *s, struct job **out, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct check_list list;
+    TRY(job_load(s->job->path, out, e));
+    const struct job *now = *out;
+    status st = TW_OK;
+    if (!str_is(now->name, s->job->name) || !str_is(now->state_dir, s->job->state_dir))
+        st = fail(e, TW_EJOB, "name and state_dir of a job that runs cannot change");
+    if (st == TW_OK) st = check_run(now, false, &a, &list, e);
+    for (int i = 0; st == TW_OK && !list.passed && i < list.n; i++)
+        if (list.items[i].status == CHECK_FAILED && !list.items[i].accepted)
+            st = fail(e, TW_ECHECK, "%s on %c: %s", list.items[i].code, list.items[i].node,
+                      list.items[i].measured);
+    arena_free(&a);
+    if (st == TW_OK) return TW_OK;
+    job_free(*out);
+    *out = NULL;
+    return st;
+}
+
+/* The job file has changed: the tasks end, and begin again by what it says now.  A file that is
+ * wrong changes nothing. */
+static void sup_reload(struct sup *s)
+{
+    struct tw_error e;
+    struct job *now;
+    error_clear(&e);
+    reload_flag = 0;
+    log_info("reading \"%s\" again", s->job->path);
+    s->page->reload_failed[0] = '\0';
+    if (sup_read_again(s, &now, &e) != TW_OK) {
+        str_copy(s->page->reload_failed, sizeof s->page->reload_failed, e.msg);
+        log_error("the job goes on as it was: %s", e.msg);
+    } else {
+        sup_stop(s);
+        job_free(s->own);
+        s->job = s->own = now;
+        sup_limits(s);
+        for (int dir = 0; dir < 2; dir++) {
+            s->page->task[dir].enabled = now->task[dir].enabled;
+            s->child[dir].done = false;
+            s->child[dir].start_at_us = 0;
+        }
+        s->child[TW_FORWARD].start_at_us = os_now();
+        log_info("the job goes on by what its file says now");
+    }
+    s->page->reloads++;
+}
+
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
 {
     s->child[TW_FORWARD].start_at_us = os_now();
     do {
+        if (reload_flag) sup_reload(s);
         sup_wants(s);
         sup_reap(s);
         sup_show(s);
@@ -19228,6 +19439,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
         log_sink.live = NULL;
     }
     if (s.page) s.page->supervisor_pid = 0;
+    job_free(s.own);
     close(s.lock_fd);
     return st;
 }
@@ -19713,7 +19925,22 @@ static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out
 
 /* ---- resync ---- */
 
-/* `twsync resync`: ask the forward task to copy a table again, and wait until it has. */
+/* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
+ * kill. */
+static bool status_running(const struct job *job)
+{
+    struct arena a = {0};
+    int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
+                   fstat(fd, &st) == 0 && st.st_size > 0;
+    if (fd >= 0) close(fd);
+    arena_free(&a);
+    return running;
+}
+
+/* `twsync resync`: ask the forward task to copy a table again, and wait until it has, if it runs.
+ * `twsync skip`: leave it out until then. */
 static status MUST_CHECK resync_wait(struct db *b, struct arena *a, const char *const *values,
                                      FILE *out)
 {
@@ -19734,13 +19961,14 @@ static status MUST_CHECK resync_wait(struct db *b, struct arena *a, const char *
     return TW_OK;
 }
 
-static status MUST_CHECK resync_run(const struct job *job, const char *table, FILE *out,
-                                    struct tw_error *e)
+static status MUST_CHECK resync_run(const struct job *job, const char *table, bool skip,
+                                    FILE *out, struct tw_error *e)
 {
     struct arena a = {0};
     struct db from = {.node = &job->node[0], .e = e}, to = {.node = &job->node[1], .e = e};
     const char *task = task_name(&a, job, TW_FORWARD), *name = NULL;
-    const char *known[] = {slot_name(&a, job, TW_FORWARD), table}, *values[] = {task, NULL};
+    const char *known[] = {slot_name(&a, job, TW_FORWARD), table};
+    const char *values[] = {task, NULL, skip ? "twsync skip" : "twsync resync", skip ? "f" : "t"};
     snprintf(from.purpose, sizeof from.purpose, "%s:resync", job->name);
     snprintf(to.purpose, sizeof to.purpose, "%s:resync", job->name);
     status s = db_open(&from, false);
@@ -19759,12 +19987,19 @@ static status MUST_CHECK resync_run(const struct job *job, const char *table, FI
     if (s == TW_OK) s = db_open(&to, false);
     if (s == TW_OK)
         s = db_exec_params(&to, "ask for the table", "INSERT INTO twsync.parked (task, schema_name,"
-                           " table_name, reason, wanted) SELECT $1, i[1], i[2], 'twsync resync',"
-                           " true FROM parse_ident($2) i ON CONFLICT (task, schema_name,"
-                           " table_name) DO UPDATE SET wanted = true, tries = 0", 2, values);
-    if (s == TW_OK) fprintf(out, "waiting for task %s to copy table %s again\n", task, name);
+                           " table_name, reason, wanted) SELECT $1, i[1], i[2], $3, $4::boolean"
+                           " FROM parse_ident($2) i ON CONFLICT (task, schema_name,"
+                           " table_name) DO UPDATE SET wanted = EXCLUDED.wanted, tries = 0", 4,
+                           values);
+    bool waits = s == TW_OK && !skip && status_running(job);
+    if (s == TW_OK && skip)
+        fprintf(out, "table %s is left out until `twsync resync %s %s`\n", name, job->path, table);
+    else if (s == TW_OK)
+        fprintf(out, waits ? "waiting for task %s to copy table %s again\n"
+                           : "task %s does not run on this host: it copies table %s again when it"
+                             " runs\n", task, name);
     fflush(out);
-    if (s == TW_OK) s = resync_wait(&to, &a, values, out);
+    if (waits) s = resync_wait(&to, &a, values, out);
     db_close(&from);
     db_close(&to);
     arena_free(&a);
@@ -19871,20 +20106,6 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
 }
 
 /* ---- status ---- */
-
-/* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
- * kill. */
-static bool status_running(const struct job *job)
-{
-    struct arena a = {0};
-    int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
-                   fstat(fd, &st) == 0 && st.st_size > 0;
-    if (fd >= 0) close(fd);
-    arena_free(&a);
-    return running;
-}
 
 /* A page left by a kill says Running: of a job that does not run only failures are still true. */
 static enum task_state status_state(const struct stat_task *t, bool running)
@@ -20055,6 +20276,34 @@ static status MUST_CHECK throttle_run(const struct job *job, char *const *words,
     }
     if (n) fputs("in effect until the job starts again; [throttle] in its file keeps them\n", out);
     if (page) munmap(page, sizeof *page);
+    return TW_OK;
+}
+
+/* ---- reload ---- */
+
+enum { RELOAD_WAIT_S = 60 };
+
+/* `twsync reload`: the supervisor reads the file again, and says whether it took it. */
+static status MUST_CHECK reload_run(const struct job *job, FILE *out, struct tw_error *e)
+{
+    struct tw_error missing;
+    error_clear(&missing);
+    struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
+    if (!page || !status_running(job))
+        return fail(e, TW_EJOB, "job %s does not run on this host: `twsync run` reads its file",
+                    job->name);
+    int before = page->reloads;
+    usec deadline = os_now() + RELOAD_WAIT_S * USEC_SEC;
+    if (kill(page->supervisor_pid, SIGHUP))
+        return fail(e, TW_EOS, "could not signal process %d: %s", (int) page->supervisor_pid,
+                    strerror(errno));
+    while (page->reloads == before && status_running(job) && os_now() < deadline) os_sleep_ms(20);
+    if (page->reloads == before)
+        return fail(e, TW_EOS, "job %s gave no answer in %d s", job->name, RELOAD_WAIT_S);
+    if (page->reload_failed[0])
+        return fail(e, TW_ECHECK, "the job goes on as it was: %s", page->reload_failed);
+    fputs("the job goes on by what its file says now\n", out);
+    munmap(page, sizeof *page);
     return TW_OK;
 }
 
@@ -20253,8 +20502,17 @@ static int cli_release(struct cli *c)
 
 static int cli_resync(struct cli *c)
 {
-    status s = resync_run(c->job, c->table, stdout, &c->e);
-    return s == TW_OK ? 0 : cli_give_up(c, s);
+    return cli_give_up(c, resync_run(c->job, c->table, false, stdout, &c->e));
+}
+
+static int cli_skip(struct cli *c)
+{
+    return cli_give_up(c, resync_run(c->job, c->table, true, stdout, &c->e));
+}
+
+static int cli_reload(struct cli *c)
+{
+    return cli_give_up(c, reload_run(c->job, stdout, &c->e));
 }
 
 static int cli_throttle(struct cli *c)
@@ -20278,6 +20536,9 @@ static const struct command {
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
+    {"skip", cli_skip, "TABLE",
+     "leave one table of a job out, until it is copied again by resync"},
+    {"reload", cli_reload, "", "have a running job go on by what its file says now"},
     {"throttle", cli_throttle, "[NAME=VALUE...]",
      "show the limits of a running job, or change them at once: full.rows=50000"},
     {"conflicts", cli_conflicts, "[--take a|b]",
@@ -20356,6 +20617,11 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
     return cli_wrong("unknown option \"%s\"", arg);
 }
 
+static bool cli_wants_table(const struct cli *c)
+{
+    return str_is(c->command, "resync") || str_is(c->command, "skip");
+}
+
 static int cli_parse(struct cli *c, int argc, char **argv)
 {
     for (int i = 2; i < argc; i++) {
@@ -20365,7 +20631,7 @@ static int cli_parse(struct cli *c, int argc, char **argv)
         } else if (strstr(argv[i], "://")) {
             return cli_wrong("connections belong into the job file: a command line can be read by "
                              "everyone on this host");
-        } else if (c->job_path && !c->table && str_is(c->command, "resync")) {
+        } else if (c->job_path && !c->table && cli_wants_table(c)) {
             c->table = argv[i];
         } else if (c->job_path && str_is(c->command, "throttle")) {
             if (c->words && c->words + c->nwords != &argv[i])
@@ -20378,8 +20644,8 @@ static int cli_parse(struct cli *c, int argc, char **argv)
             c->job_path = argv[i];
         }
     }
-    if (c->job_path && !c->table && str_is(c->command, "resync"))
-        return cli_wrong("which table? \"twsync resync JOB TABLE\"");
+    if (c->job_path && !c->table && cli_wants_table(c))
+        return cli_wrong("which table? \"twsync %s JOB TABLE\"", c->command);
     return c->job_path ? 0 : cli_wrong("which job? \"twsync %s JOB\"", c->command);
 }
 

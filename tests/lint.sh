@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 # Every mutable object of file scope, and why it may be.  All other state belongs to a struct.
 readonly MUTABLE=(
     stop_flag   # written by signal handlers
+    reload_flag
     log_sink    # where log lines go
     os          # the operating system's calls, which a test may replace
     test_hook   # the test point that is armed; in test builds only
