@@ -577,8 +577,8 @@ static void log_failure(const struct tw_error *e, const char *context)
 /* ==== 6. os ================================================================
  * Clock, signals, files, test points. */
 
-/* The wish to stop, set by signal handlers and tw_stop() only, and to read the job file again, set by
- * the supervisor's signal handler. */
+/* The wish to stop, set by signal handlers and tw_stop() only; and to read the job file again, set
+ * by the signal handler of the supervisor. */
 static volatile sig_atomic_t stop_flag, reload_flag;
 
 /* For timers: never jumps with the wall clock. */
@@ -3735,7 +3735,8 @@ struct namer {
     struct buf out;
     const struct table_rules *about;  /* the table that single names are columns of */
     const struct table_rules *refers; /* the same within the parentheses behind REFERENCES */
-    int refers_depth;                 /* 0: not yet */
+    bool refers_next;                 /* they come next */
+    int refers_depth;                 /* 0: not within them */
     int depth;                        /* of parentheses */
     char word[16];       /* before this: in capitals; "::", "\"" a name, or "" */
     bool renames_column; /* RENAME COLUMN */
@@ -3799,7 +3800,8 @@ static void namer_qualified(struct namer *n, const char *const *parts, int npart
     static const char *const others[] = {"STATISTICS", "INDEX", "SEQUENCE", "::", NULL};
     const struct table_rules *r = job_rules(n->job, parts[0], parts[1]);
     bool function = *next == '(' && !namer_after(n, tables);
-    if (str_is(n->word, "REFERENCES")) n->refers = r;
+    n->refers_next = str_is(n->word, "REFERENCES");
+    if (n->refers_next) n->refers = r;
     else if (namer_after(n, about) ||
              (!n->about && nparts == 2 && !function && !namer_after(n, others)))
         n->about = r;
@@ -3889,6 +3891,7 @@ static void namer_word(struct namer *n, const char **p)
     static const char *const empty[] = {"IF", "NOT", "EXISTS", NULL};
     char before[sizeof n->word], now[sizeof n->word] = "";
     size_t len = 0;
+    n->refers_next = false;
     memcpy(before, n->word, sizeof before);
     for (const char *c = *p; isalnum((unsigned char) *c) || *c == '_' || *c & 0x80; c++, len++)
         if (len + 1 < sizeof now) now[len] = (char) toupper((unsigned char) *c);
@@ -3913,8 +3916,8 @@ static void namer_sign(struct namer *n, const char **p)
         snprintf(n->word, sizeof n->word, "::");
     }
     if (c == '(') n->depth++;
-    if (c == '(' && n->refers && !n->refers_depth) n->refers_depth = n->depth;
-    if (c == ')' && n->refers_depth == n->depth) n->refers = NULL;
+    if (c == '(' && n->refers_next) n->refers_depth = n->depth;
+    n->refers_next = false;
     if (c == ')' && n->refers_depth == n->depth) n->refers_depth = 0;
     if (c == ')') n->depth--;
 }

@@ -1,10 +1,10 @@
-/* conf.c: two-way conflicts, model-checked with the deciding functions of chapter 20.  Every
+/* conf.c: two-way conflicts, model-checked with the deciding functions of chapter 21.  Every
  * interleaving of up to four changes to one row on two nodes, of the two streams that carry them,
  * and of settling: do both sides end equal?  With the argument `table`, the answer for the README.
  *
  * A node is its row and what PostgreSQL and the task's memory of deletes know of it.  A stream
  * carries a node's own changes in order, with the whole old row; what a stream or settling has
- * written does not travel.  model_apply_next() is the careful path (22) for a row of two columns.
+ * written does not travel.  model_apply_next() is the careful path (23) for a row of two columns.
  *
  * Settling, as modelled.  A conflict makes the key pending and notes where both streams end.  Once
  * both have been applied past there, both rows are locked and made equal, and the ends are noted
