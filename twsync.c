@@ -2518,31 +2518,77 @@ static void job_read_keys(struct job_file *f)
 
 /* ---- the sections of single tables ---- */
 
+/* What of SQL an expression is within: a string or a name, up to its end; or nothing. */
+struct job_scan {
+    char quote;      /* ' or ", 'E' a string with backslashes, '$', '-' a comment; '\0': nothing */
+    char tag[40];    /* of '$' */
+};
+
+/* How many letters of the text belong together; where the state changes, what opens or closes. */
+static size_t job_scan_step(struct job_scan *x, const char *text, const char *p)
+{
+    size_t n = 1;
+    switch (x->quote) {
+    case '\0':
+        if (*p == '\'')
+            x->quote = p > text && (p[-1] == 'E' || p[-1] == 'e') &&
+                       !(p > text + 1 && (isalnum((unsigned char) p[-2]) || p[-2] == '_'))
+                           ? 'E' : '\'';
+        else if (*p == '"') x->quote = '"';
+        else if (p[0] == '-' && p[1] == '-') x->quote = '-';
+        else if (*p == '$') {
+            size_t len = 1 + strspn(p + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+            if (p[len] != '$' || len + 2 > sizeof x->tag) break;
+            snprintf(x->tag, sizeof x->tag, "%.*s", (int) len + 1, p);
+            x->quote = '$';
+            n = len + 1;
+        }
+        break;
+    case '$':
+        if (strncmp(p, x->tag, strlen(x->tag))) break;
+        n = strlen(x->tag);
+        x->quote = '\0';
+        break;
+    case '-': break;  /* to the end of the line */
+    case 'E':
+        if (p[0] == '\\' && p[1]) n = 2;
+        else if (*p == '\'') x->quote = '\0';
+        break;
+    default:
+        if (*p == x->quote) x->quote = '\0';
+    }
+    return n;
+}
+
 /* An expression: the line of its key and the indented ones below it, comments taken away.  NULL
  * after a mistake. */
 static const char *job_expression(struct job_file *f, int line)
 {
     struct buf b = {0};
+    struct job_scan x = {0};
     const char *key = f->lines[line].name, *out = NULL;
-    char quote = 0;
     bool ends = false;
     for (int i = line; i <= f->nlines; i++) {
         const struct job_line *l = &f->lines[i];
         if (i > line && l->kind == LINE_NOTHING) continue;
         if (i > line && l->kind != LINE_MORE) break;
         if (b.len) buf_char(&b, '\n');
-        for (const char *c = job_skip_blanks(l->value); *c; c++) {
-            if (!quote && *c == ';' && (c == l->value || c[-1] == ' ' || c[-1] == '\t')) break;
-            ends = ends || (!quote && *c == ';');
-            if (quote ? *c == quote : *c == '\'' || *c == '"') quote = quote ? 0 : *c;
-            buf_char(&b, *c);
+        if (x.quote == '-') x.quote = '\0';
+        for (const char *c = job_skip_blanks(l->value); *c;) {
+            if (!x.quote && *c == ';' && (c == l->value || c[-1] == ' ' || c[-1] == '\t')) break;
+            ends = ends || (!x.quote && *c == ';');
+            size_t n = job_scan_step(&x, l->value, c);
+            buf_bytes(&b, c, n);
+            c += n;
         }
     }
-    const char *text = buf_cstr(&b);
+    const char *text = buf_cstr(&b), *trimmed = text + b.len;
+    while (trimmed > text && isspace((unsigned char) trimmed[-1])) trimmed--;
     if (ends) job_mistake(f, line, "%s: an expression cannot hold a ;", key);
-    else if (quote) job_mistake(f, line, "%s: closing %c is missing", key, quote);
+    else if (x.quote && x.quote != '-')
+        job_mistake(f, line, "%s: closing %c is missing", key, x.quote == 'E' ? '\'' : x.quote);
     else if (!*job_skip_blanks(text)) job_mistake(f, line, "%s has no value", key);
-    else out = job_trim(&f->job->arena, text, text + b.len);
+    else out = arena_fmt(&f->job->arena, "%.*s", (int) (trimmed - text), text);
     buf_free(&b);
     return out;
 }
@@ -6715,7 +6761,8 @@ struct rules {
     bool *of_change;    /* by set: its value depends on the change, not on the row alone */
 };
 
-/* The table's rules, or those of a partitioned table above it; *out NULL: none. */
+/* The table's rules, or those of a partitioned table above it; *out NULL: none.  Names are A's, and
+ * d may be either side. */
 static status MUST_CHECK rules_find(const struct job *job, struct db *d, const char *schema,
                                     const char *table, const struct table_rules **out)
 {
@@ -6729,11 +6776,16 @@ static status MUST_CHECK rules_find(const struct job *job, struct db *d, const c
     PGresult *r;
     *out = job_rules(job, schema, table);
     if ((*out && !(*out)->made) || !job->nrules) return TW_OK;
-    const char *name = sql_quoted_table(&a, schema, table);
+    bool on_b = d->node->letter == 'b';
+    const char *name = on_b ? name_quoted(job, &a, schema, table)
+                            : sql_quoted_table(&a, schema, table);
     status s = db_query(d, &a, "look for a partitioned table", above_sql, 1, &name, &r);
     for (int i = 0; s == TW_OK && (!*out || (*out)->made) && i < PQntuples(r); i++) {
-        const struct table_rules *above = job_rules(job, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1));
-        if (above) *out = above;
+        const char *up = PQgetvalue(r, i, 0), *above = PQgetvalue(r, i, 1);
+        if (on_b) up = name_schema_of_a(job, up);
+        if (on_b) above = name_table_of_a(job, up, above);
+        const struct table_rules *x = job_rules(job, up, above);
+        if (x) *out = x;
     }
     arena_free(&a);
     return s;
@@ -6765,13 +6817,18 @@ static bool rules_any_name(const struct table_rules *r, const char *name)
     return false;
 }
 
+/* May it name columns in a way that is not seen: *, U&"..."? */
+static bool rules_hide(const char *expression)
+{
+    return expression && (strchr(expression, '*') || strcasestr(expression, "u&"));
+}
+
 /* Is the whole row meant, or may it be? */
 static bool rules_take_row(const struct table_rules *r, const char *table)
 {
     for (int i = 0; i < r->nsets; i++)
-        if (strchr(r->sets[i].expression, '*')) return true;
-    return rules_any_name(r, table) || (r->filter && strchr(r->filter, '*')) ||
-           (r->drop && strchr(r->drop, '*'));
+        if (rules_hide(r->sets[i].expression)) return true;
+    return rules_any_name(r, table) || rules_hide(r->filter) || rules_hide(r->drop);
 }
 
 /* Is the row carried?  On lines of their own, for an expression may end with a comment. */
@@ -6790,7 +6847,8 @@ static const struct rule_set *rules_set_of(const struct table_rules *r, const ch
     return NULL;
 }
 
-/* The types of the columns as the stream has them, with the collations that comparisons take. */
+/* Of each column: its type as the stream has it, the collation that comparisons take, its type as
+ * it is declared, whether values come as an array of that type. */
 static status MUST_CHECK rules_types(const struct rel *rel, struct db *from, struct arena *a,
                                      PGresult **r)
 {
@@ -6806,55 +6864,80 @@ static status MUST_CHECK rules_types(const struct rel *rel, struct db *from, str
     buf_str(&names, names.len ? "}" : "{}");
     const char *values[] = {oids.data, names.data, arena_fmt(a, "%" PRIu32, rel->relid)};
     status s = db_query(from, a, "read the types of columns",
-                        "SELECT format_type(u.type, NULL) || coalesce((SELECT format("
-                        "' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_attribute c"
-                        " JOIN pg_collation co ON co.oid = c.attcollation AND co.collname <>"
-                        " 'default' JOIN pg_namespace cn ON cn.oid = co.collnamespace"
-                        " WHERE c.attrelid = $3::oid AND c.attname = u.name AND c.atttypid ="
-                        " u.type), ''), format_type(u.type, NULL) FROM unnest($1::oid[],"
-                        " $2::text[]) WITH ORDINALITY u(type, name, n) ORDER BY u.n", 3, values, r);
+                        "SELECT format_type(b.oid, -1), coalesce(l.word, ''),"
+                        " coalesce(format_type(c.atttypid, c.atttypmod), format_type(u.type, -1)),"
+                        " t.typarray <> 0 AND t.typdelim = ',' AND t.typcategory <> 'A' AND"
+                        " t.typtype <> 'c'"
+                        " FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY u(type, name, n)"
+                        " LEFT JOIN pg_attribute c ON c.attrelid = $3::oid AND c.attname = u.name"
+                        "  AND c.atttypid = u.type AND NOT c.attisdropped"
+                        " LEFT JOIN LATERAL (SELECT format(' COLLATE %I.%I', cn.nspname,"
+                        "  co.collname) FROM pg_collation co JOIN pg_namespace cn ON cn.oid ="
+                        "  co.collnamespace WHERE co.oid = c.attcollation AND co.collname <>"
+                        "  'default') l(word) ON true"
+                        " LEFT JOIN LATERAL (WITH RECURSIVE w(oid) AS (SELECT u.type UNION ALL"
+                        "  SELECT d.typbasetype FROM w JOIN pg_type d ON d.oid = w.oid AND"
+                        "  d.typtype = 'd') SELECT w.oid FROM w JOIN pg_type d ON d.oid = w.oid AND"
+                        "  d.typtype <> 'd') b ON true"
+                        " LEFT JOIN pg_type t ON t.oid = b.oid ORDER BY u.n", 3, values, r);
     buf_free(&oids);
     buf_free(&names);
     return s;
 }
 
-/* The query about rows: their values come as arrays of texts. */
+/* The query about rows.  Their values come as arrays, of the type itself where that is possible:
+ * then each is read as the type reads it.  The row bears the table's name, and nothing but its
+ * columns; what else can be named stands beside it. */
 static void rules_sql(struct buf *b, const struct rel *rel, const struct table_rules *r,
                       const struct rules *x, const PGresult *types)
 {
-    buf_str(b, "SELECT ");
-    rules_condition(b, r);
+    struct buf condition = {0};
+    rules_condition(&condition, r);
+    buf_fmt(b, "SELECT %s", condition.data);
     for (int i = 0; i < x->nsets; i++)
-        buf_fmt(b, ", ((\n%s\n)::%s)::text",
+        buf_fmt(b, ", CASE WHEN %s THEN ((\n%s\n)::%s)::text END", condition.data,
                 rules_set_of(r, rel->columns[x->sets[i]].name)->expression,
-                PQgetvalue(types, x->sets[i], 1));
-    buf_str(b, " FROM (SELECT u.tw_row, u.tw_operation, 'epoch'::timestamptz + u.us *"
-               " '1 microsecond'::interval AS tw_commit_time, ");
+                PQgetvalue(types, x->sets[i], 2));
+    buf_str(b, " FROM unnest($1::text[], $2::bigint[]");
+    for (int i = 0; i < x->ncolumns; i++)
+        buf_fmt(b, ", $%d::%s[]", i + 3, db_cell_true(types, x->columns[i], 3)
+                                             ? PQgetvalue(types, x->columns[i], 0) : "text");
+    buf_str(b, ") WITH ORDINALITY \"tw:\"(\"tw:op\", \"tw:us\"");
+    for (int i = 0; i < x->ncolumns; i++) buf_fmt(b, ", \"tw:%d\"", i);
+    buf_str(b, ", \"tw:row\") CROSS JOIN LATERAL (SELECT ");
+    for (int i = 0; i < x->ncolumns; i++) {
+        const char *as = db_cell_true(types, x->columns[i], 3) ? "" : "::";
+        buf_fmt(b, "%s\"tw:%d\"%s%s%s AS ", i ? ", " : "", i, as,
+                *as ? PQgetvalue(types, x->columns[i], 0) : "",
+                PQgetvalue(types, x->columns[i], 1));
+        sql_ident(b, rel->columns[x->columns[i]].name);
+    }
+    buf_str(b, ") ");
+    sql_ident(b, rel->name);
+    buf_str(b, " CROSS JOIN LATERAL (SELECT \"tw:op\" AS tw_operation, 'epoch'::timestamptz +"
+               " \"tw:us\" * '1 microsecond'::interval AS tw_commit_time, ");
     sql_literal(b, rel->schema);
     buf_str(b, "::text AS tw_schema, ");
     sql_literal(b, rel->name);
-    buf_str(b, "::text AS tw_table");
-    for (int i = 0; i < x->ncolumns; i++) {
-        buf_fmt(b, ", u.c%d::%s AS ", i, PQgetvalue(types, x->columns[i], 0));
-        sql_ident(b, rel->columns[x->columns[i]].name);
-    }
-    buf_str(b, " FROM unnest($1::text[], $2::bigint[]");
-    for (int i = 0; i < x->ncolumns; i++) buf_fmt(b, ", $%d::text[]", i + 3);
-    buf_str(b, ") WITH ORDINALITY u(tw_operation, us");
-    for (int i = 0; i < x->ncolumns; i++) buf_fmt(b, ", c%d", i);
-    buf_str(b, ", tw_row)) ");
-    sql_ident(b, rel->name);
-    buf_str(b, " ORDER BY tw_row");
+    buf_str(b, "::text AS tw_table) tw_names ORDER BY \"tw:row\"");
+    buf_free(&condition);
 }
 
+/* Is its value another at another time? */
 static bool rules_of_change(const char *expression)
 {
-    return rules_name(expression, "tw_operation") || rules_name(expression, "tw_commit_time");
+    static const char *const names[] = {
+        "tw_operation", "tw_commit_time", "now", "current_timestamp", "current_date",
+        "current_time", "localtimestamp", "localtime", "clock_timestamp", "statement_timestamp",
+        "transaction_timestamp", "timeofday", "random", "gen_random_uuid", "nextval", "currval"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (rules_name(expression, names[i])) return true;
+    return false;
 }
 
 /* What the job says of this relation, ready to be asked. */
 static status MUST_CHECK rules_prepare(struct rel *rel, const struct table_rules *r,
-                                       struct db *from)
+                                       bool two_way, struct db *from)
 {
     struct rules *x = arena_new(&rel->arena, struct rules);
     struct arena scratch = {0};
@@ -6869,7 +6952,8 @@ static status MUST_CHECK rules_prepare(struct rel *rel, const struct table_rules
         const struct rule_set *set = rules_set_of(r, rel->columns[i].name);
         if (all || rules_any_name(r, rel->columns[i].name)) x->columns[x->ncolumns++] = i;
         if (!set) continue;
-        rel->loose[i] = x->of_change[x->nsets] = rules_of_change(set->expression);
+        x->of_change[x->nsets] = rules_of_change(set->expression);
+        rel->loose[i] = two_way || x->of_change[x->nsets];  /* or B's own by now */
         x->sets[x->nsets++] = i;
     }
     status s = rules_types(rel, from, &scratch, &types);
@@ -6891,14 +6975,22 @@ static void rules_loosen(struct rel *rel, const struct table_rules *r)
         rel->loose[i] = rules_set_of(r, rel->a_columns[i]) != NULL;
 }
 
-/* Columns whose old value says nothing, and which reverse does not update. */
-static void rules_forget(const struct rel *rel, struct dml *m, bool update)
+/* Reverse: such columns are neither compared nor updated. */
+static void rules_forget(const struct rel *rel, struct dml *m)
 {
     for (int i = 0; rel->loose && i < rel->ncolumns; i++) {
         if (!rel->loose[i]) continue;
         if (m->old_kind) m->old.values[i] = (struct value){.kind = 'u'};
-        if (m->kind == 'U' && !update) m->new.values[i] = (struct value){.kind = 'u'};
+        if (m->kind == 'U') m->new.values[i] = (struct value){.kind = 'u'};
     }
+}
+
+/* Forward: what depends on the change is another value each time. */
+static void rules_renew(const struct rel *rel, struct dml *m)
+{
+    for (int i = 0; i < rel->rules->nsets && m->old_kind; i++)
+        if (rel->rules->of_change[i])
+            m->old.values[rel->rules->sets[i]] = (struct value){.kind = 'u'};
 }
 
 /* ---- asking ---- */
@@ -6980,7 +7072,7 @@ static bool rules_turn(struct window *w, struct change *c, const PGresult *r, in
         now = db_cell_true(r, *at, 0);
         rules_fill(w, c->rel, &c->m.new, r, (*at)++);
     }
-    rules_forget(c->rel, &c->m, true);
+    rules_renew(c->rel, &c->m);
     if (c->m.kind == 'I') return now;
     if (c->m.kind == 'D') return old;
     if (!old && !now) return false;
@@ -7005,13 +7097,13 @@ static status MUST_CHECK rules_run_table(struct window *w, struct rel *rel, stru
     PGresult *r = NULL;
     q.arrays = arena_array(&a, struct buf, q.n);
     status s = rules_gather(&q, w, rel, from->e);
-    if (s == TW_OK) {
+    if (s == TW_OK && q.rows) {
         const char **values = arena_array(&a, const char *, q.n);
         for (int i = 0; i < q.n; i++) values[i] = q.arrays[i].data;
         s = db_query(from, &a, arena_fmt(&a, "apply the rules of table %s", rel->quoted),
                      rel->rules->sql, q.n, values, &r);
     }
-    if (s == TW_OK && PQntuples(r) != q.rows)
+    if (s == TW_OK && r && PQntuples(r) != q.rows)
         s = fail(from->e, TW_EPROTO, "the rules of table %s gave %d answers for %d rows",
                  rel->quoted, PQntuples(r), q.rows);
     for (int i = 0, at = 0; s == TW_OK && i < w->n; i++) {
@@ -9098,7 +9190,8 @@ static struct found *careful_rows(struct arena *a, const struct change *c, const
             if (!rel_carries(rel, i)) continue;
             f->values[i] = db_cell(r, row, col++);
             if (!compare) continue;
-            f->same[i] = careful_same(f->values[i], &c->m.old.values[i], *same == 't');
+            f->same[i] = !rel_compares(rel, i) ||
+                         careful_same(f->values[i], &c->m.old.values[i], *same == 't');
             same += 2;
         }
     }
@@ -9140,7 +9233,7 @@ static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const s
     /* Without a key by every column, by image or by text: the image of a value may depend on how
      * it was made (an array that once held a NULL), its text does not. */
     for (int i = 0, n = 0; i < rel->ncolumns && !rel->nident; i++) {
-        if (!rel_carries(rel, i) || c->m.old.values[i].kind == 'u') continue;
+        if (!rel_compares(rel, i) || c->m.old.values[i].kind == 'u') continue;
         buf_str(&q.sql, n++ ? " AND (" : "(");
         careful_image(&q, rel_target(rel, i), &c->m.old.values[i]);
         buf_fmt(&q.sql, " OR t.%s::text IS NOT DISTINCT FROM ", rel_target(rel, i)->quoted);
@@ -12760,8 +12853,8 @@ static status check_policy_tables(struct check *c, struct check_node *unused)
 
 /* ---- rules of tables ---- */
 
-/* What an expression is tried on: a temporary table with the columns of the real one, and the names
- * that are known of a change.  A check constraint takes what we take: one row, no other table. */
+/* What an expression is tried on: a temporary table with the columns of the real one, beside the
+ * names that are known of a change. */
 struct check_trial {
     struct check *c;
     struct check_node *n;
@@ -12770,13 +12863,14 @@ struct check_trial {
     struct gather *wrong;
 };
 
-static status MUST_CHECK trial_try(struct check_trial *x, const char *sql, PGresult **r, bool *ok)
+static status MUST_CHECK trial_try(struct check_trial *x, const char *sql, bool keep, PGresult **r,
+                                   bool *ok)
 {
     TRY(db_exec(&x->n->db, "set a savepoint", "SAVEPOINT tw_trial"));
     TRY(db_attempt(&x->n->db, sql, 0, NULL, r));
     arena_defer(x->c->arena, db_clear_result, *r);
     *ok = db_result_ok(*r);
-    if (!*ok) return db_exec(&x->n->db, "roll back", "ROLLBACK TO SAVEPOINT tw_trial");
+    if (!*ok || !keep) return db_exec(&x->n->db, "roll back", "ROLLBACK TO SAVEPOINT tw_trial");
     return db_exec(&x->n->db, "release a savepoint", "RELEASE SAVEPOINT tw_trial");
 }
 
@@ -12799,6 +12893,25 @@ static void trial_wrong(struct check_trial *x, const char *what, const char *sql
                           sql_quoted_table(x->c->arena, x->t->schema, x->t->name), text, letter));
 }
 
+/* A check constraint takes what we take: one row, no other table. */
+static status MUST_CHECK trial_alone(struct check_trial *x, const char *what,
+                                     const char *expression, const char *as, bool *ok)
+{
+    static const char *const words[] = {"select", "values", "table", "with"};
+    const char *head = arena_fmt(x->c->arena, "ALTER TABLE %s ADD tw_operation text, ADD"
+                                 " tw_commit_time timestamptz, ADD tw_schema text, ADD tw_table"
+                                 " text, ADD CONSTRAINT tw_trial CHECK ((\n", x->trial);
+    const char *sql = arena_fmt(x->c->arena, "%s%s\n)%s)", head, expression, as);
+    bool any = false;
+    PGresult *r;
+    *ok = true;
+    for (int i = 0; i < 4; i++) any = any || rules_name(expression, words[i]);
+    if (!any) return TW_OK;
+    TRY(trial_try(x, sql, false, &r, ok));
+    if (!*ok) trial_wrong(x, what, sql, sql + strlen(head), r);
+    return TW_OK;
+}
+
 /* The expression as a condition, or as a value of a type.  *r: the columns it names, and whether
  * they are generated; NULL if it is wrong. */
 static status MUST_CHECK trial_expression(struct check_trial *x, const char *what,
@@ -12807,25 +12920,26 @@ static status MUST_CHECK trial_expression(struct check_trial *x, const char *wha
     struct check *c = x->c;
     bool ok;
     const char *as = type ? arena_fmt(c->arena, "::%s IS NOT NULL", type) : "";
-    /* A query first: only that tells the place of a mistake. */
-    const char *heads[] = {arena_fmt(c->arena, "SELECT FROM %s WHERE ((\n", x->trial),
-                           arena_fmt(c->arena, "ALTER TABLE %s DROP CONSTRAINT IF EXISTS tw_trial,"
-                                     " ADD CONSTRAINT tw_trial CHECK ((\n", x->trial)};
+    const char *head = arena_fmt(c->arena, "CREATE OR REPLACE TEMP VIEW tw_trial AS SELECT 1 AS one"
+                                 " FROM %s CROSS JOIN (SELECT NULL::text AS tw_operation,"
+                                 " NULL::timestamptz AS tw_commit_time, NULL::text AS tw_schema,"
+                                 " NULL::text AS tw_table) tw_names WHERE ((\n", x->trial);
+    const char *sql = arena_fmt(c->arena, "%s%s\n)%s)", head, expression, as);
+    PGresult *tried;
     *r = NULL;
-    for (int i = 0; i < 2; i++) {
-        const char *sql = arena_fmt(c->arena, "%s%s\n)%s)", heads[i], expression, as);
-        PGresult *tried;
-        TRY(trial_try(x, sql, &tried, &ok));
-        if (!ok) trial_wrong(x, what, sql, sql + strlen(heads[i]), tried);
-        if (!ok) return TW_OK;
-    }
+    TRY(trial_try(x, sql, true, &tried, &ok));
+    if (!ok) trial_wrong(x, what, sql, sql + strlen(head), tried);
+    if (ok) TRY(trial_alone(x, what, expression, as, &ok));
+    if (!ok) return TW_OK;
     const char *values[] = {x->trial, check_text(c, "%" PRIu32, x->t->oid)};
     return db_query(&x->n->db, c->arena, "read what an expression names",
-                    "SELECT a.attname, coalesce(to_jsonb(o)->>'attgenerated', '') <> '' FROM"
-                    " pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum ="
-                    " ANY (k.conkey) JOIN pg_attribute o ON o.attrelid = $2::oid AND o.attname ="
-                    " a.attname WHERE k.conrelid = to_regclass($1) AND k.conname = 'tw_trial'", 2,
-                    values, r);
+                    "SELECT a.attname, CASE WHEN d.refobjsubid < 0 THEN 'is of the system' WHEN"
+                    " to_jsonb(o)->>'attgenerated' <> '' THEN 'is generated' END FROM pg_rewrite w"
+                    " JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid"
+                    " AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($1)"
+                    " JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+                    " LEFT JOIN pg_attribute o ON o.attrelid = $2::oid AND o.attname = a.attname"
+                    " WHERE w.ev_class = to_regclass('pg_temp.tw_trial')", 2, values, r);
 }
 
 /* Neither generated columns, which do not travel, nor those that are given other values. */
@@ -12834,7 +12948,7 @@ static void trial_columns(struct check_trial *x, const struct table_rules *rules
 {
     for (int i = 0; r && i < PQntuples(r); i++) {
         const char *column = PQgetvalue(r, i, 0), *why = NULL;
-        if (db_cell_true(r, i, 1)) why = "is generated";
+        if (db_cell(r, i, 1)) why = db_cell(r, i, 1);
         else if (!is_set && rules_set_of(rules, column)) why = "is set by the job";
         if (why)
             gather_add(x->wrong, "; ",
@@ -12850,7 +12964,8 @@ static status MUST_CHECK trial_set(struct check_trial *x, const struct table_rul
     const char *values[] = {check_text(x->c, "%" PRIu32, x->t->oid), set->column};
     const char *what = check_text(x->c, "set %s", check_ident(x->c, set->column)), *why = NULL;
     PGresult *r;
-    TRY(db_query(&x->n->db, x->c->arena, "read a column", "SELECT format_type(a.atttypid, NULL),"
+    TRY(db_query(&x->n->db, x->c->arena, "read a column", "SELECT format_type(a.atttypid,"
+                 " a.atttypmod),"
                  " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', EXISTS (SELECT FROM pg_index i"
                  " WHERE i.indrelid = a.attrelid AND i.indisunique AND a.attnum = ANY (i.indkey))"
                  " FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attname = $2 AND"
@@ -12878,9 +12993,8 @@ static status MUST_CHECK trial_table(struct check_trial *x, const struct table_r
     PGresult *r;
     bool ok;
     x->trial = sql_quoted_table(c->arena, "pg_temp", x->t->name);
-    TRY(trial_try(x, arena_fmt(c->arena, "CREATE TEMP TABLE %s (LIKE %s, tw_operation text,"
-                               " tw_commit_time timestamptz, tw_schema text, tw_table text)",
-                               x->trial, real), &r, &ok));
+    const char *make = arena_fmt(c->arena, "CREATE TEMP TABLE %s (LIKE %s)", x->trial, real);
+    TRY(trial_try(x, make, true, &r, &ok));
     if (!ok) {
         gather_add(x->wrong, "; ", check_text(c, "rules of %s cannot be tried: %s", real,
                                               PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY)));
@@ -12893,7 +13007,8 @@ static status MUST_CHECK trial_table(struct check_trial *x, const struct table_r
         trial_columns(x, rules, names[i], false, r);
     }
     for (int i = 0; i < rules->nsets; i++) TRY(trial_set(x, rules, &rules->sets[i]));
-    return db_exec(&x->n->db, "drop the trial", arena_fmt(c->arena, "DROP TABLE %s", x->trial));
+    return db_exec(&x->n->db, "drop the trial",
+                   arena_fmt(c->arena, "DROP TABLE %s CASCADE", x->trial));
 }
 
 /* What the rules say of columns, held against the table: $2 what B does not have, $3 and $4 what is
@@ -13001,6 +13116,32 @@ static status MUST_CHECK trial_places(struct check *c, struct check_node *n, str
     return TW_OK;
 }
 
+/* Rows that others refer to, of which only some are carried. */
+static status MUST_CHECK trial_parents(struct check *c, struct check_node *n)
+{
+    struct gather found = {0};
+    PGresult *r;
+    if (!c->job->nrules) return TW_OK;
+    TRY(db_query(&n->db, c->arena, "read foreign keys", "SELECT pn.nspname, p.relname,"
+                 " k.conrelid::regclass, k.conname FROM pg_constraint k JOIN pg_class p ON p.oid ="
+                 " k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE k.contype ="
+                 " 'f' AND k.conrelid = ANY ($1::oid[]) AND k.confrelid = ANY ($1::oid[])"
+                 " ORDER BY 3, 4", 1, &n->oids, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const struct table_rules *rules;
+        TRY(rules_find(c->job, &n->db, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1), &rules));
+        if (rules && (rules->filter || rules->drop))
+            gather_add(&found, "; ", check_text(c, "%s of %s refers to rows of %s, of which only"
+                                                " some are carried", PQgetvalue(r, i, 3),
+                                                PQgetvalue(r, i, 2), PQgetvalue(r, i, 1)));
+    }
+    if (found.n)
+        check_add(c, CHECK_WARNING, gather_end(c, &found, "; "),
+                  "the rows that others refer to: else the foreign key cannot be made on b",
+                  "a filter for the referring table, too; or no foreign key on a");
+    return TW_OK;
+}
+
 /* Every expression is tried where it will be asked, in a transaction that is rolled back. */
 static status check_rules(struct check *c, struct check_node *n)
 {
@@ -13028,6 +13169,7 @@ static status check_rules(struct check *c, struct check_node *n)
         TRY(trial_table(&x, rules));
     }
     TRY(db_exec(&n->db, "roll back", "ROLLBACK"));
+    TRY(trial_parents(c, n));
     if (wrong.n)
         check_add(c, CHECK_FAILED, gather_end(c, &wrong, "; "),
                   "tables, columns and expressions that the server understands",
@@ -13425,7 +13567,7 @@ static status MUST_CHECK copy_columns(const struct job *job, struct db *from, st
     struct buf columns = {0}, values = {0}, condition = {0}, q = {0};
     PGresult *names;
     const char *sql = arena_fmt(a,
-        "SELECT attname, quote_ident(attname), format_type(atttypid, NULL) FROM pg_attribute"
+        "SELECT attname, quote_ident(attname), format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = %u AND attnum > 0 AND NOT attisdropped %s ORDER BY attnum", t->oid,
         from->version >= 120000 ? "AND attgenerated = ''" : "");
     TRY(rules_find(job, from, t->schema, t->name, &r));
@@ -17872,13 +18014,17 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
 static status MUST_CHECK task_rules(struct task *t, struct rel *rel)
 {
     const struct table_rules *r;
-    TRY(rules_find(t->job, task_a(t), rel->a_schema, rel->a_name, &r));
+    /* B's partitions are as the stream has them; A's may be otherwise by now. */
+    struct db *b = t->dir == TW_FORWARD ? &t->to : &t->from;
+    TRY(rules_find(t->job, b, rel->a_schema, rel->a_name, &r));
+    if (!r || r->made) TRY(rules_find(t->job, task_a(t), rel->a_schema, rel->a_name, &r));
     int carried = r && r->operations[t->dir] ? r->operations[t->dir] : t->conf->operations;
     rel->left_out = OP_ALL & ~carried;
     rel->parts = rules_part(t->job, r);
     if (t->dir == TW_REVERSE && r && r->nsets) rules_loosen(rel, r);
     bool asks = t->dir == TW_FORWARD && rel->resolved && !rel->parked && rules_see_rows(r);
-    return asks ? rules_prepare(rel, r, &t->from) : TW_OK;
+    bool two_way = t->job->task[TW_REVERSE].enabled;
+    return asks ? rules_prepare(rel, r, two_way, &t->from) : TW_OK;
 }
 
 /* Is the kind of change left out?  Not while a table is caught up with: then all of them make its
@@ -18178,6 +18324,26 @@ static status MUST_CHECK task_ddl_empty(struct task *t, struct arena *a, const s
     return TW_OK;
 }
 
+/* A table that has left its section by another name: what that held back must not come to B. */
+static status MUST_CHECK task_ddl_rules(struct task *t, struct arena *a, const struct ddl_work *w)
+{
+    for (int i = 0; i < w->n; i++) {
+        const struct ddl_change *c = &w->changes[i];
+        PGresult *r;
+        if (c->op != 'r' || !c->a_old || strncmp(c->a_old, "table ", 6)) continue;
+        const char *names[] = {c->a_old + strlen("table "), c->a_what + strlen("table ")};
+        TRY(db_query(&t->to, a, "read names", "SELECT o[1], o[2], n[1], n[2] FROM parse_ident($1)"
+                     " o, parse_ident($2) n", 2, names, &r));
+        const struct table_rules *was = job_rules(t->job, PQgetvalue(r, 0, 0), PQgetvalue(r, 0, 1));
+        const struct table_rules *is = job_rules(t->job, PQgetvalue(r, 0, 2), PQgetvalue(r, 0, 3));
+        if (was == is || !rules_see_rows(was)) continue;
+        TRY(task_park(t, names[1], arena_fmt(a, "its [table] section is for %s: name it anew, then"
+                                             " `twsync reload` and `twsync resync`", names[0]),
+                      w->event->id, false));
+    }
+    return TW_OK;
+}
+
 static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
                                         const struct ddl_event *event)
 {
@@ -18193,6 +18359,7 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
     TRY(task_ddl_empty(t, a, &w, false, put_off));
     if (w.ncopies) TRY(ddl_pass(&w, 's'));  /* it may be easier without rows */
     TRY(task_ddl_copies(t, a, &w, put_off));
+    TRY(task_ddl_rules(t, a, &w));
     TRY(task_ddl_refused(t, a, &w));
     return ddl_note(&w, t->job);
 }
@@ -18424,7 +18591,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
                        .commit_us = t->begin.commit_us, .seq = t->seq};
     rel_relabel(rel, &c.m.new);
     rel_relabel(rel, &c.m.old);
-    if (t->dir == TW_REVERSE) rules_forget(rel, &c.m, false);
+    if (t->dir == TW_REVERSE) rules_forget(rel, &c.m);
     if (rel->recast && t->writing) {
         *take = TAKE_LATER;
         return TW_OK;
