@@ -1049,6 +1049,12 @@ static bool rules_see_rows(const struct table_rules *r)
     return r && (r->filter || r->drop || r->nsets);
 }
 
+/* Does it say anything of columns? */
+static bool rules_columns(const struct table_rules *r)
+{
+    return r && (r->nrenames || r->columns.n || r->without.n);
+}
+
 static bool list_has(const struct str_list *list, const char *word)
 {
     for (int i = 0; i < list->n; i++)
@@ -3786,9 +3792,15 @@ struct namer {
     int depth;                        /* of parentheses */
     char word[16];       /* before this: in capitals; "::", "\"" a name, or "" */
     bool renames_column; /* RENAME COLUMN */
+    bool has_rows;       /* a trigger or a rule: OLD and NEW are rows of `event` */
+    const struct table_rules *event;
+    bool statistics;     /* CREATE STATISTICS ... FROM */
+    bool roles;          /* TO: names of roles */
+    size_t start;        /* of the statement, in out */
+    bool first_lacks;    /* the first of several statements does */
     bool creates;          /* CREATE TABLE */
     bool lacks;          /* names a column that B does not have */
-    struct qname created;  /* that table, as on A */
+    struct qname created;  /* the table, as on A */
     struct str_list left;  /* columns that B will not have */
 };
 
@@ -3822,10 +3834,11 @@ static void namer_column(struct namer *n, const char *name, const char *next)
                                          "STATISTICS", "AS", "ROLE", "TYPE", NULL};
     const struct table_rules *r = n->refers_depth ? n->refers : n->about;
     const char *to = name;
-    bool is_column = !namer_after(n, others) && *next != '(' &&
-                     (!str_is(n->word, "TO") || n->renames_column);
-    if (str_is(n->word, "SCHEMA")) {
-        to = name_schema(n->job, name);
+    bool is_column = !namer_after(n, others) && *next != '(' && !n->roles;
+    if (str_is(n->word, "SCHEMA") || *next == '.') {
+        bool whole = !strncmp(next, ".*", 2);  /* table.*, else schema.sign of an operator */
+        if (!whole) to = name_schema(n->job, name);
+        else if (r && r->to && str_is(r->name.table, name)) to = r->to;
     } else if (is_column) {
         to = name_column(r, name);
         if (!to && n->creates && !list_has(&n->left, name)) {
@@ -3842,15 +3855,18 @@ static void namer_qualified(struct namer *n, const char *const *parts, int npart
                             const char *next)
 {
     static const char *const tables[] = {"TABLE", "ONLY", "ON", "INTO", "REFERENCES", "COPY", NULL};
-    static const char *const about[] = {"TABLE", "ONLY", "ON", "INTO", "FROM", NULL};
+    static const char *const about[] = {"TABLE", "ONLY", "ON", "INTO", NULL};
     static const char *const others[] = {"STATISTICS", "INDEX", "SEQUENCE", "::", NULL};
     const struct table_rules *r = job_rules(n->job, parts[0], parts[1]);
     bool function = *next == '(' && !namer_after(n, tables);
     n->refers_next = str_is(n->word, "REFERENCES");
     if (n->refers_next) n->refers = r;
-    else if (namer_after(n, about) ||
+    else if (namer_after(n, about) || (n->statistics && str_is(n->word, "FROM")) ||
              (!n->about && nparts == 2 && !function && !namer_after(n, others)))
         n->about = r;
+    bool of_rows = str_is(n->word, "ON") || str_is(n->word, "TO");
+    if (n->has_rows && !n->event && of_rows) n->event = n->about = r;
+    n->roles = false;
     if (n->creates && !n->created.table) n->created = (struct qname){parts[0], parts[1], 0, 0};
     sql_ident(&n->out, name_schema(n->job, parts[0]));
     buf_char(&n->out, '.');
@@ -3872,11 +3888,18 @@ static void namer_name(struct namer *n, const char **p)
         ++*p;
         parts[k++] = namer_ident(n, p);
     }
-    if (k > 1 && (!strcasecmp(parts[0], "new") || !strcasecmp(parts[0], "old"))) {
+    bool of_row = n->has_rows && (!strcasecmp(parts[0], "new") || !strcasecmp(parts[0], "old")) &&
+                  !str_is(n->word, "ON") && !str_is(n->word, "INTO");
+    if (k > 1 && of_row) {
+        const struct table_rules *about = n->about;
         sql_ident(&n->out, parts[0]);
         buf_char(&n->out, '.');
         snprintf(n->word, sizeof n->word, "NEW");
+        n->about = n->event ? n->event : about;
         namer_column(n, parts[1], "");
+        n->about = about;
+    } else if (k == 1 && of_row) {
+        sql_ident(&n->out, parts[0]);  /* OLD.* */
     } else if (k > 1) {
         namer_qualified(n, parts, k, *p);
     } else {
@@ -3908,14 +3931,23 @@ static void namer_string(struct namer *n, const char **p, bool escapes)
         buf_bytes(&n->out, start, (size_t) (*p - start));
         return;
     }
-    const struct table_rules *before = n->about;
-    snprintf(n->word, sizeof n->word, "%s",
-             namer_calls(&n->out, "to_regnamespace") ? "SCHEMA" : "\"");
-    while (start < *p) {
-        if (*start == '"') namer_name(n, &start);
-        else buf_char(&n->out, *start++);
+    bool schema = namer_calls(&n->out, "to_regnamespace") || !strncmp(*p, "::regnamespace", 14) ||
+                  !strncmp(*p, "::\"regnamespace", 15);
+    struct buf inner = {0}, outer = n->out;
+    for (const char *i = start + 1; i < *p - 1; i++) {
+        if (*i == '\'') i++;
+        buf_char(&inner, *i);
     }
-    if (!n->about) n->about = before;
+    n->out = (struct buf){0};
+    snprintf(n->word, sizeof n->word, "%s", schema ? "SCHEMA" : "\"");
+    for (const char *i = buf_cstr(&inner); *i;) {
+        if (*i == '"') namer_name(n, &i);
+        else buf_char(&n->out, *i++);
+    }
+    sql_literal(&outer, buf_cstr(&n->out));
+    buf_free(&n->out);
+    buf_free(&inner);
+    n->out = outer;
 }
 
 /* $tag$ ... $tag$: a body, which is left as it is. */
@@ -3945,15 +3977,38 @@ static void namer_word(struct namer *n, const char **p)
     *p += len;
     memcpy(n->word, now, sizeof now);
     if (str_is(now, "TABLE") && str_is(before, "CREATE")) n->creates = true;
+    if (str_is(now, "TRIGGER") || str_is(now, "RULE")) n->has_rows = true;
+    if (str_is(now, "STATISTICS") && str_is(before, "CREATE")) n->statistics = true;
+    if (str_is(now, "TO")) n->roles = !n->renames_column;
+    if (str_is(now, "USING") || str_is(now, "WITH") || str_is(now, "WHEN")) n->roles = false;
     if (str_is(now, "RENAME")) n->renames_column = false;
     if (str_is(now, "COLUMN") && str_is(before, "RENAME")) n->renames_column = true;
     if (str_is(now, "ON") && str_is(before, "CLUSTER")) snprintf(n->word, sizeof n->word, "INDEX");
     if (namer_after(n, empty)) memcpy(n->word, before, sizeof before);
 }
 
+/* A statement ends.  What is about a column that B does not have goes; behind the statement that
+ * creates a table its columns do. */
+static void namer_end(struct namer *n)
+{
+    bool created = n->created.table && !n->start;
+    if (!n->start) n->first_lacks = n->lacks && !created;
+    else if (n->lacks) n->out.len = n->start;
+    for (int i = 0; created && i < n->left.n; i++) {
+        buf_fmt(&n->out, "; ALTER TABLE %s DROP COLUMN IF EXISTS ",
+                name_quoted(n->job, n->arena, n->created.schema, n->created.table));
+        sql_ident(&n->out, n->left.items[i]);
+        buf_str(&n->out, " CASCADE");
+    }
+    n->lacks = n->has_rows = n->statistics = n->roles = n->renames_column = n->creates = false;
+    n->event = NULL;
+    n->start = n->out.len;
+}
+
 static void namer_sign(struct namer *n, const char **p)
 {
     char c = *(*p)++;
+    if (c == ';' && !n->depth) namer_end(n);
     buf_char(&n->out, c);
     if (isspace((unsigned char) c)) return;
     n->word[0] = '\0';
@@ -3984,6 +4039,7 @@ static void namer_run(struct namer *n, const char *p)
             namer_sign(n, &p);
         }
     }
+    namer_end(n);
 }
 
 /* What was said of A's objects, for B: statements, questions, descriptions.  `of` names the table
@@ -4000,13 +4056,7 @@ static const char *name_sql(const struct job *job, struct arena *a, const char *
     buf_free(&look.out);
     n.about = look.about;
     namer_run(&n, text);
-    *lacks = n.lacks && !n.creates;
-    for (int i = 0; i < n.left.n; i++) {
-        buf_fmt(&n.out, "; ALTER TABLE %s DROP COLUMN IF EXISTS ",
-                name_quoted(job, a, n.created.schema, n.created.table));
-        sql_ident(&n.out, n.left.items[i]);
-        buf_str(&n.out, " CASCADE");
-    }
+    *lacks = n.first_lacks;
     const char *out = arena_str(a, buf_cstr(&n.out));
     buf_free(&n.out);
     return out;
@@ -4446,6 +4496,15 @@ static status MUST_CHECK name_learn(const struct job *job, struct db *on_a, stru
         name_learn_schema(j, a, t->schema);
         for (; at < PQntuples(columns) && (uint32_t) db_cell_int(columns, at, 0) == t->oid; at++)
             name_learn_column(job, a, r, PQgetvalue(columns, at, 1));
+    }
+    TRY(db_query(on_a, a, "read the schemas", arena_fmt(a, "SELECT n.nspname FROM pg_namespace n"
+                 " WHERE %s", cat_user_schema), 0, NULL, &columns));
+    for (int i = 0; i < PQntuples(columns); i++) {
+        const char *schema = PQgetvalue(columns, i, 0);
+        bool in = job->schemas.n + job->tables.n == 0;
+        for (int k = 0; k < job->schemas.n; k++)
+            in = in || qname_in(&job->schemas.items[k], schema);
+        if (in) name_learn_schema(j, a, schema);
     }
     for (int i = 0; i < extra; i++) {
         const char *parts[3];
@@ -5914,20 +5973,42 @@ static void rel_name_b(struct rel *rel, const struct job *job)
     }
 }
 
-/* Reverse: what the job calls it on A. */
-static void rel_name_a(struct rel *rel, const struct job *job)
+/* Reverse: what the job calls it on A.  Where A does not have what a rule names, but has what bears
+ * B's name, it is that: A has renamed it so. */
+static status MUST_CHECK rel_name_a(struct rel *rel, const struct job *job, struct db *a)
 {
-    if (!job_maps(job) || rel->named) return;
-    rel->named = true;
+    static const char sql[] =
+        "SELECT c.relname = $3, x.attname FROM pg_class c JOIN pg_namespace n ON n.oid ="
+        " c.relnamespace LEFT JOIN pg_attribute x ON x.attrelid = c.oid AND x.attnum > 0 AND NOT"
+        " x.attisdropped WHERE n.nspname = $1 AND c.relname IN ($2, $3) AND c.relkind IN ('r', 'p')"
+        " ORDER BY c.relname = $2 DESC";
+    struct arena scratch = {0};
+    PGresult *r;
+    if (!job_maps(job) || rel->named) return TW_OK;
     rel->a_schema = rel->to_schema = name_schema_of_a(job, rel->schema);
     rel->a_name = rel->to_name = name_table_of_a(job, rel->a_schema, rel->name);
+    const char *values[] = {rel->a_schema, rel->a_name, rel->name};
+    TRY(db_query(a, &scratch, "read the names on A", sql, 3, values, &r));
+    bool other = PQntuples(r) && db_cell_true(r, 0, 0);
+    if (other) rel->a_name = rel->to_name = rel->name;
     rel->quoted = sql_quoted_table(&rel->arena, rel->a_schema, rel->a_name);
-    const struct table_rules *r = job_rules(job, rel->a_schema, rel->a_name);
+    const struct table_rules *rules = job_rules(job, rel->a_schema, rel->a_name);
     for (int i = 0; i < rel->ncolumns; i++) {
-        const char *name = name_column_of_a(r, rel->columns[i].name);
+        const char *own = rel->columns[i].name, *name = name_column_of_a(rules, own);
+        const char *there = name_column(rules, own);
+        bool has_name = false, has_own = false;
+        for (int k = 0; k < PQntuples(r) && db_cell_true(r, k, 0) == other; k++) {
+            if (PQgetisnull(r, k, 1)) continue;
+            has_name = has_name || (name && str_is(PQgetvalue(r, k, 1), name));
+            has_own = has_own || str_is(PQgetvalue(r, k, 1), own);
+        }
+        if (!has_name && has_own && name && there && str_is(there, own)) name = own;
         rel->to_columns[i] = name;
         if (name) rel->a_columns[i] = name;
     }
+    rel->named = true;
+    arena_free(&scratch);
+    return TW_OK;
 }
 
 /* Find its place: reads the target's catalog, in one round trip as a rule. */
@@ -9430,7 +9511,7 @@ static void json_key(struct buf *b, const struct change *c, bool after)
         const struct value *v = &c->m.new.values[rel->ident[i]];
         if (!after || v->kind == 'u') v = rel_key_value(&c->m, rel->ident[i]);
         if (i) buf_char(b, ',');
-        json_value(b, rel->columns[rel->ident[i]].name, value_text(v));
+        json_value(b, rel->a_columns[rel->ident[i]], value_text(v));
     }
     buf_char(b, '}');
 }
@@ -13171,8 +13252,8 @@ static status check_rules(struct check *c, struct check_node *n)
     TRY(db_exec(&n->db, "roll back", "ROLLBACK"));
     TRY(trial_parents(c, n));
     if (wrong.n)
-        check_add(c, CHECK_FAILED, gather_end(c, &wrong, "; "),
-                  "tables, columns and expressions that the server understands",
+        check_add(c, c->initialised && !tried ? CHECK_WARNING : CHECK_FAILED,
+                  gather_end(c, &wrong, "; "), "tables, columns and expressions that the server understands",
                   "correct the [table] sections of the job file");
     else
         check_ok(c, tried ? "filters and transforms of %d tables" : "no filters or transforms",
@@ -14772,7 +14853,7 @@ static status MUST_CHECK settle_rel(struct settle *s, const struct pending *p, i
     *out = rel_learn(&m);
     enum tw_direction dir = from ? TW_REVERSE : TW_FORWARD;
     (*out)->policy = job_policy(s->job, dir, p->schema, p->table);
-    if (from) rel_name_a(*out, s->job);
+    if (from) TRY(rel_name_a(*out, s->job, to));
     else rel_name_b(*out, s->job);
     return rel_resolve(*out, d, to, "", &(struct msg){0});
 }
@@ -15927,6 +16008,7 @@ struct ddl_change {
     bool barred;             /* so it is, and it is another */
     bool was_barred;         /* its object, earlier: what bears its name on the target is not it */
     bool other_type;         /* its type on the target is another by the same name */
+    bool reread;             /* by its new name B has a column that it had not, or the reverse */
     struct tw_error why;     /* not done, because */
 };
 
@@ -16067,15 +16149,26 @@ static bool ddl_of_column(const char *what)
     return name && name - what >= 7 && !strncmp(name - 7, "column ", 7);
 }
 
+/* The last identifier of a text in which all are quoted. */
+static const char *ddl_last_name(const char *text)
+{
+    const char *last = NULL;
+    for (const char *c = text; *c; c++) {
+        if (*c != '"') continue;
+        last = c++;
+        while (*c && !(c[0] == '"' && c[1] != '"')) c += c[0] == '"' ? 2 : 1;
+        if (!*c) break;
+    }
+    return last;
+}
+
 /* A table or a schema has another name: the statement's last word is that on B. */
 static void ddl_name_rename(struct ddl_work *w, struct ddl_change *c)
 {
-    static const char to[] = " RENAME TO ";
-    const char *at = c->make ? strstr(c->make, to) : NULL, *name = strrchr(c->what, '.');
-    if (!strncmp(c->what, "schema ", 7)) name = c->what + strlen("schema");
-    else if (strncmp(c->what, "table ", 6)) name = NULL;
-    if (!at || !name) return;
-    c->make = arena_fmt(w->arena, "%.*s%s%s", (int) (at - c->make), c->make, to, name + 1);
+    bool whole = !strncmp(c->what, "schema ", 7) || !strncmp(c->what, "table ", 6);
+    const char *at = c->make ? ddl_last_name(c->make) : NULL, *name = ddl_last_name(c->what);
+    if (!whole || !at || !name || strncmp(at - strlen("TO "), "TO ", 3)) return;
+    c->make = arena_fmt(w->arena, "%.*s%s", (int) (at - c->make), c->make, name);
     c->done = str_is(c->old, c->what);
 }
 
@@ -16089,11 +16182,12 @@ static void ddl_name(struct ddl_work *w)
         c->a_what = c->what;
         c->a_old = c->old;
         if (!job_maps(w->job)) continue;
+        bool lacks[5];
         for (int k = 0; k < 5; k++) {
-            bool lacks;
-            *texts[k] = name_sql(w->job, w->arena, of, *texts[k], &lacks);
-            if (lacks && k < 3) c->done = true;
+            *texts[k] = name_sql(w->job, w->arena, of, *texts[k], &lacks[k]);
+            if (k < 3 && lacks[k]) c->done = true;
         }
+        c->reread = c->op == 'r' && !strncmp(c->what, "column ", 7) && lacks[0] != lacks[3];
         if (c->op == 'r') ddl_name_rename(w, c);
     }
 }
@@ -16277,6 +16371,9 @@ static status MUST_CHECK ddl_do(struct ddl_work *w, struct ddl_change *c)
     }
     c->why = *w->to->e;
     error_clear(w->to->e);
+    if (!strncmp(c->what, "validity of constraint ", 23) && str_is(c->why.sqlstate, "42704") &&
+        job_maps(w->job))
+        c->done = true;  /* of a column that is left out */
     if (!c->done) {  /* it may have come with another */
         TRY(ddl_look(w));
         c->done = !ddl_statement(w, c);
@@ -18050,7 +18147,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
     if (rel_skips(rel, t->begin.final_lsn, t->begin.xid)) return TW_OK;
     if (!rel->resolved) {
         if (t->dir == TW_FORWARD) rel_name_b(rel, t->job);
-        else rel_name_a(rel, t->job);
+        else TRY(rel_name_a(rel, t->job, &t->to));
         rel->policy = job_policy(t->job, t->dir, rel->a_schema, rel->a_name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
@@ -18330,13 +18427,20 @@ static status MUST_CHECK task_ddl_rules(struct task *t, struct arena *a, const s
     for (int i = 0; i < w->n; i++) {
         const struct ddl_change *c = &w->changes[i];
         PGresult *r;
+        if (c->reread && c->table)
+            TRY(task_park(t, c->table, "a column was renamed, and the job carries only one of its"
+                                       " names", w->event->id, true));
         if (c->op != 'r' || !c->a_old || strncmp(c->a_old, "table ", 6)) continue;
         const char *names[] = {c->a_old + strlen("table "), c->a_what + strlen("table ")};
         TRY(db_query(&t->to, a, "read names", "SELECT o[1], o[2], n[1], n[2] FROM parse_ident($1)"
                      " o, parse_ident($2) n", 2, names, &r));
         const struct table_rules *was = job_rules(t->job, PQgetvalue(r, 0, 0), PQgetvalue(r, 0, 1));
         const struct table_rules *is = job_rules(t->job, PQgetvalue(r, 0, 2), PQgetvalue(r, 0, 3));
-        if (was == is || !rules_see_rows(was)) continue;
+        if (was == is) continue;
+        if (!rules_see_rows(was) && (rules_columns(was) || rules_columns(is)))
+            TRY(task_park(t, names[1], "other columns are carried under its new name",
+                          w->event->id, true));
+        if (!rules_see_rows(was)) continue;
         TRY(task_park(t, names[1], arena_fmt(a, "its [table] section is for %s: name it anew, then"
                                              " `twsync reload` and `twsync resync`", names[0]),
                       w->event->id, false));

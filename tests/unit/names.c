@@ -73,6 +73,19 @@ static const struct {
            " ((\"old\".\"mail\" <> \"new\".\"mail\")) EXECUTE FUNCTION \"shop\".\"mail\"()",
      "CREATE TRIGGER \"mail\" BEFORE UPDATE OF \"email\" ON \"crm\".\"clients\" FOR EACH ROW WHEN"
      " ((\"old\".\"email\" <> \"new\".\"email\")) EXECUTE FUNCTION \"crm\".\"mail\"()", false},
+    {NULL, "CHECK ((\"a\" OPERATOR(\"shop\".===) \"b\"))",
+     "CHECK ((\"a\" OPERATOR(\"crm\".===) \"b\"))",
+     false},
+    {"\"shop\".\"people\"", "CHECK ((\"people\".* IS NOT NULL))",
+     "CHECK ((\"clients\".* IS NOT NULL))",
+     false},
+    {NULL, "CREATE POLICY \"p\" ON \"shop\".\"people\" TO \"mail\", \"a\" USING ((\"a\" = 1))",
+     "CREATE POLICY \"p\" ON \"crm\".\"clients\" TO \"mail\", \"a\" USING ((\"b\" = 1))", false},
+    {NULL, "CREATE RULE \"r\" AS ON INSERT TO \"shop\".\"people\" DO INSERT INTO"
+           " \"shop\".\"x\" (\"mail\")"
+           " VALUES (\"new\".\"mail\")",
+     "CREATE RULE \"r\" AS ON INSERT TO \"crm\".\"clients\" DO INSERT INTO \"crm\".\"x\" (\"mail\")"
+     " VALUES (\"new\".\"email\")", false},
     /* strings and bodies */
     {NULL, "ALTER TABLE \"shop\".\"people\" ALTER COLUMN \"a\""
            " SET DEFAULT '\"shop\".\"people\" \"mail\"'",
@@ -91,7 +104,14 @@ static const struct {
     {NULL, "CREATE FUNCTION \"shop\".\"f\"() AS $f$ \"shop\".\"people\" 'x $f$ LANGUAGE sql",
      "CREATE FUNCTION \"crm\".\"f\"() AS $f$ \"shop\".\"people\" 'x $f$ LANGUAGE sql", false},
     {NULL, "SELECT $1, \"shop\".\"x\"", "SELECT $1, \"crm\".\"x\"", false},
+    {NULL, "SELECT '\"shop\"'::regnamespace, to_regclass('\"it''s\".\"shop\"')",
+     "SELECT '\"crm\"'::regnamespace, to_regclass('\"it''s\".\"shop\"')", false},
     /* columns that B does not have */
+    {NULL, "CREATE TABLE \"shop\".\"people\" (\"secret\" \"text\"); COMMENT ON COLUMN"
+           " \"shop\".\"people\".\"secret\" IS 'x'; COMMENT ON TABLE \"shop\".\"people\" IS 'y'",
+     "CREATE TABLE \"crm\".\"clients\" (\"secret\" \"text\"); ALTER TABLE"
+     " \"crm\".\"clients\" DROP COLUMN"
+     " IF EXISTS \"secret\" CASCADE; COMMENT ON TABLE \"crm\".\"clients\" IS 'y'", false},
     {NULL, "CREATE INDEX \"i\" ON \"shop\".\"people\" (\"secret\")",
      "CREATE INDEX \"i\" ON \"crm\".\"clients\" (\"secret\")", true},
     {NULL, "type of column \"secret\" of \"shop\".\"people\"",
@@ -105,7 +125,7 @@ static const struct {
      "CREATE INDEX \"i\" ON \"crm\".\"x\" (\"secret\")", false},
     /* what ends too early */
     {NULL, "\"shop", "\"shop\"", false}, {NULL, "'x", "'x", false}, {NULL, "$a$ x", "$a$ x", false},
-    {NULL, "\"shop\".", "\"shop\".", false}, {NULL, "", "", false},
+    {NULL, "\"shop\".", "\"crm\".", false}, {NULL, "", "", false},
 };
 
 static void test_names(void)
