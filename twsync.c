@@ -13253,7 +13253,8 @@ static status check_rules(struct check *c, struct check_node *n)
     TRY(trial_parents(c, n));
     if (wrong.n)
         check_add(c, c->initialised && !tried ? CHECK_WARNING : CHECK_FAILED,
-                  gather_end(c, &wrong, "; "), "tables, columns and expressions that the server understands",
+                  gather_end(c, &wrong, "; "),
+                  "tables, columns and expressions that the server understands",
                   "correct the [table] sections of the job file");
     else
         check_ok(c, tried ? "filters and transforms of %d tables" : "no filters or transforms",
