@@ -93,6 +93,7 @@ def test_tables_leave(pair, make_job):
     wait_for(lambda: pair.b.admin("SELECT reason FROM twsync.parked WHERE table_name = 'two'"), "it is parked")
     assert "holds rows on b" in pair.b.admin("SELECT reason FROM twsync.parked WHERE table_name = 'two'")[0][0]
     assert pair.b.one("SELECT count(*) FROM two") == 99
+    wait_for(lambda: 'table "public"."two" has joined' in job.log_text(), "it has joined")
     code, out, err = job.command("resync", job.path, "public.two")
     assert code == 0, out + err
     carried(job)
