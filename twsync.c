@@ -16855,21 +16855,23 @@ static struct db *task_a(struct task *t)
     return t->dir == TW_FORWARD ? &t->from : &t->to;
 }
 
-/* What the job calls tables on B, also those that have, or had, other names than now. */
-static status MUST_CHECK task_learn(struct task *t)
+/* What the job calls tables on B, also those that have, or had, other names than now.  changes: of
+ * an event, which comes before others can see it on A; or NULL. */
+static status MUST_CHECK task_learn(struct task *t, const char *changes)
 {
     static const char told_sql[] =
-        "SELECT DISTINCT i[1], i[2], v.c FROM twsync.ddl d, jsonb_array_elements(d.changes) c,"
+        "SELECT DISTINCT i[1], i[2], v.c FROM (SELECT changes FROM twsync.ddl WHERE job = $1"
+        " UNION ALL SELECT $2::jsonb) d, jsonb_array_elements(d.changes) c,"
         " LATERAL (VALUES (c->>'what', NULL), (c->>'old', NULL), ('table ' || (c->>'table_'),"
         " c->>'was'), ('table ' || (c->>'table_'), c->>'name')) v(w, c),"
-        " LATERAL parse_ident(substr(v.w, 7)) i WHERE d.job = $1 AND v.w ~ '^table \"'";
-    const char *there;
+        " LATERAL parse_ident(substr(v.w, 7)) i WHERE v.w ~ '^table \"'";
+    const char *there, *values[] = {t->given->name, changes};
     PGresult *told = NULL;
     if (!t->given->letters) return TW_OK;
     TRY(db_value(task_a(t), &t->session, "look for DDL", "SELECT to_regclass('twsync.ddl')", 0,
                  NULL, &there));
     if (there)
-        TRY(db_query(task_a(t), &t->session, "read names", told_sql, 1, &t->given->name, &told));
+        TRY(db_query(task_a(t), &t->session, "read names", told_sql, 2, values, &told));
     return name_learn(t->given, task_a(t), &t->session, told, &t->job);
 }
 
@@ -16881,7 +16883,7 @@ static status MUST_CHECK task_connect(struct task *t)
     TRY(db_open(&t->to, false));
     TRY(task_fence(t));
     TRY(db_open(&t->from, false));
-    TRY(task_learn(t));
+    TRY(task_learn(t, NULL));
     TRY(db_open(&t->repl.db, true));
     TRY(slot_identify(&t->repl.db, &t->source_id));
     return task_setup_node(&t->to);
@@ -18454,7 +18456,7 @@ static status MUST_CHECK task_ddl_apply(struct task *t, struct arena *a,
 {
     struct ddl_work w = {.job = t->job, .to = &t->to, .arena = a, .event = event, .task = t->name,
                          .commit_lsn = t->begin.final_lsn, .publication = task_way_back(t, a)};
-    TRY(task_learn(t));
+    TRY(task_learn(t, event->changes));
     w.job = t->job;
     /* With the locks of other DDL held, the reverse task must not be waited for. */
     bool put_off = t->alone;
