@@ -5988,7 +5988,9 @@ static status MUST_CHECK rel_name_a(struct rel *rel, const struct job *job, stru
     rel->a_schema = rel->to_schema = name_schema_of_a(job, rel->schema);
     rel->a_name = rel->to_name = name_table_of_a(job, rel->a_schema, rel->name);
     const char *values[] = {rel->a_schema, rel->a_name, rel->name};
-    TRY(db_query(a, &scratch, "read the names on A", sql, 3, values, &r));
+    status s = db_query(a, &scratch, "read the names on A", sql, 3, values, &r);
+    if (s != TW_OK) arena_free(&scratch);
+    TRY(s);
     bool other = PQntuples(r) && db_cell_true(r, 0, 0);
     if (other) rel->a_name = rel->to_name = rel->name;
     rel->quoted = sql_quoted_table(&rel->arena, rel->a_schema, rel->a_name);
@@ -12942,6 +12944,7 @@ struct check_trial {
     const struct table *t;
     const char *trial;     /* the temporary table, quoted */
     struct gather *wrong;
+    struct gather *absent; /* what rules name, and the table does not have */
 };
 
 static status MUST_CHECK trial_try(struct check_trial *x, const char *sql, bool keep, PGresult **r,
@@ -13056,7 +13059,7 @@ static status MUST_CHECK trial_set(struct check_trial *x, const struct table_rul
     else if (db_cell_true(r, 0, 2) && x->c->job->task[TW_REVERSE].enabled)
         why = "the column is part of a unique key, by which reverse finds rows";
     if (why) {
-        gather_add(x->wrong, "; ", check_text(x->c, "%s of %s: %s", what,
+        gather_add(PQntuples(r) ? x->wrong : x->absent, "; ", check_text(x->c, "%s of %s: %s", what,
                                               sql_quoted_table(x->c->arena, x->t->schema,
                                                                x->t->name), why));
         return TW_OK;
@@ -13099,15 +13102,16 @@ static const char trial_columns_sql[] =
     " u.t FROM unnest($3::text[], $4::text[]) u(n, t) WHERE u.n = a.attname), a.attname) AS name,"
     " a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS needed FROM pg_attribute a"
     " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped)"
-    " SELECT format('there is no column %I', u) FROM unnest($5::text[]) u"
+    " SELECT format('there is no column %I', u), true FROM unnest($5::text[]) u"
     "  WHERE u NOT IN (SELECT attname FROM c)"
-    " UNION ALL SELECT format('column %I would be there twice', name) FROM c WHERE NOT gone"
+    " UNION ALL SELECT format('column %I would be there twice', name), false FROM c WHERE NOT gone"
     "  GROUP BY name HAVING count(*) > 1"
-    " UNION ALL SELECT format('column %I is left out and part of a key', attname) FROM c WHERE gone"
+    " UNION ALL SELECT format('column %I is left out and part of a key', attname), false FROM c"
+    "  WHERE gone"
     "  AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisprimary"
     "  AND c.attnum = ANY (i.indkey))"
     " UNION ALL SELECT format('column %I is left out, and rows that come from b need a value for"
-    " it: NOT NULL without a default', attname) FROM c WHERE gone AND needed AND $6::bool";
+    " it: NOT NULL without a default', attname), false FROM c WHERE gone AND needed AND $6::bool";
 
 static const char *trial_array(struct check *c, struct buf *b)
 {
@@ -13146,7 +13150,7 @@ static status MUST_CHECK trial_names(struct check_trial *x, const struct table_r
                             c->job->task[TW_REVERSE].enabled ? "t" : "f"};
     TRY(db_query(&x->n->db, c->arena, "look at the columns", trial_columns_sql, 6, values, &wrong));
     for (int i = 0; i < PQntuples(wrong); i++)
-        gather_add(x->wrong, "; ", check_text(c, "%s: %s",
+        gather_add(db_cell_true(wrong, i, 1) ? x->absent : x->wrong, "; ", check_text(c, "%s: %s",
                                               sql_quoted_table(c->arena, x->t->schema, x->t->name),
                                               PQgetvalue(wrong, i, 0)));
     return TW_OK;
@@ -13226,7 +13230,7 @@ static status MUST_CHECK trial_parents(struct check *c, struct check_node *n)
 /* Every expression is tried where it will be asked, in a transaction that is rolled back. */
 static status check_rules(struct check *c, struct check_node *n)
 {
-    struct gather wrong = {0};
+    struct gather wrong = {0}, absent = {0};
     int tried = 0;
     for (int i = 0; i < c->job->nrules; i++) {
         const struct qname *q = &c->job->rules[i].name;
@@ -13234,13 +13238,14 @@ static status check_rules(struct check *c, struct check_node *n)
         for (int t = 0; t < c->tables.n && !found; t++)
             found = qname_matches(q, c->tables.items[t].schema, c->tables.items[t].name);
         if (!found)
-            gather_add(&wrong, "; ", check_text(c, "[table %s.%s]: no table of this job is meant",
+            gather_add(&absent, "; ", check_text(c, "[table %s.%s]: no table of this job is meant",
                                                 q->schema, q->table));
     }
     if (job_maps(c->job)) TRY(trial_places(c, n, &wrong));
     TRY(db_exec(&n->db, "begin", "BEGIN"));
     for (int i = 0; i < c->tables.n && c->job->nrules; i++) {
-        struct check_trial x = {.c = c, .n = n, .t = &c->tables.items[i], .wrong = &wrong};
+        struct check_trial x = {.c = c, .n = n, .t = &c->tables.items[i], .wrong = &wrong,
+                                .absent = &absent};
         const struct table_rules *rules;
         TRY(rules_find(c->job, &n->db, x.t->schema, x.t->name, &rules));
         const struct table_rules *own = job_rules(c->job, x.t->schema, x.t->name);
@@ -13251,12 +13256,16 @@ static status check_rules(struct check *c, struct check_node *n)
     }
     TRY(db_exec(&n->db, "roll back", "ROLLBACK"));
     TRY(trial_parents(c, n));
+    bool any = wrong.n || absent.n;
+    if (absent.n)  /* of a job that has run: dropped since, or renamed */
+        check_add(c, c->initialised ? CHECK_WARNING : CHECK_FAILED, gather_end(c, &absent, "; "),
+                  "tables and columns that are there",
+                  "correct the [table] sections of the job file");
     if (wrong.n)
-        check_add(c, c->initialised && !tried ? CHECK_WARNING : CHECK_FAILED,
-                  gather_end(c, &wrong, "; "),
+        check_add(c, CHECK_FAILED, gather_end(c, &wrong, "; "),
                   "tables, columns and expressions that the server understands",
                   "correct the [table] sections of the job file");
-    else
+    if (!any)
         check_ok(c, tried ? "filters and transforms of %d tables" : "no filters or transforms",
                  tried);
     return TW_OK;

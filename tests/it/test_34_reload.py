@@ -162,6 +162,7 @@ def test_mistakes(pair, make_job):
     job.wait_synced()
     for change, code, word in (({"objects": {"tables": "one"}}, tw.BAD_JOB, "lacks its schema"),
                                ({"table public.one": {"filter": "nope = 1"}}, tw.PRECHECK_FAILED, "nope"),
+                               ({"table public.one": {"rename id": "v"}}, tw.PRECHECK_FAILED, "there twice"),
                                ({"job": {"name": "another"}}, tw.BAD_JOB, "cannot change")):
         before = {section: dict(keys) for section, keys in job.sections.items()}
         job.change(**change)
