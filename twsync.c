@@ -931,7 +931,7 @@ enum operation { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 4, OP_TRUNCATE = 8, O
 static const char *const operation_names[] = {"insert", "update", "delete", "truncate", NULL};
 
 struct task_conf {
-    bool enabled, schema, copy, ddl;  /* the last three: forward only */
+    bool enabled, schema, copy, ddl, push;  /* all but the first: forward only */
     int operations;
     int workers;
     int64_t chunk_bytes;  /* of the copy */
@@ -2092,6 +2092,8 @@ static const struct job_key job_own_keys[] = {
      "copy the rows that are there", false},
     {"forward", "ddl", &job_bool, FORWARD(ddl), "yes", NULL, 0, 0,
      "carry DDL of A to B", false},
+    {"forward", "push_filters", &job_bool, FORWARD(push), "no", NULL, 0, 0,
+     "A itself leaves out rows by filters, where it can (15 and later)", false},
     {"forward", "workers", &job_int, FORWARD(workers), "4", NULL, 1, 64,
      "processes that copy", false},
     {"forward", "chunk_size", &job_size, FORWARD(chunk_bytes), "64MB", NULL, JOB_MB,
@@ -5570,7 +5572,7 @@ struct recast {
 static bool value_equal(const struct value *a, const struct value *b)
 {
     if (a->kind == 'n' || b->kind == 'n') return a->kind == b->kind;
-    return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+    return a->len == b->len && (!a->len || memcmp(a->data, b->data, a->len) == 0);
 }
 
 /* The value a server's answer gives; NULL is SQL NULL. */
@@ -5661,7 +5663,8 @@ static void rel_read_columns(struct rel *rel, const PGresult *r)
     for (int i = 0; i < n && !PQgetisnull(r, i, 2); i++) rel_read_column(rel, r, i);
 }
 
-static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGresult *r, int row)
+/* false: its column is not among those that were read just before. */
+static bool rel_read_key_part(struct rel *rel, struct unique_key *k, const PGresult *r, int row)
 {
     int p = k->n++;
     const char *column = db_cell(r, row, 6);
@@ -5671,14 +5674,14 @@ static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGres
                           PQgetvalue(r, row, 8));
     if (!column) {
         k->plain = false;
-        return;
+        return true;
     }
     struct buf q = {0};
     sql_ident(&q, column);
     for (int i = 0; i < rel->ntargets; i++)
         if (str_is(rel->targets[i].quoted, q.data)) k->columns[p] = i;
     buf_free(&q);
-    assert(k->columns[p] >= 0);
+    if (k->columns[p] < 0) return false;
     const struct target_column *t = &rel->targets[k->columns[p]];
     if (!t->not_null) k->not_null = false;
     if (t->generated) {  /* the new row's value is not at hand: by its expression */
@@ -5687,6 +5690,7 @@ static void rel_read_key_part(struct rel *rel, struct unique_key *k, const PGres
     } else if (t->source < 0) {
         k->unknown = true;
     }
+    return true;
 }
 
 /* Unique indexes and exclusion constraints, with the operator of each part: with an empty
@@ -5785,15 +5789,16 @@ static status MUST_CHECK rel_compare_keys(struct rel *rel, struct db *from, stru
     return TW_OK;
 }
 
-static void rel_read_keys(struct rel *rel, const PGresult *r)
+static bool rel_read_keys(struct rel *rel, const PGresult *r)
 {
     rel->keys = arena_array(&rel->arena, struct unique_key, PQntuples(r));
     const char *last = "";
     for (int i = 0; i < PQntuples(r); i++) {
         if (!str_is(last, PQgetvalue(r, i, 0))) rel_add_key(rel, r, i);
         last = PQgetvalue(r, i, 0);
-        rel_read_key_part(rel, &rel->keys[rel->nkeys - 1], r, i);
+        if (!rel_read_key_part(rel, &rel->keys[rel->nkeys - 1], r, i)) return false;
     }
+    return true;
 }
 
 /* Does the change carry this column to the target, where it is an ordinary column? */
@@ -6036,7 +6041,9 @@ static status MUST_CHECK rel_resolve_by(struct rel *rel, struct db *from, struct
     rel->asked_in_vain = !rel->parked && rel_skips(rel, txn->final_lsn, txn->xid);
     if (rel->parked || rel->asked_in_vain) return TW_OK;
     rel_read_columns(rel, q[COLUMNS].r);
-    if (rel->exists) rel_read_keys(rel, q[KEYS].r);
+    if (rel->exists && !rel_read_keys(rel, q[KEYS].r))
+        return fail(to->e, TW_ETXN, "table %s was changed on %c while it was looked at",
+                    rel->quoted, to->node->letter);
     rel_read_key_uses(rel, q[KEY_USES].r);
     if (rel->exists) rel_choose_identity(rel);
     TRY(rel_check_columns(rel, to));
@@ -6921,6 +6928,17 @@ static void rules_condition(struct buf *b, const struct table_rules *r)
     if (r->filter) buf_fmt(b, " AND coalesce((\n%s\n), false)", r->filter);
     if (r->drop) buf_fmt(b, " AND NOT coalesce((\n%s\n), false)", r->drop);
     buf_char(b, ')');
+}
+
+/* May the server leave out rows by the table's condition before they are sent?  It makes an insert
+ * or a delete of an update that crosses it: not where that can be told. */
+static bool rules_may_push(const struct table_rules *r, int operations)
+{
+    bool named = (r->filter && strcasestr(r->filter, "tw_")) ||
+                 (r->drop && strcasestr(r->drop, "tw_"));
+    for (int i = 0; i < r->nsets; i++)
+        named = named || strcasestr(r->sets[i].expression, "tw_operation");
+    return (r->filter || r->drop) && !named && operations == OP_ALL;
 }
 
 static const struct rule_set *rules_set_of(const struct table_rules *r, const char *column)
@@ -13585,6 +13603,7 @@ struct copy_shared {
     _Atomic int next;        /* index of the next chunk to take */
     _Atomic int failed;      /* 1 + index of the worker whose error is in `error` */
     struct tw_error error;
+    int failed_at;           /* table of the chunk that failed; -1: it was none */
     _Atomic int64_t rows[];  /* by table, then bytes by table, then chunks done by table */
 };
 
@@ -13607,6 +13626,7 @@ struct copy {
     struct stat_page *page;     /* with the limits */
     struct tw_error *e;
     int64_t chunk_rows, chunk_bytes;  /* of the worker's chunk */
+    int at;                     /* its table, or that of the chunk that failed; -1: none */
     bool bars;                  /* draw on a terminal */
     usec started_us, drawn_us;
 };
@@ -13937,13 +13957,24 @@ static status MUST_CHECK copy_may_freeze(struct arena *a, struct db *to, const c
 }
 
 /* What an old snapshot sees of a table that was written anew since, by ALTER TABLE, TRUNCATE or
- * VACUUM FULL, is not what was there.  Our COPY holds the table by now; this function, unlike a
- * query, tells what is. */
+ * VACUUM FULL, is not what was there, and a name may mean another column by now.  Our COPY holds
+ * the table; these functions, unlike a query, tell what is. */
+static const char copy_renamed_sql[] =
+    "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = %u AND attnum > 0 AND NOT"
+    " attisdropped AND (pg_identify_object_as_address('pg_class'::regclass, attrelid, attnum))"
+    ".object_names[3] IS DISTINCT FROM attname::text LIMIT 1";
+
 static status MUST_CHECK copy_check_file(struct arena *a, struct db *from, const struct table *t)
 {
-    const char *now;
+    const char *now, *renamed;
     TRY(db_value(from, a, "look at the table", arena_fmt(a, "SELECT pg_relation_filenode(%u)",
                                                          t->oid), 0, NULL, &now));
+    TRY(db_value(from, a, "look at the table", arena_fmt(a, copy_renamed_sql, t->oid), 0, NULL,
+                 &renamed));
+    if (renamed)
+        return fail(from->e, TW_ESCHEMA, "column %s of table %s was renamed on %c while the table"
+                    " was copied", renamed, sql_quoted_table(a, t->schema, t->name),
+                    from->node->letter);
     if (now && strtoull(now, NULL, 10) == t->filenode) return TW_OK;
     return fail(from->e, TW_ESCHEMA, "table %s was written anew on %c while it was copied (ALTER"
                 " TABLE, TRUNCATE, VACUUM FULL or CLUSTER)",
@@ -14071,7 +14102,9 @@ static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *t
         TESTPOINT(c->e, "copy.chunk");
         TRY(copy_await_quiet(c, from));
         TRY(copy_throttle(c, from, COPY_QUERIES, 0, 0));
+        c->at = c->chunks[i].table;
         TRY(copy_chunk(c, &c->chunks[i], from, to));
+        c->at = -1;
     }
 }
 
@@ -14083,12 +14116,15 @@ static _Noreturn void copy_worker(struct copy *c, int index)
     c->e = &e;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct db from = {.node = c->source, .e = &e}, to = {.node = c->target, .e = &e};
+    c->at = -1;
     snprintf(from.purpose, sizeof from.purpose, "%s:copy%d", c->task, index);
     snprintf(to.purpose, sizeof to.purpose, "%s:copy%d", c->task, index);
     status s = copy_work(c, &from, &to);
     int none = 0;
-    if (s != TW_OK && atomic_compare_exchange_strong(&c->shared->failed, &none, 1 + index))
+    if (s != TW_OK && atomic_compare_exchange_strong(&c->shared->failed, &none, 1 + index)) {
         c->shared->error = e;
+        c->shared->failed_at = c->at;
+    }
     db_abandon(&from);
     db_abandon(&to);
     _exit(s == TW_OK ? 0 : 1);
@@ -14446,6 +14482,7 @@ static status MUST_CHECK copy_watch(struct copy *c, pid_t *pids, int n, struct d
     if (stop_flag) return fail(keepalive->e, TW_ESTOP, "stop requested");
     if (c->shared->failed > 0) {
         *keepalive->e = c->shared->error;
+        c->at = c->shared->failed_at;
         return keepalive->e->code == TW_ESTOP
                    ? fail(keepalive->e, TW_ECONN, "copy worker was stopped")
                    : keepalive->e->code;
@@ -14460,6 +14497,7 @@ static status MUST_CHECK copy_run(struct copy *c, struct arena *a, struct db *fr
                                   const int *inherited, int ninherited)
 {
     pid_t pids[COPY_MAX_WORKERS];
+    c->at = -1;
     TRY(copy_plan(c, a, from, to));
     c->shared_size = sizeof *c->shared + sizeof(int64_t) * 3 * (size_t) (c->tables->n + 1);
     c->shared = mmap(NULL, c->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
@@ -15829,7 +15867,8 @@ static status MUST_CHECK ddl_setup(struct db *d)
     return s;
 }
 
-/* What the job's objects are like now. */
+/* What the job's objects are like now.  Tables go to shape_of by hundreds: its time grows with the
+ * square of their number. */
 static const char ddl_learn_sql[] =
     "DELETE FROM twsync.shape WHERE job = {job};"
     "WITH RECURSIVE t(oid) AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n"
@@ -15856,13 +15895,16 @@ static const char ddl_learn_sql[] =
     "  c.relkind = 'c') AND ({scope} OR y.oid IN (SELECT oid FROM u))"
     SHAPE_OWN("pg_type", "y.oid") ")"
     " INSERT INTO twsync.shape SELECT {job}, f.obj, f.part, f.facet, f.phase, f.what, f.name,"
-    " f.value FROM twsync.shape_of(array(SELECT oid FROM o), array(SELECT oid FROM y),"
+    " f.value FROM (SELECT array_agg(p.oid), array[]::oid[], array[]::oid[], array[]::oid[],"
+    " array[]::oid[] FROM (SELECT o.oid, (row_number() OVER () - 1) / 100 FROM o) p(oid, piece)"
+    " GROUP BY p.piece UNION ALL SELECT array[]::oid[], array(SELECT oid FROM y),"
     " array(SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
     "  WHERE {scope}" SHAPE_OWN("pg_proc", "p.oid") "),"
     " array(SELECT n.oid FROM pg_namespace n WHERE {user} AND ({scope} OR n.oid IN (SELECT"
     "  c.relnamespace FROM o JOIN pg_class c ON c.oid = o.oid))),"
     " array(SELECT p.oid FROM pg_operator p JOIN pg_namespace n ON n.oid = p.oprnamespace"
-    "  WHERE {scope}" SHAPE_OWN("pg_operator", "p.oid") ")) f"
+    "  WHERE {scope}" SHAPE_OWN("pg_operator", "p.oid") ")) q(rels, types, procs, spaces, opers)"
+    " CROSS JOIN LATERAL twsync.shape_of(q.rels, q.types, q.procs, q.spaces, q.opers) f"
     " WHERE f.part !~ '^[gw]' OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n"
     "  ON n.oid = c.relnamespace WHERE 'r' || c.oid = f.obj AND {scope})";
 
@@ -16530,8 +16572,9 @@ static status MUST_CHECK ddl_done(struct db *to, struct arena *a, const struct j
                                   const char *id, const char **list)
 {
     const char *values[] = {job->name, id};
-    return db_value(to, a, "read what is done", "SELECT array_remove(array_agg(id) || $2::bigint,"
-                    " NULL) FROM twsync.ddl_done WHERE job = $1", 2, values, list);
+    return db_value(to, a, "read what is done", "SELECT coalesce(array_remove(array_agg(id) ||"
+                    " $2::bigint, NULL), '{}') FROM twsync.ddl_done WHERE job = $1", 2, values,
+                    list);
 }
 
 /* Is there DDL on the source that the target has not done? */
@@ -16993,40 +17036,56 @@ static status MUST_CHECK task_tables(struct task *t, struct db *d, const struct 
     return cat_tables(d, &t->session, job, out, &unsupported, &missing);
 }
 
-static int task_by_oid(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
-    return (x > y) - (x < y);
-}
-
-/* Is a table, or a partitioned table above it, in the forward task's publication? */
+/* Is a table, or a partitioned table above it, in the forward task's publication?  And will the
+ * stream make it on the target, because it was created after the job began? */
 static const char task_published_sql[] =
     "WITH RECURSIVE up(leaf, oid) AS (SELECT o, o FROM unnest($2::oid[]) o"
     " UNION SELECT up.leaf, i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid"
-    " JOIN pg_class c ON c.oid = i.inhparent AND c.relkind = 'p')"
-    " SELECT DISTINCT up.leaf FROM up JOIN pg_publication_rel pr ON pr.prrelid = up.oid"
-    " JOIN pg_publication p ON p.oid = pr.prpubid WHERE p.pubname = $1";
+    " JOIN pg_class c ON c.oid = i.inhparent AND c.relkind = 'p'),"
+    " coming(obj) AS MATERIALIZED (SELECT DISTINCT c->>'obj' FROM twsync.ddl d,"
+    "  jsonb_array_elements(d.changes) c WHERE d.job = $3 AND d.changes IS NOT NULL"
+    "  AND d.id <> ALL ($4::bigint[]) AND c->>'op' = 'set' AND c->>'what' ~ '^table ')"
+    " SELECT DISTINCT up.leaf, coming.obj IS NOT NULL FROM up"
+    " JOIN pg_publication_rel pr ON pr.prrelid = up.oid"
+    " JOIN pg_publication p ON p.oid = pr.prpubid LEFT JOIN coming ON coming.obj = 'r' || up.leaf"
+    " WHERE p.pubname = $1";
 
-/* The tables of this job on A: what the publication has.  One list for schema, copy and stream,
- * whatever is created on A meanwhile.  Forward only. */
+struct task_leaf {
+    uint32_t oid;
+    bool coming;
+};
+
+static int task_by_oid(const void *a, const void *b)
+{
+    uint32_t x = ((const struct task_leaf *) a)->oid, y = ((const struct task_leaf *) b)->oid;
+    return (x > y) - (x < y);
+}
+
+/* The tables of this job on A: what the publication has, but for tables that come by the stream.
+ * One list for schema, copy and stream, whatever is created on A meanwhile.  Forward only. */
 static status MUST_CHECK task_published(struct task *t, struct db *a, struct table_list *out,
                                         struct table_list *later)
 {
     struct table_list all;
+    const char *done;
     PGresult *r;
     TRY(task_tables(t, a, t->job, &all));
-    const char *values[] = {t->slot, cat_oid_array(&t->session, &all)};
-    TRY(db_query(a, &t->session, "read the publication", task_published_sql, 2, values, &r));
+    TRY(ddl_done(&t->to, &t->session, t->job, NULL, &done));
+    const char *values[] = {t->slot, cat_oid_array(&t->session, &all), t->job->name, done};
+    TRY(db_query(a, &t->session, "read the publication", task_published_sql, 4, values, &r));
     *out = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
     *later = (struct table_list){.items = arena_array(&t->session, struct table, all.n)};
     size_t n = (size_t) PQntuples(r);
-    uint32_t *oids = arena_array(&t->session, uint32_t, (int) n + 1);
-    for (size_t k = 0; k < n; k++) oids[k] = (uint32_t) db_cell_int(r, (int) k, 0);
-    qsort(oids, n, sizeof *oids, task_by_oid);
+    struct task_leaf *leaves = arena_array(&t->session, struct task_leaf, (int) n + 1);
+    for (size_t k = 0; k < n; k++)
+        leaves[k] = (struct task_leaf){(uint32_t) db_cell_int(r, (int) k, 0),
+                                       db_cell_true(r, (int) k, 1)};
+    qsort(leaves, n, sizeof *leaves, task_by_oid);
     for (int i = 0; i < all.n; i++) {
-        bool found = bsearch(&all.items[i].oid, oids, n, sizeof *oids, task_by_oid);
+        const struct task_leaf key = {.oid = all.items[i].oid};
+        const struct task_leaf *found = bsearch(&key, leaves, n, sizeof *leaves, task_by_oid);
         struct table_list *to = found ? out : later;
-        to->items[to->n++] = all.items[i];
+        if (!found || !found->coming) to->items[to->n++] = all.items[i];
     }
     return TW_OK;
 }
@@ -17155,6 +17214,118 @@ static status MUST_CHECK task_check_first(struct task *t)
     return task_gap_hint(t);
 }
 
+/* ---- filters that the source applies ---- */
+
+/* The condition that the publication shall have of a table; NULL: none. */
+static const char *task_pushed(const struct task *t, struct arena *a, const struct table *x)
+{
+    const struct table_rules *r = job_rules(t->job, x->schema, x->name);
+    struct buf b = {0};
+    if (!t->conf->push || t->from.version < 150000 || x->relkind != 'r' || !r) return NULL;
+    if (!rules_may_push(r, r->operations[0] ? r->operations[0] : t->conf->operations)) return NULL;
+    rules_condition(&b, r);
+    const char *condition = arena_str(a, b.data);
+    buf_free(&b);
+    return condition;
+}
+
+/* In the transaction that has put the condition there: is it one of those that do no harm?  The
+ * server refuses updates when it names a column that is not of the replica identity; and where it
+ * fails for a row the stream ends there for good, whatever is published afterwards.  So it may
+ * have comparisons and what joins them, and nothing else: their functions are of a btree's
+ * operators, or declared to tell nothing by failing (documentation, "pg_proc", proleakproof).  Of
+ * partitions it would only filter what is written to them by that name. */
+static const char task_pushable_sql[] =
+    "SELECT NOT c.relispartition AND (c.relreplident = 'f' OR NOT EXISTS (SELECT FROM pg_depend d"
+    " WHERE d.classid = 'pg_publication_rel'::regclass AND d.objid = m.oid AND d.refobjid = c.oid"
+    " AND d.refobjsubid > 0 AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND"
+    " (c.relreplident = 'i' AND i.indisreplident OR c.relreplident = 'd' AND i.indisprimary AND"
+    " i.indimmediate) AND d.refobjsubid = ANY (i.indkey))))"
+    " AND NOT EXISTS (SELECT FROM regexp_matches(m.prqual::text, '\\{([A-Z_]+)', 'g') x WHERE x[1]"
+    " NOT IN ('BOOLEXPR', 'OPEXPR', 'SCALARARRAYOPEXPR', 'DISTINCTEXPR', 'NULLTEST',"
+    " 'BOOLEANTEST', 'COALESCEEXPR', 'COALESCE', 'RELABELTYPE', 'VAR', 'CONST', 'ARRAYEXPR',"
+    " 'ARRAY'))"
+    " AND NOT EXISTS (SELECT FROM regexp_matches(m.prqual::text, ':opfuncid (\\d+)', 'g') x WHERE"
+    " NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = x[1]::oid AND p.proleakproof) AND NOT EXISTS"
+    " (SELECT FROM pg_operator o JOIN pg_amop s ON s.amopopr = o.oid JOIN pg_am i ON i.oid ="
+    "  s.amopmethod AND i.amname = 'btree' WHERE o.oprcode = x[1]::oid OR o.oprnegate IN (SELECT"
+    "  oid FROM pg_operator w WHERE w.oprcode = x[1]::oid)))"
+    " FROM pg_publication u JOIN pg_publication_rel m ON m.prpubid = u.oid JOIN pg_class c ON c.oid"
+    " = m.prrelid WHERE u.pubname = $1 AND c.oid = $2";
+
+/* The table's condition in the publication, NULL for none; anew in one transaction, so that no
+ * change of the table is without it.  *taken: it is so now; *busy is set if the table is locked. */
+static status MUST_CHECK task_push(struct task *t, const struct table *x, const char *condition,
+                                   bool *taken, bool *busy)
+{
+    struct arena *a = &t->session;
+    const char *name = sql_quoted_table(a, x->schema, x->name), *able = NULL;
+    const char *values[] = {t->slot, arena_fmt(a, "%" PRIu32, x->oid)};
+    const char *where = condition ? arena_fmt(a, " WHERE %s", condition) : "";
+    *taken = false;
+    status s = db_exec(&t->from, "put a filter into the publication",
+                       arena_fmt(a, "BEGIN; SET LOCAL lock_timeout = '2s'; ALTER PUBLICATION"
+                                 " \"%s\" DROP TABLE ONLY %s; ALTER PUBLICATION \"%s\" ADD TABLE"
+                                 " ONLY %s%s", t->slot, name, t->slot, name, where));
+    if (s == TW_OK && condition)
+        s = db_value(&t->from, a, "read the publication", task_pushable_sql, 2, values, &able);
+    if (s == TW_OK && (!condition || (able && *able == 't'))) {
+        *taken = true;
+        return db_exec(&t->from, "commit", "COMMIT");
+    }
+    if (s != TW_OK && !t->e.sqlstate[0]) return s;
+    log_info("the filter of table %s is not put into the publication: %s", name,
+             s == TW_OK ? "it is more than comparisons of columns of the replica identity, or the"
+                          " table is a partition" : t->e.msg);
+    *busy = *busy || str_is(t->e.sqlstate, "55P03");
+    error_clear(&t->e);
+    return db_exec(&t->from, "roll back", "ROLLBACK");
+}
+
+/* From 15 on a publication can have filters: what they leave out does not travel.  That only saves,
+ * for what comes is asked about all the same; where the server does not take a filter it is left
+ * to us.  It is not done unasked: the server refuses then to drop such a column or to change its
+ * type, and updates of the table when its replica identity is changed.  A comment says what was
+ * done, so that it is done, and the tables are locked, once. */
+static status MUST_CHECK task_push_filters(struct task *t, const struct table_list *tables)
+{
+    static const char of[] = "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM"
+                             " pg_publication WHERE pubname = $1";
+    struct arena *a = &t->session;
+    const char **want = arena_array(a, const char *, tables->n + 1), *was = NULL;
+    const char *values[] = {t->slot};
+    uint64_t sum = 0;
+    bool any = false, taken, busy = false;
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *x = &tables->items[i];
+        if (!(want[i] = task_pushed(t, a, x))) continue;
+        any = true;
+        sum = sum_bytes(sum, want[i], strlen(want[i]) + 1);
+        sum = sum_bytes(sum, (const unsigned char *) &x->oid, sizeof x->oid);
+    }
+    const char *mark = any ? arena_fmt(a, "twsync filters %016" PRIx64, sum) : "";
+    TRY(db_value(&t->from, a, "read the publication", of, 1, values, &was));
+    if (!was || str_is(was, mark)) return TW_OK;
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *x = &tables->items[i];
+        const char *has[] = {t->slot, arena_fmt(a, "%" PRIu32, x->oid)}, *old = NULL;
+        TRY(db_value(&t->from, a, "read the publication", "SELECT m.prqual IS NOT NULL FROM"
+                     " pg_publication u JOIN pg_publication_rel m ON m.prpubid = u.oid WHERE"
+                     " u.pubname = $1 AND m.prrelid = $2", 2, has, &old));
+        if (!old || (!want[i] && *old == 'f')) continue;
+        TRY(task_push(t, x, want[i], &taken, &busy));
+        if (!taken && *old == 't') TRY(task_push(t, x, NULL, &taken, &busy));
+        if (taken)
+            log_info("the filter of table %s is %s the publication",
+                     sql_quoted_table(a, x->schema, x->name), want[i] ? "in" : "no more in");
+    }
+    if (busy) return TW_OK;  /* the next session tries again */
+    return db_exec(&t->from, "write down what is published",
+                   arena_fmt(a, "COMMENT ON PUBLICATION \"%s\" IS '%s'", t->slot, mark));
+}
+
+/* ---- the first start ---- */
+
 /* DDL of the source is written into the stream from here on. */
 static status MUST_CHECK task_capture_ddl(struct task *t)
 {
@@ -17193,6 +17364,7 @@ static status MUST_CHECK task_init_source(struct task *t, const char **snapshot,
     TRY(task_tables(t, &t->from, t->job, &tables));
     if (t->conf->identity == IDENTITY_FULL) TRY(slot_identity_full(&t->from, &tables));
     TRY(slot_publish(&t->from, t->slot, &tables));
+    TRY(task_push_filters(t, &tables));
     TRY(task_capture_ddl(t));
     /* Phase init: a slot of our name was made by a process that died before it could say so. */
     TRY(slot_inspect(&t->from, t->slot, &info));
@@ -17229,10 +17401,149 @@ static status MUST_CHECK task_end_workers(struct task *t)
     return s;
 }
 
+/* ---- DDL of the source while its tables are copied ----
+ * It comes by the stream, after the copy, so until then the target is as the source was.  Columns
+ * that came are left to the stream, and so are those that went.  But names that moved cannot be
+ * told from names that are right: the copy would put one column's values into another. */
+
+struct task_rename {
+    const char *obj, *old, *now, *what;
+};
+
+static void task_note_rename(struct task_rename *list, int *n, const PGresult *r, int i)
+{
+    const char *obj = PQgetvalue(r, i, 0), *was = PQgetvalue(r, i, 1);
+    int k = 0;
+    while (k < *n && !(str_is(list[k].obj, obj) && str_is(list[k].now, was))) k++;
+    if (k == *n) list[(*n)++] = (struct task_rename){.obj = obj, .old = was};
+    list[k].now = PQgetvalue(r, i, 2);
+    list[k].what = PQgetvalue(r, i, 3);
+}
+
+static status MUST_CHECK task_check_names(struct task *t)
+{
+    static const char sql[] =
+        "SELECT k.kind || (c->>'obj'), CASE k.kind WHEN 't' THEN substr(coalesce(c->>'old',"
+        " c->>'what'), 7) ELSE quote_ident(c->>'was') END, CASE k.kind WHEN 't' THEN"
+        " substr(c->>'what', 7) ELSE quote_ident(c->>'name') END, c->>'what'"
+        " FROM twsync.ddl d, jsonb_array_elements(d.changes) WITH ORDINALITY x(c, n)"
+        " CROSS JOIN LATERAL (SELECT CASE WHEN c->>'what' ~ '^table ' THEN 't' ELSE 'c'"
+        " END) k(kind) WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL ($2::bigint[])"
+        " AND c->>'op' = 'rename' AND c->>'what' ~ '^(table|column) ' AND EXISTS (SELECT FROM"
+        " pg_publication u JOIN pg_publication_rel m ON m.prpubid = u.oid WHERE u.pubname = $3"
+        " AND 'r' || m.prrelid = c->>'obj') ORDER BY d.id, x.n";
+    struct arena *a = &t->session;
+    const char *done;
+    PGresult *r;
+    int n = 0;
+    TRY(ddl_done(&t->to, a, t->job, NULL, &done));
+    const char *values[] = {t->job->name, done, t->slot};
+    TRY(db_query(&t->from, a, "look for new names", sql, 3, values, &r));
+    struct task_rename *list = arena_array(a, struct task_rename, PQntuples(r) + 1);
+    for (int i = 0; i < PQntuples(r); i++) task_note_rename(list, &n, r, i);
+    for (int i = 0; i < n; i++) {
+        if (str_is(list[i].old, list[i].now)) continue;
+        fail_hint(&t->e, "Give it its old name back until the task is Running; or release the job,"
+                         " empty its tables on %c, and run it anew.", t->target->letter);
+        return fail(&t->e, TW_ESCHEMA, "%s was called %s when the job began: it was renamed on"
+                    " %c before its rows were copied", list[i].what, list[i].old,
+                    t->source->letter);
+    }
+    return TW_OK;
+}
+
+/* Columns of the source's table that the target's has not are made there, as the stream would make
+ * them later.  *any: there were some. */
+static status MUST_CHECK task_copy_columns(struct task *t, const struct table *x, bool *any)
+{
+    struct arena *a = &t->session;
+    const char *there = name_quoted(t->job, a, x->schema, x->name);
+    const char *values[] = {arena_fmt(a, "%" PRIu32, x->oid)};
+    bool done;
+    PGresult *r;
+    TRY(db_query(&t->from, a, "read columns", "SELECT attname FROM pg_attribute WHERE attrelid = $1"
+                 " AND attnum > 0 AND NOT attisdropped ORDER BY attnum", 1, values, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *column = PQgetvalue(r, i, 0), *has;
+        const char *name = name_column(job_rules(t->job, x->schema, x->name), column);
+        const char *ask[] = {there, name};
+        if (!name) continue;
+        TRY(db_value(&t->to, a, "look for a column", "SELECT 1 FROM pg_attribute WHERE attrelid ="
+                     " to_regclass($1) AND attname = $2 AND attnum > 0 AND NOT attisdropped", 2,
+                     ask, &has));
+        if (has) continue;
+        TRY(db_exec(&t->to, "begin", "BEGIN"));
+        TRY(shape_add_column(t->job, &t->from, &t->to, a, x->oid, column, &done));
+        TRY(db_exec(&t->to, "commit", "COMMIT"));
+        *any = *any || done;
+    }
+    return TW_OK;
+}
+
+/* A chunk failed: because the source's table has columns by now that the target's can be given? */
+static status MUST_CHECK task_copy_failed(struct task *t, const struct table *x)
+{
+    struct tw_error was = t->e;
+    bool any = false;
+    if (!str_is(was.sqlstate, "42703") || !t->conf->schema || !t->conf->ddl) return was.code;
+    error_clear(&t->e);
+    TRY(task_check_names(t));
+    TRY(task_copy_columns(t, x, &any));
+    t->e = was;
+    if (!any) return was.code;
+    return fail(&t->e, TW_ETXN, "table %s got columns on %c while it was copied; %c has them now",
+                sql_quoted_table(&t->session, x->schema, x->name), t->source->letter,
+                t->target->letter);
+}
+
+/* A table of which not all is copied has columns of other types by now: what is copied from here
+ * on is of these types, so the target's table is emptied, given them, and begins again. */
+static status MUST_CHECK task_copy_types(struct task *t)
+{
+    static const char sql[] =
+        "SELECT DISTINCT n.nspname, c.relname, format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s"
+        " USING NULL', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod))"
+        " FROM twsync.ddl d, jsonb_array_elements(d.changes) x(c), pg_class c JOIN pg_namespace n"
+        " ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND"
+        " NOT a.attisdropped WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL"
+        " ($2::bigint[]) AND x.c->>'obj' = 'r' || c.oid AND x.c->>'op' = 'set' AND x.c->>'what'"
+        " LIKE 'type of column %' AND strpos(x.c->>'what', format('column \"%s\" of \"',"
+        "  replace(a.attname, '\"', '\"\"'))) > 0"
+        " AND c.relkind = 'r' AND NOT c.relispartition";
+    static const char whole_sql[] =
+        "SELECT count(*) = max(chunks) FROM twsync.copied WHERE task = $1 AND schema_name = $2 AND"
+        " table_name = $3";
+    struct arena *a = &t->session;
+    const char *done, *whole;
+    bool lacks;
+    PGresult *r;
+    if (!t->conf->schema || !t->conf->ddl || t->job->existing == EXISTING_KEEP) return TW_OK;
+    TRY(ddl_done(&t->to, a, t->job, NULL, &done));
+    const char *values[] = {t->job->name, done};
+    TRY(db_query(&t->from, a, "look for new types", sql, 2, values, &r));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *row[] = {t->name, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1)};
+        const char *name = name_quoted(t->job, a, row[1], row[2]);
+        TRY(db_value(&t->to, a, "read the copy ledger", whole_sql, 3, row, &whole));
+        if (whole && *whole == 't') continue;
+        log_info("a column of %s has another type: copying the table from its start", name);
+        TRY(db_exec(&t->to, "begin", "BEGIN"));
+        TRY(db_exec_params(&t->to, "clear the copy ledger", "DELETE FROM twsync.copied WHERE task ="
+                           " $1 AND schema_name = $2 AND table_name = $3", 3, row));
+        TRY(db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", name)));
+        TRY(db_exec(&t->to, "change a type",
+                    name_sql(t->job, a, NULL, PQgetvalue(r, i, 2), &lacks)));
+        TRY(db_exec(&t->to, "commit", "COMMIT"));
+    }
+    return TW_OK;
+}
+
+/* ---- the phases ---- */
+
 static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t point)
 {
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .snapshot = snapshot,
-                     .snapshot_lsn = point, .stat = t->stat, .page = t->page, .e = &t->e,
+                     .at = -1, .snapshot_lsn = point, .stat = t->stat, .page = t->page, .e = &t->e,
                      .task = arena_fmt(&t->session, "%s:%s", t->job->name, "forward"),
                      .bars = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet};
     struct table_list tables, later;
@@ -17253,7 +17564,7 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
                              LSN_ARG(point));
     if (s == TW_OK) s = copy_run(&c, &t->session, &lead, &t->to, sockets, 4);
     db_close(&lead);
-    return s;
+    return s == TW_OK || c.at < 0 ? s : task_copy_failed(t, &tables.items[c.at]);
 }
 
 /* Tables that were copied under more than one snapshot. */
@@ -17358,11 +17669,14 @@ static status MUST_CHECK task_finish_init(struct task *t)
 
 static status MUST_CHECK task_init_copy(struct task *t, const char *snapshot, lsn_t point)
 {
+    TRY(task_check_names(t));
+    if (!snapshot) TRY(task_copy_types(t));
     if (t->conf->copy && !snapshot)  /* the first one died with its session: another one */
         TRY(task_create_slot(t, &t->repl.db, &t->from,
                              arena_fmt(&t->session, "twsync_%s_copy", t->job->name), true, &point,
                              &snapshot));
     if (t->conf->copy) TRY(task_copy(t, snapshot, point));
+    TRY(task_check_names(t));
     return task_set_phase(t, "keys");
 }
 
@@ -17717,6 +18031,8 @@ static status MUST_CHECK task_objects(struct task *t)
         log_warning("table %s.%s on %c was created after the job began and is not synchronised:"
                     " name it under tables in [objects]", later.items[i].schema,
                     later.items[i].name, t->source->letter);
+    if (changed) TRY(task_published(t, &t->from, &tables, &later));
+    TRY(task_push_filters(t, &tables));
     if (was && !changed) return TW_OK;
     return db_exec_params(&t->to, "write the progress",
                           "UPDATE twsync.progress SET objects = $2 WHERE task = $1", 2, values);

@@ -20,7 +20,7 @@ SLOWLY = {"full.rows": ROWS // 4}       # so that it can be interrupted
 BIG = f"""
 CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text);
 INSERT INTO big SELECT g, g, 0, repeat('x', 120 + g % 60), repeat(md5(g::text), g % 5) FROM generate_series(1, {ROWS}) g;
-CREATE INDEX ON big (n);
+CREATE INDEX ON big (n); CREATE TABLE short (id int PRIMARY KEY, v varchar(5)); INSERT INTO short VALUES (1, 'abc');
 """
 
 
@@ -76,6 +76,16 @@ def interrupt(job, rng, seconds):
             job.process.wait(rng.uniform(0, 0.1))
     finally:
         job.kill()
+
+
+def part_copied(pair, job, rng, when):
+    """Some of the table is there; the copy is interrupted, or goes on."""
+    if when == "interrupted":
+        half_copied(pair, job, rng)
+    else:
+        job.start(wait=())
+        wait_for(lambda: len(ledger(pair)) > 1, "chunks")
+        assert not is_copied(job)
 
 
 def is_copied(job):
@@ -188,25 +198,54 @@ def test_two_way_afterwards(pair, make_job, rng):
 
 
 MEANWHILE = {"added": "ALTER TABLE big ADD x int DEFAULT 7", "dropped": "ALTER TABLE big DROP w",
-             "renamed": "ALTER TABLE big RENAME v TO vv", "not null": "ALTER TABLE big ALTER v SET NOT NULL"}
+             "not null": "ALTER TABLE big ALTER v SET NOT NULL",
+             "all at once": "ALTER TABLE big ADD x int, ADD y text DEFAULT 'y'; CREATE INDEX ON big (x); ALTER TABLE big "
+                            "DROP w; UPDATE big SET x = 9 WHERE id % 100 = 0",
+             "made": "CREATE TABLE more (id int PRIMARY KEY, v text); INSERT INTO more VALUES (1, 'a'); UPDATE more SET v = 'b'",
+             "digits": "ALTER TABLE big ALTER n TYPE numeric(12,2); UPDATE big SET n = n + 0.25 WHERE id % 100 = 0",
+             "longer": "ALTER TABLE short ALTER v TYPE varchar(9); INSERT INTO short VALUES (2, '123456789')",
+             "type": "ALTER TABLE big ALTER n TYPE bigint; UPDATE big SET n = 5000000000 WHERE id % 100 = 0"}
+RENAMED = {"column": ("ALTER TABLE big RENAME v TO vv", "ALTER TABLE big RENAME vv TO v"),
+           "columns swapped": ("ALTER TABLE big RENAME v TO t; ALTER TABLE big RENAME w TO v; ALTER TABLE big RENAME t TO w",) * 2,
+           "table": ("ALTER TABLE big RENAME TO bigger", "ALTER TABLE bigger RENAME TO big")}
 
 
 @pytest.mark.rung("origin")
+@pytest.mark.parametrize("when", ("interrupted", "running"))
 @pytest.mark.parametrize("name", MEANWHILE)
-def test_ddl_while_interrupted(pair, make_job, rng, name):
-    """A's table changes while the copy is interrupted: it goes on, if need be after `twsync schema --apply`; a rename is
-    for a person to do."""
+def test_ddl(pair, make_job, rng, name, when):
+    """A's table changes while it is copied: the copy goes on, and the stream brings the rest."""
     pair.a.sql(BIG)
     job = make_job(pair, throttle=SLOWLY, forward={"workers": 2, "chunk_size": CHUNK}, reverse={"enabled": "no"})
-    half_copied(pair, job, rng)
+    part_copied(pair, job, rng, when)
+    pair.a.sql("UPDATE big SET v = 'before', w = 'so' WHERE id % 50 = 1")
     pair.a.sql(MEANWHILE[name])
     pair.a.sql("UPDATE big SET n = n + 1 WHERE id % 50 = 0")
-    job.start(wait=())
-    wait_for(lambda: job.task("forward")["state"] in ("Running", "Retrying"), "it goes on, or says why it cannot")
-    if job.task("forward")["state"] == "Retrying" and name == "renamed":
-        pair.b.sql(MEANWHILE[name])
-    elif job.task("forward")["state"] == "Retrying":
-        job.command("schema", job.path, "--apply")
+    if when == "interrupted":
+        job.start(wait=())
+    job.wait_state("forward", "Running")
+    job.wait_synced(("forward",))
+    compare.assert_schema(pair)
+    compare.assert_contents(pair)
+
+
+@pytest.mark.rung("origin")
+@pytest.mark.parametrize("when", ("interrupted", "running"))
+@pytest.mark.parametrize("name", RENAMED)
+def test_renamed(pair, make_job, rng, name, when):
+    """A new name while the rows are copied is told, and nothing goes to the wrong column; with the old name it goes on."""
+    pair.a.sql(BIG)
+    job = make_job(pair, throttle=SLOWLY, forward={"workers": 2, "chunk_size": CHUNK}, reverse={"enabled": "no"})
+    part_copied(pair, job, rng, when)
+    pair.a.sql("UPDATE big SET v = 'before', w = 'so' WHERE id % 50 = 1")
+    there, back = RENAMED[name]
+    pair.a.sql(there)
+    if when == "interrupted":
+        job.start(wait=())
+    wait_for(lambda: "it was renamed on a before its rows were copied" in job.task("forward").get("last_error", ""), "it says so")
+    assert "old name back" in job.log_text()
+    pair.a.sql(back)
+    pair.a.sql("UPDATE big SET v = 'after' WHERE id % 50 = 2")
     job.wait_state("forward", "Running")
     job.wait_synced(("forward",))
     compare.assert_schema(pair)

@@ -24,10 +24,11 @@ def found(pair):
     return pair.b.sql("SELECT id, region, amount, email, note, md5(big) FROM orders ORDER BY id")
 
 
-def test_filter_and_transforms(pair, make_job):
+@pytest.mark.parametrize("push", ("yes", "no"))
+def test_filter_and_transforms(pair, make_job, push):
     """The copy and the stream carry the same rows, with the same values; a row may enter and leave the filter."""
     pair.a.sql(SHOP)
-    job = make_job(pair, forward={"on_conflict": "fail"}, **RULES).start()
+    job = make_job(pair, forward={"on_conflict": "fail", "push_filters": push}, **RULES).start()
     job.wait_synced()
     assert found(pair) == wanted(pair) != []
     for sql in ("INSERT INTO orders VALUES (5001, 'eu', 1, 'A@B', 'note', 'b'), (5002, 'us', 1, 'A@B', 'x', 'b'),"
@@ -47,6 +48,81 @@ def test_filter_and_transforms(pair, make_job):
     pair.a.sql("TRUNCATE orders; INSERT INTO orders VALUES (1, 'eu', 1, 'X', 'x', ''), (2, 'us', 1, 'X', 'x', '')")
     job.wait_synced()
     assert found(pair) == wanted(pair) != []
+
+
+def published(pair, job):
+    """The filters that A has in its publication."""
+    return dict(pair.a.admin("SELECT c.relname::text, pg_get_expr(m.prqual, c.oid) FROM pg_publication u JOIN "
+                             "pg_publication_rel m ON m.prpubid = u.oid JOIN pg_class c ON c.oid = m.prrelid WHERE "
+                             f"m.prqual IS NOT NULL AND u.pubname = 'twsync_{job.name}_forward'"))
+
+
+PUSHED = """
+CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE FUNCTION fine(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';
+CREATE TABLE t (id int PRIMARY KEY, x int, m mood); INSERT INTO t SELECT g, g % 4 - 1, 'ok' FROM generate_series(1, 20) g;
+CREATE TABLE "o'dd ""t" (id int PRIMARY KEY, x int); INSERT INTO "o'dd ""t" SELECT id, x FROM t;
+CREATE TABLE p (id int PRIMARY KEY, x int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT;
+INSERT INTO p SELECT id, x FROM t;
+"""
+FILTERS = {
+    "plain": ({"filter": "x > 0 -- positive"}, {}, True), "drop": ({"drop": "x <= 0 OR t.x IS NULL"}, {}, True),
+    "comparisons": ({"filter": "x BETWEEN 1 AND 100 AND (id <> 1000 OR x IN (1, 2, 3) OR x IS NULL) AND id::text <> 'n'"
+                               " OR x IS DISTINCT FROM 1 AND NOT x <= 0"}, {}, False),
+    "comparisons that cannot fail": ({"filter": "x BETWEEN 1 AND 100 AND (id <> 1000 OR x IN (1, 2, 3) OR x IS NULL) OR "
+                                                "x IS DISTINCT FROM 1 AND NOT x <= 0"}, {}, True),
+    "what may fail": ({"filter": "100 / (id + 1) > -1 AND x > 0"}, {}, False),
+    "a function of the user": ({"filter": "public.fine(x)"}, {}, False), "a type of the user": ({"filter": "m = 'ok'"}, {}, False),
+    "the operation": ({"filter": "x > 0 OR tw_operation = 'update'"}, {}, False),
+    "not every operation": ({"filter": "x > 0", "operations": "insert, delete"}, {}, False),
+    "not every operation of the task": ({"filter": "x > 0"}, {"operations": "insert, update"}, False),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_pushed(pair, make_job, name):
+    """A leaves out rows by itself where it takes the filter, and where it refuses no update because of it."""
+    if pair.a.one("SELECT current_setting('server_version_num')::int") < 150000:
+        pytest.skip("publications have filters since 15")
+    keys, forward, pushed = FILTERS[name]
+    pair.a.sql(PUSHED)
+    job = make_job(pair, forward={"on_conflict": "overwrite", "push_filters": "yes", **forward}, reverse={"on_conflict": "ignore"},
+                   **{"table public.t": keys}).start()
+    job.wait_synced()
+    assert list(published(pair, job)) == (["t"] if pushed else [])
+    pair.a.sql("UPDATE t SET x = -x WHERE id < 9; UPDATE t SET x = 3 WHERE id IN (12, 16); DELETE FROM t WHERE id IN (13, 16); "
+               "INSERT INTO t VALUES (21, 1, 'ok'), (22, -1, 'sad')")
+    job.wait_synced()
+    if "operations" not in {**keys, **forward} and "tw_" not in str(keys):
+        where = "m = 'ok'" if name == "a type of the user" else "x > 0"
+        assert pair.b.sql("TABLE t ORDER BY 1") == pair.a.sql(f"SELECT * FROM t WHERE {where} ORDER BY 1") != []
+
+
+def test_pushed_with_the_job(pair, make_job):
+    """The publication follows the job file: at a reload, and at a start; partitions are left to twsync."""
+    if pair.a.one("SELECT current_setting('server_version_num')::int") < 150000:
+        pytest.skip("publications have filters since 15")
+    odd = 'table public."o\'dd ""t"'
+    pair.a.sql(PUSHED)
+    job = make_job(pair, forward={"on_conflict": "overwrite", "push_filters": "yes"}, reverse={"on_conflict": "ignore"}, **{odd: {"filter":
+                   "x > 0"}, "table public.p": {"filter": "x > 0"}, "table public.t": {"filter": "x > 1"}}).start()
+    job.wait_synced()
+    assert published(pair, job) == {'o\'dd "t': "(true AND COALESCE((x > 0), false))", "t": "(true AND COALESCE((x > 1), false))"}
+    job.change(**{odd: {"filter": None, "set x": "x + 1"}, "table public.t": {"filter": "x > 0"}})
+    job.command("reload", job.path)
+    wait_for(lambda: published(pair, job) == {"t": "(true AND COALESCE((x > 0), false))"}, "the new filter is published")
+    pair.a.sql("UPDATE t SET x = 1 WHERE id = 1; UPDATE \"o'dd \"\"t\" SET x = -7 WHERE id = 2; UPDATE p SET x = -x")
+    job.wait_synced()
+    assert pair.b.one("SELECT x FROM t WHERE id = 1") == 1 and pair.b.one("SELECT count(*) FROM p WHERE x < 0") == 0
+    assert pair.b.one('SELECT x FROM "o\'dd ""t" WHERE id = 2') == -6
+    job.stop()
+    job.change(forward={"push_filters": "no"}).start()
+    wait_for(lambda: published(pair, job) == {}, "no filter is published")
+    pair.a.sql("ALTER TABLE t DROP COLUMN m; INSERT INTO t VALUES (31, 1), (32, -1)")
+    job.wait_synced()
+    assert pair.b.sql("SELECT id FROM t WHERE id > 30") == [(31,)]
+    job.stop()
+    assert job.release()[0] == 0
+    compare.assert_untouched(pair, job.name)
 
 
 def test_reverse_of_such_a_table(pair, make_job):

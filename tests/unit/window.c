@@ -495,6 +495,28 @@ static void test_apart(void)
 
 /* ---- limits ---- */
 
+/* The index of a column that came after the columns were read: the description is not one. */
+static void test_torn(void)
+{
+    PGresult *r = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
+    PGresAttDesc names[11];
+    char name[] = "c";
+    const char *row[11] = {"1", "k", "f", "t", NULL, "late", "late", "pg_catalog", "=", "f", "f"};
+    for (int i = 0; i < 11; i++) names[i] = (PGresAttDesc){.name = name, .typid = TEXT};
+    CHECK(PQsetResultAttrs(r, 11, names));
+    for (int i = 0; i < 11; i++)
+        if (row[i]) {
+            char text[16];
+            snprintf(text, sizeof text, "%s", row[i]);
+            CHECK(PQsetvalue(r, 0, i, text, (int) strlen(text)));
+        }
+    const struct column columns[] = {{"id", true, ' '}, {"v", false, ' '}};
+    struct rel *rel = make_rel("public", "t", 'f', 2, columns, 0, NULL);
+    CHECK(!rel_read_keys(rel, r));
+    PQclear(r);
+    rel_free(rel);
+}
+
 static void test_limits(void)
 {
     enum { BIG = 1024 * 1024 };
@@ -535,6 +557,7 @@ static const struct t_test tests[] = {
     {"keys: 10,000", test_many_keys},
     {"keys: told apart", test_apart},
     {"limits", test_limits},
+    {"keys of columns that came meanwhile", test_torn},
 };
 
 int main(int argc, char **argv)
