@@ -13829,6 +13829,18 @@ static status MUST_CHECK copy_finish(struct db *d, const char *what, int64_t *ro
     return s;
 }
 
+/* The source failed: the target's COPY ends, and its transaction, if it wants to roll back to a
+ * savepoint, can. */
+static status MUST_CHECK copy_break_off(struct db *to, status s)
+{
+    PGresult *r = NULL;
+    struct tw_error was = *to->e;
+    if (PQputCopyEnd(to->pg, "the source could not be read") > 0 && db_collect(to, &r) == TW_OK)
+        PQclear(r);
+    *to->e = was;
+    return s;
+}
+
 /* COPY from source to `into` on the target. */
 static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const struct copy_chunk *k,
                                      struct db *from, struct db *to, const struct copy_what *what,
@@ -13847,7 +13859,7 @@ static status MUST_CHECK copy_stream(struct copy *c, struct arena *a, const stru
                                           freeze ? ", FREEZE" : ""), PGRES_COPY_IN));
     status s = copy_pump(c, k->table, from, to);
     if (s == TW_OK) s = copy_finish(from, reading, &rows);
-    if (s != TW_OK) return s;
+    if (s != TW_OK) return copy_break_off(to, s);
     if (PQputCopyEnd(to->pg, NULL) < 0) return db_fail_conn(to, writing);
     TRY(copy_finish(to, writing, &rows));
     *copy_rows(c, k->table) += rows - c->chunk_rows;  /* messages: a binary COPY has one more */
@@ -16753,6 +16765,7 @@ struct task {
     int attempts;
     enum reaction failing_as;
     bool was_running;
+    lsn_t past_lsn;          /* what is before it need not come: the opposite task wrote it */
 };
 
 static void task_checkpoint(struct task *t)
@@ -18102,6 +18115,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     TRY(task_capture_ddl(t));
     TRY(task_objects(t));
     lsn_t from = t->progress.applied_lsn;
+    if (from < t->past_lsn) from = t->past_lsn;
     t->apply.epoch = t->progress.epoch;
     t->apply.applied_lsn = t->apply.durable_lsn = t->seen_lsn = from;
     t->clock_due_us = 0;
@@ -18599,13 +18613,14 @@ static status MUST_CHECK moment_hold(struct task *t, struct arena *a, struct mom
     const char *done, *oid, *same;
     PGresult *r, *locked;
     *held = false;
-    TRY(db_query(&m->lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid, c.relfilenode"
-                 " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, parse_ident($1) i"
+    TRY(db_query(&m->lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid, c.relfilenode,"
+                 " pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, parse_ident($1) i"
                  " WHERE c.relkind = 'r' AND n.nspname = i[1] AND c.relname = i[2]", 1, &name, &r));
     if (!PQntuples(r)) return TW_OK;
     table->schema = db_cell(r, 0, 0);
     table->name = db_cell(r, 0, 1);
     table->oid = (uint32_t) db_cell_int(r, 0, 2);
+    table->bytes = db_cell_int(r, 0, 4);
     oid = db_cell(r, 0, 2);
     TRY(db_exec(&m->lead, "set a savepoint", "SAVEPOINT tw_hold"));
     TRY(db_attempt(&m->lead, arena_fmt(a, "SET LOCAL lock_timeout = '2s'; LOCK TABLE ONLY %s IN"
@@ -19444,6 +19459,36 @@ static void task_context(const struct task *t, char *out, size_t size)
         snprintf(out, size, "in the batch that ends at " LSN_FMT, LSN_ARG(t->apply.end_lsn));
 }
 
+/* The source could not send a row: "invalid memory alloc request size" (MaxAllocSize, memutils.h),
+ * or "cannot enlarge string buffer".  It does not say of which table; what it described last is
+ * the best guess, for after a failure it describes each table anew.  True: what it could not send
+ * was written by the opposite task, and the next session goes on after it. */
+static bool task_too_large(struct task *t)
+{
+    bool memory = str_is(t->e.sqlstate, "XX000") && strstr(t->e.msg, "invalid memory alloc");
+    if (!t->repl.started || !t->in_txn || (!memory && !str_is(t->e.sqlstate, "54000"))) return false;
+    if (t->dropping) {
+        log_info("a row that %s has written is larger than %c can send: going on after it",
+                 t->opposite, t->source->letter);
+        t->past_lsn = t->begin.final_lsn + 1;
+        return true;
+    }
+    const struct rel *rel = t->apply.rels;
+    char lsn[LSN_TEXT];
+    struct tw_error was = t->e;
+    snprintf(lsn, sizeof lsn, LSN_FMT, LSN_ARG(t->begin.final_lsn));
+    error_clear(&t->e);
+    fail(&t->e, TW_ESERVER, "a row is larger than 1 GB as text, more than %c can send: of table %s,"
+         " or of one the transaction changed before it", t->source->letter,
+         rel ? rel->quoted : "(unknown)");
+    str_copy(t->e.sqlstate, sizeof t->e.sqlstate, was.sqlstate);
+    fail_detail(&t->e, "%s", was.msg);
+    fail_hint(&t->e, "Stop the job; `twsync skip %s --transaction %s%s` goes on after it; then `twsync"
+              " resync` the tables it changed: the copy takes up to 1 GB of bytea.", t->job->path,
+              lsn, t->dir == TW_REVERSE ? " --task reverse" : "");
+    return false;
+}
+
 /* A failing transaction must not take its neighbours of the batch with it: then once more, one by
  * one.  True: not a failure yet. */
 static bool task_go_solo(struct task *t, status s)
@@ -19530,8 +19575,9 @@ static status MUST_CHECK task_session(struct task *t)
     status s = task_work(t);
     assert(s != TW_OK && s == t->e.code);
     char context[160];
+    bool past = task_too_large(t);
     task_context(t, context, sizeof context);
-    bool again = task_ddl_came(t, s) || task_go_solo(t, s);
+    bool again = past || task_ddl_came(t, s) || task_go_solo(t, s);
     t->was_running = t->stat->state == TASK_Running;
     if (!again && s != TW_ESTOP) task_report(t, context);
     task_close(t, again ? TW_OK : s);
@@ -20608,6 +20654,50 @@ static status MUST_CHECK resync_run(const struct job *job, const char *table, bo
     return s;
 }
 
+/* `twsync skip --transaction`: a task goes on after a transaction that it cannot get past.  The
+ * source decodes nothing before the position that it is asked for. */
+static status MUST_CHECK skip_transaction(const struct job *job, enum tw_direction dir,
+                                          const char *lsn, FILE *out, struct tw_error *e)
+{
+    static const char sql[] =
+        "UPDATE twsync.progress SET applied_lsn = $2::pg_lsn WHERE task = $1 AND applied_lsn <"
+        " $2::pg_lsn AND phase = 'stream' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname"
+        " = current_database() AND starts_with(application_name, $3)) RETURNING task";
+    struct arena a = {0};
+    const struct node *source = &job->node[dir == TW_FORWARD ? 0 : 1];
+    struct db from = {.node = source, .e = e};
+    struct db to = {.node = &job->node[dir == TW_FORWARD ? 1 : 0], .e = e};
+    lsn_t at, end = 0;
+    const char *now, *done, *task = task_name(&a, job, dir);
+    if (!lsn_parse(lsn, &at))
+        return fail(e, TW_EJOB, "\"%s\" is no position; the task's error has it, like 0/61CA8F8",
+                    lsn);
+    if (status_running(job)) return fail(e, TW_EFENCED, "the job runs on this host: stop it first");
+    snprintf(from.purpose, sizeof from.purpose, "%s:skip", job->name);
+    snprintf(to.purpose, sizeof to.purpose, "%s:skip", job->name);
+    const char *values[] = {task, lsn_text(&a, at + 1),
+                            arena_fmt(&a, "twsync:%s:%s:", job->name, direction_names[dir])};
+    status s = db_open(&from, false);
+    if (s == TW_OK)
+        s = db_value(&from, &a, "read the position", "SELECT pg_current_wal_insert_lsn()", 0, NULL,
+                     &now);
+    if (s == TW_OK && (!lsn_parse(now, &end) || at >= end))
+        s = fail(e, TW_EJOB, "%c is at %s: it has not come to %s yet", source->letter, now, lsn);
+    if (s == TW_OK) s = db_open(&to, false);
+    if (s == TW_OK) s = db_value(&to, &a, "go past a transaction", sql, 3, values, &done);
+    if (s == TW_OK && !done)
+        s = fail(e, TW_EJOB, "task %s is past %s already, is not streaming yet, or runs on another"
+                 " host", task, lsn);
+    if (s == TW_OK)
+        fprintf(out, "task %s goes on after %s: what it had not applied of what was committed up to"
+                " there is left out.\nStart the job and copy the tables of that transaction again,"
+                " from a to b: twsync resync %s TABLE\n", task, lsn, job->path);
+    db_close(&from);
+    db_close(&to);
+    arena_free(&a);
+    return s;
+}
+
 /* ---- conflicts ---- */
 
 /* `twsync conflicts`: what was decided, and deciding it again. */
@@ -20996,7 +21086,7 @@ void tw_stop(void)
 struct cli {
     const char *command, *job_path, *table;
     bool json, connect, apply, quiet;
-    const char *log, *to, *limit;
+    const char *log, *to, *limit, *transaction;
     char **words;  /* what follows the job, from argv; or NULL */
     int nwords;
     struct conflicts_query conflicts;
@@ -21109,7 +21199,11 @@ static int cli_resync(struct cli *c)
 
 static int cli_skip(struct cli *c)
 {
-    return cli_give_up(c, resync_run(c->job, c->table, true, stdout, &c->e));
+    const char *task = c->conflicts.task;
+    enum tw_direction dir = task && str_is(task, "reverse") ? TW_REVERSE : TW_FORWARD;
+    return cli_give_up(c, c->transaction
+                              ? skip_transaction(c->job, dir, c->transaction, stdout, &c->e)
+                              : resync_run(c->job, c->table, true, stdout, &c->e));
 }
 
 static int cli_reload(struct cli *c)
@@ -21139,7 +21233,9 @@ static const struct command {
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
     {"skip", cli_skip, "TABLE",
-     "leave one table of a job out, until it is copied again by resync"},
+     "leave one table of a job out, until it is copied again by resync; or (--transaction\n"
+     "                                             LSN --task forward|reverse) a transaction that a"
+     " task cannot get past"},
     {"reload", cli_reload, "", "have a running job go on by what its file says now"},
     {"throttle", cli_throttle, "[NAME=VALUE...]",
      "show the limits of a running job, or change them at once: full.rows=50000"},
@@ -21190,7 +21286,9 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
         {"--quiet", &c->quiet, NULL, {NULL}, NULL},
         {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
         {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
-        {"--task", NULL, &c->conflicts.task, {"forward", "reverse", NULL}, "conflicts"},
+        {"--task", NULL, &c->conflicts.task, {"forward", "reverse", NULL},
+         "conflicts skip"},
+        {"--transaction", NULL, &c->transaction, {NULL}, "skip"},
         {"--kind", NULL, &c->conflicts.kind, {NULL}, "conflicts"},
         {"--table", NULL, &c->conflicts.table, {NULL}, "conflicts"},
         {"--open", &c->conflicts.open, NULL, {NULL}, "conflicts"},
@@ -21221,7 +21319,7 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
 
 static bool cli_wants_table(const struct cli *c)
 {
-    return str_is(c->command, "resync") || str_is(c->command, "skip");
+    return str_is(c->command, "resync") || (str_is(c->command, "skip") && !c->transaction);
 }
 
 static int cli_parse(struct cli *c, int argc, char **argv)

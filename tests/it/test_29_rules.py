@@ -39,7 +39,7 @@ def test_filter_and_transforms(pair, make_job, push):
                 "UPDATE orders SET amount = amount + 10000 WHERE id = 9", "UPDATE orders SET region = NULL WHERE id = 12",
                 "UPDATE orders SET id = -id WHERE id IN (15, 16)", "DELETE FROM orders WHERE id BETWEEN 18 AND 23",
                 "UPDATE orders SET email = upper(email)", "UPDATE orders SET region = 'eu' WHERE id % 7 = 0",
-                "BEGIN; UPDATE orders SET region = 'us' WHERE id = 30; UPDATE orders SET region = 'eu', note = 'again'"
+                "UPDATE orders SET region = 'us' WHERE id = 30; UPDATE orders SET region = 'eu', note = 'again'"
                 " WHERE id = 30; DELETE FROM orders WHERE id = 33; INSERT INTO orders VALUES (33, 'eu', 2, 'E', 'q', '')"):
         pair.a.sql(sql)
     job.wait_synced()
