@@ -751,7 +751,7 @@ static uint64_t sum_bytes(uint64_t seed, const void *data, size_t len)
 
 #define TASK_STATES(X)                                                                             \
     X(NotStarted) X(Prechecking) X(PrecheckFailed) X(Initializing) X(Running) X(Retrying)          \
-    X(Paused) X(Failed) X(Completed)
+    X(Paused) X(Modifying) X(Failed)
 
 enum task_state {
 #define X(n) TASK_##n,
@@ -771,7 +771,50 @@ static const char *task_state_name(int64_t state)
     return state >= 0 && state < TASK_NSTATES ? names[state] : "unknown";
 }
 
-enum { STAT_MAGIC = 0x74775339 };  /* "twS9": changes with the layout */
+/* Which states may follow which, and why. */
+static const struct task_move {
+    enum task_state from, to;
+    const char *why;
+} task_moves[] = {
+    {TASK_NotStarted, TASK_Prechecking, "twsync run"},
+    {TASK_Failed, TASK_Prechecking, "twsync run"},
+    {TASK_PrecheckFailed, TASK_Prechecking, "twsync run"},
+    {TASK_Prechecking, TASK_PrecheckFailed, "an item failed"},
+    {TASK_Prechecking, TASK_NotStarted, "passed"},
+    {TASK_NotStarted, TASK_Initializing, "nothing is there yet, or not all"},
+    {TASK_NotStarted, TASK_Running, "it was initialised before"},
+    {TASK_NotStarted, TASK_Retrying, "an error that may pass"},
+    {TASK_NotStarted, TASK_Failed, "an error that stays"},
+    {TASK_NotStarted, TASK_Paused, "twsync pause"},
+    {TASK_Initializing, TASK_Running, "all is copied"},
+    {TASK_Initializing, TASK_Retrying, "an error that may pass"},
+    {TASK_Initializing, TASK_Failed, "an error that stays"},
+    {TASK_Initializing, TASK_NotStarted, "stopped"},
+    {TASK_Running, TASK_Initializing, "the catching up after a copy"},
+    {TASK_Running, TASK_Retrying, "an error that may pass"},
+    {TASK_Running, TASK_Failed, "an error that stays"},
+    {TASK_Running, TASK_NotStarted, "stopped"},
+    {TASK_Retrying, TASK_Initializing, "tried again"},
+    {TASK_Retrying, TASK_Running, "tried again"},
+    {TASK_Retrying, TASK_Failed, "the time for it is over"},
+    {TASK_Retrying, TASK_NotStarted, "stopped"},
+    {TASK_Paused, TASK_NotStarted, "twsync resume"},
+    {TASK_Paused, TASK_Prechecking, "twsync run"},
+    {TASK_Failed, TASK_NotStarted, "twsync resume, twsync reload"},
+    {TASK_Failed, TASK_Paused, "twsync pause"},
+    {TASK_NotStarted, TASK_Modifying, "twsync reload"},
+    {TASK_Failed, TASK_Modifying, "twsync reload"},
+    {TASK_Modifying, TASK_NotStarted, "the job file was read"},
+};
+
+static bool task_may_move(int64_t from, enum task_state to)
+{
+    for (size_t i = 0; i < sizeof task_moves / sizeof *task_moves; i++)
+        if (task_moves[i].from == from && task_moves[i].to == to) return true;
+    return from == to;
+}
+
+enum { STAT_MAGIC = 0x74775441 };  /* "twTA": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -835,6 +878,8 @@ struct stat_page {
     _Atomic int64_t started_us;
     _Atomic int32_t reloads;   /* how often the job file was read again */
     char reload_failed[512];   /* why it was not taken; written before `reloads` */
+    _Atomic int32_t pauses;    /* how often tasks were told to rest or to go on */
+    _Atomic int32_t pauses_heard;
     struct stat_task task[2];  /* by enum tw_direction */
     struct stat_limit limits[NTHROTTLES];
     struct memory memory;
@@ -871,6 +916,32 @@ static struct stat_page *stat_map(const char *state_dir, enum stat_use use, stru
     if (fd >= 0) close(fd);
     arena_free(&a);
     return page;
+}
+
+/* ---- tasks at rest ---- */
+
+/* Which tasks are to rest is kept in the state directory: they do so until they are told to go on,
+ * whatever is started and stopped meanwhile. */
+static void pause_read(const char *state_dir, bool paused[2])
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct tw_error none;
+    error_clear(&none);
+    bool there = os_read_file(arena_fmt(&a, "%s/paused", state_dir), &b, 64, &none) == TW_OK && b.len;
+    paused[0] = there && strstr(b.data, "forward");
+    paused[1] = there && strstr(b.data, "reverse");
+    buf_free(&b);
+    arena_free(&a);
+}
+
+static status MUST_CHECK pause_write(const char *state_dir, const bool paused[2],
+                                     struct tw_error *e)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%s%s", paused[0] ? "forward\n" : "", paused[1] ? "reverse\n" : "");
+    TRY(os_make_dir(state_dir, e));
+    return os_replace_file(state_dir, "paused", text, strlen(text), e);
 }
 
 /* ==== 9. job ===============================================================
@@ -1188,7 +1259,7 @@ static const struct {
 } job_sections[] = {
     {"job", "the job as a whole", false},
     {"a", "database A, where forward starts; any connection setting of libpq", true},
-    {"b", "database B, where forward ends", true},
+    {"b", "database B, where forward ends; any connection setting of libpq", true},
     {"objects", "what is kept in step", true},
     {"forward", "from A to B", false},
     {"reverse", "from B to A; starts by itself once forward is running", false},
@@ -3141,6 +3212,59 @@ static void job_print(const struct job *job, FILE *to)
     for (int i = 0; i < job->nrules; i++) job_print_rules(job, &job->rules[i], &b);
     fwrite(b.data, 1, b.len, to);
     fflush(to);
+    buf_free(&b);
+}
+
+/* ---- help ---- */
+
+static void job_help_key(struct buf *b, const struct job_key *k)
+{
+    const struct job_kind *unit = k->kind == &job_minutes ? &job_time : k->kind;
+    if (k->kind == &job_refused) return;
+    buf_fmt(b, "  %-24s%s\n", k->key, k->help ? k->help : "a file with the password, and nothing else");
+    if (!k->standard && !k->max) return;
+    buf_fmt(b, "  %-24s", "");
+    if (k->standard) buf_fmt(b, "default %s", k->standard);
+    if (k->max && k->kind == &job_int) {
+        buf_fmt(b, "%s%" PRId64 " to %" PRId64, k->standard ? ", " : "", k->min, k->max);
+    } else if (k->max) {
+        buf_str(b, k->standard ? ", " : "");
+        unit->write(b, k, &k->min);
+        buf_str(b, " to ");
+        unit->write(b, k, &k->max);
+    }
+    buf_char(b, '\n');
+}
+
+/* `twsync help job`: every key, from the table by which the file is read. */
+static void job_help(FILE *to)
+{
+    static const char rules[] =
+        "\n[schema NAME]             a schema that is called otherwise on B\n"
+        "  to                      its name there\n"
+        "\n[table NAME]              a table, or those that meet a pattern (* and ?)\n"
+        "  to                      its name on B\n"
+        "  rename COLUMN           the column's name on B\n"
+        "  columns, without        the columns that B has, or has not\n"
+        "  filter                  forward carries the rows for which this is true (SQL)\n"
+        "  drop                    and of those not the ones for which this is true\n"
+        "  set COLUMN              the value of the column on B (SQL)\n"
+        "  operations              what is carried of this table; also forward.operations,\n"
+        "                          reverse.operations\n";
+    struct buf b = {0};
+    buf_str(&b, "A job file has sections, and keys with values:\n\n"
+                "  [section]\n  key = value             ; a comment\n\n"
+                "A list goes on over several lines that begin with a blank.  A value with ; # or\n"
+                "blanks at its ends stands in \"quotes\".  Sizes: kB MB GB; times: ms s min h d.\n");
+    for (int s = 0; s < JOB_NSECTIONS; s++) {
+        buf_fmt(&b, "\n[%s]%*s%s%s\n", job_sections[s].name, 24 - (int) strlen(job_sections[s].name),
+                "", job_sections[s].help, job_sections[s].required ? " (required)" : "");
+        for (size_t i = 0; i < sizeof job_own_keys / sizeof *job_own_keys; i++)
+            if (str_is(job_own_keys[i].section, job_sections[s].name))
+                job_help_key(&b, &job_own_keys[i]);
+    }
+    buf_str(&b, rules);
+    fwrite(b.data, 1, b.len, to);
     buf_free(&b);
 }
 
@@ -16795,35 +16919,10 @@ static void task_phase(struct task *t, const char *phase)
     str_copy(t->stat->phase, sizeof t->stat->phase, phase);
 }
 
-/* Which states may follow which.  The only place that moves a task's state. */
-static const struct {
-    enum task_state from, to;
-} task_moves[] = {
-    {TASK_NotStarted, TASK_Initializing},  {TASK_NotStarted, TASK_Retrying},
-    {TASK_NotStarted, TASK_Running},       {TASK_NotStarted, TASK_Failed},
-    {TASK_Initializing, TASK_Running},     {TASK_Initializing, TASK_Retrying},
-    {TASK_Initializing, TASK_Failed},      {TASK_Initializing, TASK_NotStarted},
-    {TASK_Running, TASK_Retrying},         {TASK_Running, TASK_Failed},
-    {TASK_Running, TASK_NotStarted},       {TASK_Running, TASK_Initializing},
-    {TASK_Retrying, TASK_Running},         {TASK_Retrying, TASK_Initializing},
-    {TASK_Retrying, TASK_Failed},          {TASK_Retrying, TASK_NotStarted},
-    {TASK_Prechecking, TASK_NotStarted},   {TASK_Prechecking, TASK_PrecheckFailed},
-    {TASK_NotStarted, TASK_Prechecking},   {TASK_PrecheckFailed, TASK_Prechecking},
-    {TASK_Failed, TASK_NotStarted},        {TASK_Failed, TASK_Prechecking},
-};
-
-static bool task_may_move(enum task_state from, enum task_state to)
-{
-    for (size_t i = 0; i < sizeof task_moves / sizeof *task_moves; i++)
-        if (task_moves[i].from == from && task_moves[i].to == to) return true;
-    return from == to;
-}
-
 static void task_go(struct task *t, enum task_state to)
 {
-    enum task_state from = (enum task_state) t->stat->state;
-    assert(task_may_move(from, to));
-    if (from == to) return;
+    assert(task_may_move(t->stat->state, to));
+    if (t->stat->state == to) return;
     t->stat->state = to;
     log_info("%s", task_state_name(to));
     task_checkpoint(t);
@@ -19683,6 +19782,7 @@ struct sup {
         usec start_at_us;  /* not before; 0: not wanted */
         bool done;         /* stopped or Failed: not started again */
         int failed_as;     /* its exit code */
+        bool paused;       /* it rests until it is told to go on */
     } child[2];
     int64_t shown_rows[2];
     usec shown_us;
@@ -19807,6 +19907,16 @@ static void sup_show(struct sup *s)
 
 /* ---- children ---- */
 
+/* A task's state, when none of its processes lives. */
+static void sup_go(struct sup *s, int dir, enum task_state to)
+{
+    struct stat_task *t = &s->page->task[dir];
+    /* A process that was killed leaves its last state behind. */
+    if (!task_may_move(t->state, to)) t->state = TASK_NotStarted;
+    assert(task_may_move(t->state, to));
+    t->state = to;
+}
+
 static _Noreturn void sup_child(struct sup *s, enum tw_direction dir, pid_t parent)
 {
     struct task t;
@@ -19841,15 +19951,15 @@ static void sup_ended(struct sup *s, int dir, int st)
     int code = WIFEXITED(st) ? WEXITSTATUS(st) : -1;
     bool decided = code > 0 && code != EXIT_OOM;
     s->child[dir].failed_as = code;
-    if (decided || stop_flag) {
+    if (decided || stop_flag || s->child[dir].paused) {
         s->child[dir].done = true;
-        if (!decided) t->state = TASK_NotStarted;
+        if (!decided) sup_go(s, dir, TASK_NotStarted);
         return;
     }
     int wait_ms = 100 << (s->child[dir].crashes < 8 ? s->child[dir].crashes : 8);
     s->child[dir].crashes++;
     t->restarts++;
-    t->state = TASK_NotStarted;
+    sup_go(s, dir, TASK_NotStarted);
     if (WIFSIGNALED(st))
         log_error("%s task was ended by signal %d; starting it again in %d ms",
                   direction_names[dir], WTERMSIG(st), wait_ms);
@@ -19870,12 +19980,21 @@ static void sup_reap(struct sup *s)
             if (s->child[dir].pid == pid) sup_ended(s, dir, st);
 }
 
+/* Has forward made the way back ready?  If it rests, its checkpoint knows. */
+static bool sup_reverse_ready(const struct sup *s)
+{
+    struct ckpt c;
+    if (s->page->task[TW_FORWARD].ready) return true;
+    return s->child[TW_FORWARD].paused && ckpt_read(s->job, TW_FORWARD, &c) &&
+           str_is(c.phase, "stream");
+}
+
 /* Reverse starts by itself once forward has made it ready. */
 static void sup_wants(struct sup *s)
 {
-    if (s->job->task[TW_REVERSE].enabled && s->page->task[TW_FORWARD].ready &&
-        !s->child[TW_REVERSE].pid && !s->child[TW_REVERSE].done &&
-        !s->child[TW_REVERSE].start_at_us)
+    if (s->job->task[TW_REVERSE].enabled && !s->child[TW_REVERSE].paused &&
+        !s->child[TW_REVERSE].pid && sup_reverse_ready(s) &&
+        !s->child[TW_REVERSE].done && !s->child[TW_REVERSE].start_at_us)
         s->child[TW_REVERSE].start_at_us = os_now();
     for (int dir = 0; dir < 2; dir++)
         if (s->child[dir].start_at_us && !s->child[dir].pid && !s->child[dir].done &&
@@ -19886,26 +20005,62 @@ static void sup_wants(struct sup *s)
 static bool sup_alive(const struct sup *s)
 {
     for (int dir = 0; dir < 2; dir++)
-        if (s->child[dir].pid || (s->child[dir].start_at_us && !s->child[dir].done)) return true;
+        if (s->child[dir].pid || s->child[dir].paused ||
+            (s->child[dir].start_at_us && !s->child[dir].done))
+            return true;
     return false;
+}
+
+static bool sup_lives(const struct sup *s, const bool of[2])
+{
+    return (of[0] && s->child[0].pid) || (of[1] && s->child[1].pid);
+}
+
+static void sup_stop_some(struct sup *s, const bool of[2])
+{
+    usec deadline = os_now() + SUP_STOP_S * USEC_SEC;
+    for (int dir = 0; dir < 2; dir++)
+        if (of[dir] && s->child[dir].pid) kill(s->child[dir].pid, SIGTERM);
+    while (sup_lives(s, of) && os_now() < deadline) {
+        sup_reap(s);
+        if (sup_lives(s, of)) os_sleep_ms(20);
+    }
+    for (int dir = 0; dir < 2; dir++) {
+        if (!of[dir] || !s->child[dir].pid) continue;
+        kill(s->child[dir].pid, SIGKILL);
+        waitpid(s->child[dir].pid, NULL, 0);
+        sup_go(s, dir, TASK_NotStarted);
+        s->child[dir].pid = 0;
+    }
 }
 
 static void sup_stop(struct sup *s)
 {
-    usec deadline = os_now() + SUP_STOP_S * USEC_SEC;
-    for (int dir = 0; dir < 2; dir++)
-        if (s->child[dir].pid) kill(s->child[dir].pid, SIGTERM);
-    while ((s->child[0].pid || s->child[1].pid) && os_now() < deadline) {
-        sup_reap(s);
-        if (s->child[0].pid || s->child[1].pid) os_sleep_ms(20);
-    }
+    sup_stop_some(s, (const bool[2]){true, true});
+}
+
+/* Tasks rest, or go on: also those that have failed. */
+static void sup_pause(struct sup *s)
+{
+    int heard = s->page->pauses;
+    bool want[2], stop[2], goes_on[2];
+    pause_read(s->job->state_dir, want);
     for (int dir = 0; dir < 2; dir++) {
-        if (!s->child[dir].pid) continue;
-        kill(s->child[dir].pid, SIGKILL);
-        waitpid(s->child[dir].pid, NULL, 0);
-        s->page->task[dir].state = TASK_NotStarted;
-        s->child[dir].pid = 0;
+        stop[dir] = want[dir] && !s->child[dir].paused;
+        goes_on[dir] = !want[dir] && (s->child[dir].paused || s->child[dir].done);
+        s->child[dir].paused = want[dir];
     }
+    sup_stop_some(s, stop);
+    for (int dir = 0; dir < 2; dir++) {
+        if (!s->job->task[dir].enabled || (!stop[dir] && !goes_on[dir])) continue;
+        s->child[dir].done = false;
+        s->child[dir].crashes = 0;
+        s->child[dir].start_at_us = goes_on[dir] && dir == TW_FORWARD ? os_now() : 0;
+        sup_go(s, dir, goes_on[dir] ? TASK_NotStarted : TASK_Paused);
+        log_info("%s task %s", direction_names[dir],
+                 goes_on[dir] ? "goes on" : "rests: `twsync resume` lets it go on");
+    }
+    s->page->pauses_heard = heard;
 }
 
 static void sup_on_signal(int sig)
@@ -19947,7 +20102,7 @@ static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
 {
     struct arena a = {0};
     struct check_list list;
-    s->page->task[TW_FORWARD].state = TASK_Prechecking;
+    sup_go(s, TW_FORWARD, TASK_Prechecking);
     status st = check_run(s->job, false, &a, &list, e);
     if (st == TW_OK && !list.passed && !sup_may_wait(s->job, &list)) {
         check_print(&list, stdout, log_sink.json);
@@ -19959,7 +20114,7 @@ static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
             if (list.items[i].status == CHECK_WARNING)
                 log_info("precheck warning %s on %c: %s", list.items[i].code, list.items[i].node,
                          list.items[i].measured);
-    s->page->task[TW_FORWARD].state = st == TW_OK ? TASK_NotStarted : TASK_PrecheckFailed;
+    sup_go(s, TW_FORWARD, st == TW_OK ? TASK_NotStarted : TASK_PrecheckFailed);
     arena_free(&a);
     return st;
 }
@@ -20032,6 +20187,8 @@ static void sup_reload(struct sup *s)
         log_error("the job goes on as it was: %s", e.msg);
     } else {
         sup_stop(s);
+        for (int dir = 0; dir < 2; dir++)
+            if (!s->child[dir].paused) sup_go(s, dir, TASK_Modifying);
         job_free(s->own);
         s->job = s->own = now;
         sup_limits(s);
@@ -20039,8 +20196,9 @@ static void sup_reload(struct sup *s)
             s->page->task[dir].enabled = now->task[dir].enabled;
             s->child[dir].done = false;
             s->child[dir].start_at_us = 0;
+            if (!s->child[dir].paused) sup_go(s, dir, TASK_NotStarted);
         }
-        s->child[TW_FORWARD].start_at_us = os_now();
+        if (!s->child[TW_FORWARD].paused) s->child[TW_FORWARD].start_at_us = os_now();
         log_info("the job goes on by what its file says now");
     }
     s->page->reloads++;
@@ -20049,7 +20207,9 @@ static void sup_reload(struct sup *s)
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
 {
     s->child[TW_FORWARD].start_at_us = os_now();
+    sup_pause(s);
     do {
+        if (s->page->pauses_heard != s->page->pauses) sup_pause(s);
         if (reload_flag) sup_reload(s);
         sup_wants(s);
         sup_reap(s);
@@ -20999,6 +21159,72 @@ static status MUST_CHECK reload_run(const struct job *job, FILE *out, struct tw_
     return TW_OK;
 }
 
+/* ---- pause, resume ---- */
+
+enum { PAUSE_WAIT_S = 30 };
+
+/* What a slot keeps while its task rests, and how much it may. */
+static void pause_tell(const struct job *job, int dir, FILE *out)
+{
+    static const char sql[] =
+        "SELECT pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)),"
+        " coalesce((SELECT CASE setting WHEN '-1' THEN 'without a limit (max_slot_wal_keep_size is"
+        " -1)' ELSE 'up to ' || setting || ' MB (max_slot_wal_keep_size), then it is lost' END FROM"
+        " pg_settings WHERE name = 'max_slot_wal_keep_size'), 'without a limit') FROM"
+        " pg_replication_slots WHERE slot_name = $1";
+    struct arena a = {0};
+    struct tw_error e;
+    struct db d = {.node = &job->node[dir == TW_FORWARD ? 0 : 1], .e = &e};
+    const char *slot = slot_name(&a, job, (enum tw_direction) dir);
+    PGresult *r;
+    error_clear(&e);
+    snprintf(d.purpose, sizeof d.purpose, "%s:pause", job->name);
+    status s = db_open(&d, false);
+    if (s == TW_OK) s = db_query(&d, &a, "look at the slot", sql, 1, &slot, &r);
+    if (s == TW_OK && PQntuples(r) && db_cell(r, 0, 0))
+        fprintf(out, "  slot %s keeps WAL on %c meanwhile: %s so far, %s\n", slot, d.node->letter,
+                db_cell(r, 0, 0), db_cell(r, 0, 1));
+    if (s != TW_OK)
+        fprintf(out, "  its slot keeps WAL on %c meanwhile (how much could not be asked: %s)\n",
+                d.node->letter, e.msg);
+    db_close(&d);
+    arena_free(&a);
+}
+
+/* `twsync pause`, `twsync resume`: of one task, or of both (task NULL).  What is written down holds
+ * for the next run, too. */
+static status MUST_CHECK pause_run(const struct job *job, const char *task, bool rest, FILE *out,
+                                   struct tw_error *e)
+{
+    struct tw_error missing;
+    bool paused[2];
+    pause_read(job->state_dir, paused);
+    for (int dir = 0; dir < 2; dir++)
+        if (job->task[dir].enabled && (!task || str_is(task, direction_names[dir])))
+            paused[dir] = rest;
+    if (task && !job->task[str_is(task, "reverse")].enabled)
+        return fail(e, TW_EJOB, "task %s of this job is not enabled", task);
+    TRY(pause_write(job->state_dir, paused, e));
+    error_clear(&missing);
+    struct stat_page *page = stat_map(job->state_dir, STAT_WRITE, &missing);
+    bool running = page && status_running(job);
+    if (running) page->pauses++;
+    usec deadline = os_now() + PAUSE_WAIT_S * USEC_SEC;
+    while (running && page->pauses_heard != page->pauses && status_running(job) &&
+           os_now() < deadline)
+        os_sleep_ms(20);
+    if (running && page->pauses_heard != page->pauses)
+        return fail(e, TW_EOS, "job %s gave no answer in %d s", job->name, PAUSE_WAIT_S);
+    for (int dir = 0; dir < 2; dir++) {
+        if (!job->task[dir].enabled || (task && !str_is(task, direction_names[dir]))) continue;
+        fprintf(out, "%s task %s%s\n", direction_names[dir], rest ? "rests" : "goes on",
+                running ? "" : " when the job runs: it does not on this host");
+        if (rest) pause_tell(job, dir, out);
+    }
+    if (page) munmap(page, sizeof *page);
+    return TW_OK;
+}
+
 /* ==== 31. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
@@ -21211,6 +21437,16 @@ static int cli_reload(struct cli *c)
     return cli_give_up(c, reload_run(c->job, stdout, &c->e));
 }
 
+static int cli_pause(struct cli *c)
+{
+    return cli_give_up(c, pause_run(c->job, c->conflicts.task, true, stdout, &c->e));
+}
+
+static int cli_resume(struct cli *c)
+{
+    return cli_give_up(c, pause_run(c->job, c->conflicts.task, false, stdout, &c->e));
+}
+
 static int cli_throttle(struct cli *c)
 {
     return cli_give_up(c, throttle_run(c->job, c->words, c->nwords, stdout, &c->e));
@@ -21226,6 +21462,9 @@ static const struct command {
      "precheck both servers; nothing is changed (--connect: the connections only)"},
     {"show", cli_show, "", "print the job in effect, defaults filled in, secrets masked"},
     {"status", cli_status, "[--json]", "what the tasks of a job are doing"},
+    {"pause", cli_pause, "[--task T]",
+     "let the tasks of a job rest, or one (forward, reverse), until resume"},
+    {"resume", cli_resume, "[--task T]", "let them go on where they were, also after they failed"},
     {"sequences", cli_sequences, "[--to a|b] [--apply]",
      "print, or set, the next values of sequences for the other side"},
     {"schema", cli_schema, "[--apply]",
@@ -21259,7 +21498,7 @@ static void cli_usage(FILE *to)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(to, "  twsync %-9s JOB %-21s %s\n", commands[i].name, commands[i].options,
                 commands[i].what);
-    fputs("  twsync --version | --help\n\n"
+    fputs("  twsync --version | --help | help COMMAND | help job | help states\n\n"
           "Options of every command:\n"
           "  --log text|json   form of log lines (default: the job's, text)\n"
           "  --quiet           warnings and errors only\n\n"
@@ -21267,6 +21506,16 @@ static void cli_usage(FILE *to)
           "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
           "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
           "to run is printed), 7 the schemas differ, 70 internal error, 71 out of memory.\n", to);
+}
+
+/* The states of a task, as a graph for Graphviz. */
+static void cli_help_states(void)
+{
+    puts("digraph \"states of a task\" {");
+    for (size_t i = 0; i < sizeof task_moves / sizeof *task_moves; i++)
+        printf("  %s -> %s [label=\"%s\"];\n", task_state_name(task_moves[i].from),
+               task_state_name(task_moves[i].to), task_moves[i].why);
+    puts("}");
 }
 
 static int cli_help(const struct command *cmd)
@@ -21287,7 +21536,7 @@ static int cli_option(struct cli *c, int argc, char **argv, int *i)
         {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
         {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
         {"--task", NULL, &c->conflicts.task, {"forward", "reverse", NULL},
-         "conflicts skip"},
+         "conflicts skip pause resume"},
         {"--transaction", NULL, &c->transaction, {NULL}, "skip"},
         {"--kind", NULL, &c->conflicts.kind, {NULL}, "conflicts"},
         {"--table", NULL, &c->conflicts.table, {NULL}, "conflicts"},
@@ -21369,6 +21618,14 @@ int main(int argc, char **argv)
         return EXIT_JOB;
     }
     bool help = str_is(c.command, "help");
+    if (help && argc == 3 && str_is(argv[2], "job")) {
+        job_help(stdout);
+        return 0;
+    }
+    if (help && argc == 3 && str_is(argv[2], "states")) {
+        cli_help_states();
+        return 0;
+    }
     if (help && argc == 3 && cli_find(argv[2])) return cli_help(cli_find(argv[2]));
     if (help || str_is(c.command, "--help") || str_is(c.command, "-h")) {
         cli_usage(stdout);
