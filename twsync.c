@@ -928,7 +928,8 @@ static void pause_read(const char *state_dir, bool paused[2])
     struct buf b = {0};
     struct tw_error none;
     error_clear(&none);
-    bool there = os_read_file(arena_fmt(&a, "%s/paused", state_dir), &b, 64, &none) == TW_OK && b.len;
+    status s = os_read_file(arena_fmt(&a, "%s/paused", state_dir), &b, 64, &none);
+    bool there = s == TW_OK && b.len;
     paused[0] = there && strstr(b.data, "forward");
     paused[1] = there && strstr(b.data, "reverse");
     buf_free(&b);
@@ -2144,8 +2145,10 @@ static const struct job_key job_own_keys[] = {
      "policy latest: clocks further apart are refused", false},
     {"job", "accept", &job_words, AT(accept), NULL, NULL, 0, 0,
      "codes of failed precheck items taken on", false},
-    {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0, NULL, false},
-    {"b", "password_file", &job_password, AT(node[1]), NULL, NULL, 0, 0, NULL, false},
+    {"a", "password_file", &job_password, AT(node[0]), NULL, NULL, 0, 0,
+     "a file with the password, and nothing else", false},
+    {"b", "password_file", &job_password, AT(node[1]), NULL, NULL, 0, 0,
+     "a file with the password, and nothing else", false},
     {"objects", "schemas", &job_schemas, AT(schemas), NULL, NULL, 0, 0,
      "every table in them, and all else; patterns: * and ?", false},
     {"objects", "tables", &job_tables, AT(tables), NULL, NULL, 0, 0,
@@ -3221,7 +3224,7 @@ static void job_help_key(struct buf *b, const struct job_key *k)
 {
     const struct job_kind *unit = k->kind == &job_minutes ? &job_time : k->kind;
     if (k->kind == &job_refused) return;
-    buf_fmt(b, "  %-24s%s\n", k->key, k->help ? k->help : "a file with the password, and nothing else");
+    buf_fmt(b, "  %-24s%s\n", k->key, k->help);
     if (!k->standard && !k->max) return;
     buf_fmt(b, "  %-24s", "");
     if (k->standard) buf_fmt(b, "default %s", k->standard);
@@ -3245,20 +3248,24 @@ static void job_help(FILE *to)
         "\n[table NAME]              a table, or those that meet a pattern (* and ?)\n"
         "  to                      its name on B\n"
         "  rename COLUMN           the column's name on B\n"
-        "  columns, without        the columns that B has, or has not\n"
+        "  columns                 the columns that B has\n"
+        "  without                 or those that it has not\n"
         "  filter                  forward carries the rows for which this is true (SQL)\n"
         "  drop                    and of those not the ones for which this is true\n"
         "  set COLUMN              the value of the column on B (SQL)\n"
-        "  operations              what is carried of this table; also forward.operations,\n"
-        "                          reverse.operations\n";
+        "  operations              what is carried of this table\n"
+        "  forward.operations      the same for one task\n"
+        "  reverse.operations      the same for the other\n";
     struct buf b = {0};
     buf_str(&b, "A job file has sections, and keys with values:\n\n"
                 "  [section]\n  key = value             ; a comment\n\n"
                 "A list goes on over several lines that begin with a blank.  A value with ; # or\n"
-                "blanks at its ends stands in \"quotes\".  Sizes: kB MB GB; times: ms s min h d.\n");
+                "blanks at its ends stands in \"quotes\".  Sizes: kB MB GB; times: ms s min h d."
+                "\n");
     for (int s = 0; s < JOB_NSECTIONS; s++) {
-        buf_fmt(&b, "\n[%s]%*s%s%s\n", job_sections[s].name, 24 - (int) strlen(job_sections[s].name),
-                "", job_sections[s].help, job_sections[s].required ? " (required)" : "");
+        int blanks = 24 - (int) strlen(job_sections[s].name);
+        buf_fmt(&b, "\n[%s]%*s%s%s\n", job_sections[s].name, blanks, "", job_sections[s].help,
+                job_sections[s].required ? " (required)" : "");
         for (size_t i = 0; i < sizeof job_own_keys / sizeof *job_own_keys; i++)
             if (str_is(job_own_keys[i].section, job_sections[s].name))
                 job_help_key(&b, &job_own_keys[i]);
@@ -18713,7 +18720,8 @@ static status MUST_CHECK moment_hold(struct task *t, struct arena *a, struct mom
     PGresult *r, *locked;
     *held = false;
     TRY(db_query(&m->lead, a, "read the table", "SELECT n.nspname, c.relname, c.oid, c.relfilenode,"
-                 " pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, parse_ident($1) i"
+                 " pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid ="
+                 " c.relnamespace, parse_ident($1) i"
                  " WHERE c.relkind = 'r' AND n.nspname = i[1] AND c.relname = i[2]", 1, &name, &r));
     if (!PQntuples(r)) return TW_OK;
     table->schema = db_cell(r, 0, 0);
@@ -19564,8 +19572,9 @@ static void task_context(const struct task *t, char *out, size_t size)
  * was written by the opposite task, and the next session goes on after it. */
 static bool task_too_large(struct task *t)
 {
-    bool memory = str_is(t->e.sqlstate, "XX000") && strstr(t->e.msg, "invalid memory alloc");
-    if (!t->repl.started || !t->in_txn || (!memory && !str_is(t->e.sqlstate, "54000"))) return false;
+    bool large = str_is(t->e.sqlstate, "54000") ||
+                 (str_is(t->e.sqlstate, "XX000") && strstr(t->e.msg, "invalid memory alloc"));
+    if (!t->repl.started || !t->in_txn || !large) return false;
     if (t->dropping) {
         log_info("a row that %s has written is larger than %c can send: going on after it",
                  t->opposite, t->source->letter);
@@ -19582,9 +19591,9 @@ static bool task_too_large(struct task *t)
          rel ? rel->quoted : "(unknown)");
     str_copy(t->e.sqlstate, sizeof t->e.sqlstate, was.sqlstate);
     fail_detail(&t->e, "%s", was.msg);
-    fail_hint(&t->e, "Stop the job; `twsync skip %s --transaction %s%s` goes on after it; then `twsync"
-              " resync` the tables it changed: the copy takes up to 1 GB of bytea.", t->job->path,
-              lsn, t->dir == TW_REVERSE ? " --task reverse" : "");
+    fail_hint(&t->e, "Stop the job; `twsync skip %s --transaction %s%s` goes on after it; then"
+              " `twsync resync` the tables it changed: the copy takes up to 1 GB of bytea.",
+              t->job->path, lsn, t->dir == TW_REVERSE ? " --task reverse" : "");
     return false;
 }
 
@@ -20821,8 +20830,8 @@ static status MUST_CHECK skip_transaction(const struct job *job, enum tw_directi
 {
     static const char sql[] =
         "UPDATE twsync.progress SET applied_lsn = $2::pg_lsn WHERE task = $1 AND applied_lsn <"
-        " $2::pg_lsn AND phase = 'stream' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname"
-        " = current_database() AND starts_with(application_name, $3)) RETURNING task";
+        " $2::pg_lsn AND phase = 'stream' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE"
+        " datname = current_database() AND starts_with(application_name, $3)) RETURNING task";
     struct arena a = {0};
     const struct node *source = &job->node[dir == TW_FORWARD ? 0 : 1];
     struct db from = {.node = source, .e = e};
@@ -21498,7 +21507,9 @@ static void cli_usage(FILE *to)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(to, "  twsync %-9s JOB %-21s %s\n", commands[i].name, commands[i].options,
                 commands[i].what);
-    fputs("  twsync --version | --help | help COMMAND | help job | help states\n\n"
+    fputs("  twsync --version | --help | help COMMAND\n"
+          "  twsync help job | states | man | bash     keys of a job file, states of a task,\n"
+          "                                            a manual page, completion for bash\n\n"
           "Options of every command:\n"
           "  --log text|json   form of log lines (default: the job's, text)\n"
           "  --quiet           warnings and errors only\n\n"
@@ -21524,46 +21535,143 @@ static int cli_help(const struct command *cmd)
     return 0;
 }
 
+/* Options of commands; those of every command have none named. */
+static const struct cli_opt {
+    const char *name;
+    size_t flag, value;      /* where it goes in struct cli; the other is 0 */
+    const char *allowed[3];  /* what a value may be; none: anything */
+    const char *commands;
+} cli_opts[] = {
+#define FLAG(f) offsetof(struct cli, f), 0
+#define VALUE(f) 0, offsetof(struct cli, f)
+    {"--json", FLAG(json), {NULL}, "check status conflicts"},
+    {"--connect", FLAG(connect), {NULL}, "check"},
+    {"--apply", FLAG(apply), {NULL}, "sequences schema"},
+    {"--quiet", FLAG(quiet), {NULL}, NULL},
+    {"--log", VALUE(log), {"text", "json", NULL}, NULL},
+    {"--to", VALUE(to), {"a", "b", NULL}, "sequences"},
+    {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL}, "conflicts skip pause resume"},
+    {"--transaction", VALUE(transaction), {NULL}, "skip"},
+    {"--kind", VALUE(conflicts.kind), {NULL}, "conflicts"},
+    {"--table", VALUE(conflicts.table), {NULL}, "conflicts"},
+    {"--open", FLAG(conflicts.open), {NULL}, "conflicts"},
+    {"--limit", VALUE(limit), {NULL}, "conflicts"},
+    {"--resolve", VALUE(conflicts.id), {NULL}, "conflicts"},
+    {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts"},
+#undef FLAG
+#undef VALUE
+};
+enum { CLI_NOPTS = sizeof cli_opts / sizeof *cli_opts };
+
+/* Is a command's name among these words? */
+static bool cli_belongs(const struct cli_opt *o, const char *command)
+{
+    size_t n = strlen(command);
+    for (const char *p = o->commands; p && (p = strstr(p, command)); p += n)
+        if ((p == o->commands || p[-1] == ' ') && (!p[n] || p[n] == ' ')) return true;
+    return !o->commands;
+}
+
 /* A flag, or an option with a value from the next argument.  0: known and taken. */
 static int cli_option(struct cli *c, int argc, char **argv, int *i)
 {
-    const struct { const char *name; bool *flag; const char **value, *allowed[3], *command; }
-    options[] = {
-        {"--json", &c->json, NULL, {NULL}, "check status conflicts"},
-        {"--connect", &c->connect, NULL, {NULL}, "check"},
-        {"--apply", &c->apply, NULL, {NULL}, "sequences schema"},
-        {"--quiet", &c->quiet, NULL, {NULL}, NULL},
-        {"--log", NULL, &c->log, {"text", "json", NULL}, NULL},
-        {"--to", NULL, &c->to, {"a", "b", NULL}, "sequences"},
-        {"--task", NULL, &c->conflicts.task, {"forward", "reverse", NULL},
-         "conflicts skip pause resume"},
-        {"--transaction", NULL, &c->transaction, {NULL}, "skip"},
-        {"--kind", NULL, &c->conflicts.kind, {NULL}, "conflicts"},
-        {"--table", NULL, &c->conflicts.table, {NULL}, "conflicts"},
-        {"--open", &c->conflicts.open, NULL, {NULL}, "conflicts"},
-        {"--limit", NULL, &c->limit, {NULL}, "conflicts"},
-        {"--resolve", NULL, &c->conflicts.id, {NULL}, "conflicts"},
-        {"--take", NULL, &c->conflicts.take, {"a", "b", NULL}, "conflicts"},
-    };
     const char *arg = argv[*i];
-    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
-        if (!str_is(arg, options[k].name)) continue;
-        if (options[k].command && !strstr(options[k].command, c->command))
-            return cli_wrong("option %s does not belong to \"%s\"", arg, c->command);
-        if (options[k].flag) {
-            *options[k].flag = true;
-            return 0;
-        }
-        const char *v = ++*i < argc ? argv[*i] : "";
-        if (!options[k].allowed[0] && !*v) return cli_wrong("option %s takes a value", arg);
-        if (options[k].allowed[0] && !str_is(v, options[k].allowed[0]) &&
-            !str_is(v, options[k].allowed[1]))
-            return cli_wrong("option %s takes %s or %s", arg, options[k].allowed[0],
-                             options[k].allowed[1]);
-        *options[k].value = v;
+    int k = 0;
+    while (k < CLI_NOPTS && !str_is(arg, cli_opts[k].name)) k++;
+    if (k == CLI_NOPTS) return cli_wrong("unknown option \"%s\"", arg);
+    const struct cli_opt *o = &cli_opts[k];
+    if (!cli_belongs(o, c->command))
+        return cli_wrong("option %s does not belong to \"%s\"", arg, c->command);
+    if (o->flag) {
+        *(bool *) ((char *) c + o->flag) = true;
         return 0;
     }
-    return cli_wrong("unknown option \"%s\"", arg);
+    const char *v = ++*i < argc ? argv[*i] : "";
+    if (!o->allowed[0] && !*v) return cli_wrong("option %s takes a value", arg);
+    if (o->allowed[0] && !str_is(v, o->allowed[0]) && !str_is(v, o->allowed[1]))
+        return cli_wrong("option %s takes %s or %s", arg, o->allowed[0], o->allowed[1]);
+    *(const char **) ((char *) c + o->value) = v;
+    return 0;
+}
+
+/* ---- help that other programs read ---- */
+
+/* `twsync help bash`: completion of commands, options, their values, and job files. */
+static void cli_help_bash(void)
+{
+    puts("_twsync() {\n"
+         "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words=\n"
+         "    if ((COMP_CWORD == 1)); then\n"
+         "        words=\"help --help --version");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        printf("               %s\n", commands[i].name);
+    puts("               \"");
+    puts("    else\n        case $before in");
+    for (int i = 0; i < CLI_NOPTS; i++)
+        if (cli_opts[i].allowed[0])
+            printf("        %s) words=\"%s %s\" ;;\n", cli_opts[i].name, cli_opts[i].allowed[0],
+                   cli_opts[i].allowed[1]);
+    puts("        *) case ${COMP_WORDS[1]} in");
+    for (size_t k = 0; k < sizeof commands / sizeof *commands; k++) {
+        printf("            %s) words=\"", commands[k].name);
+        for (int i = 0; i < CLI_NOPTS; i++)
+            if (cli_belongs(&cli_opts[i], commands[k].name)) printf(" %s", cli_opts[i].name);
+        puts("\" ;;");
+    }
+    puts("            help) words=\"job states man bash\" ;;\n"
+         "            esac\n"
+         "            [[ $word == -* || ${COMP_WORDS[1]} == help ]] || { compopt -o filenames;\n"
+         "                mapfile -t COMPREPLY < <(compgen -f -X '!*.ini' -- \"$word\";\n"
+         "                                         compgen -d -- \"$word\"); return; } ;;\n"
+         "        esac\n"
+         "    fi\n"
+         "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$word\")\n"
+         "}\n"
+         "complete -F _twsync twsync");
+}
+
+/* Text as it is, in a page for man. */
+static void cli_roff(const char *text)
+{
+    for (const char *p = text; *p; p++) {
+        if ((p == text || p[-1] == '\n') && (*p == '.' || *p == '\'')) fputs("\\&", stdout);
+        if (*p == '\\') fputs("\\e", stdout);
+        else if (*p == '-') fputs("\\-", stdout);
+        else putchar(*p);
+    }
+}
+
+/* `twsync help man`: the manual page, from what the other pages of help are made of. */
+static void cli_help_man(void)
+{
+    static void (*const parts[])(FILE *) = {cli_usage, job_help};
+    static const char *const names[] = {"SYNOPSIS AND COMMANDS", "THE JOB FILE"};
+    printf(".TH TWSYNC 1\n.SH NAME\ntwsync \\- keeps two PostgreSQL databases in step, in both"
+           " directions\n");
+    for (int i = 0; i < 2; i++) {
+        char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+        if (!f) return;
+        parts[i](f);
+        fclose(f);
+        printf(".SH %s\n.nf\n", names[i]);
+        cli_roff(text);
+        puts(".fi");
+        free(text);
+    }
+    puts(".SH SEE ALSO\nREADME.md, jobs/");
+}
+
+/* A page of help that is not about a command; false: there is none of this name. */
+static bool cli_help_page(const char *name)
+{
+    if (str_is(name, "job")) job_help(stdout);
+    else if (str_is(name, "states")) cli_help_states();
+    else if (str_is(name, "man")) cli_help_man();
+    else if (str_is(name, "bash")) cli_help_bash();
+    else return false;
+    return true;
 }
 
 static bool cli_wants_table(const struct cli *c)
@@ -21618,14 +21726,7 @@ int main(int argc, char **argv)
         return EXIT_JOB;
     }
     bool help = str_is(c.command, "help");
-    if (help && argc == 3 && str_is(argv[2], "job")) {
-        job_help(stdout);
-        return 0;
-    }
-    if (help && argc == 3 && str_is(argv[2], "states")) {
-        cli_help_states();
-        return 0;
-    }
+    if (help && argc == 3 && cli_help_page(argv[2])) return 0;
     if (help && argc == 3 && cli_find(argv[2])) return cli_help(cli_find(argv[2]));
     if (help || str_is(c.command, "--help") || str_is(c.command, "-h")) {
         cli_usage(stdout);
