@@ -814,7 +814,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775441 };  /* "twTA": changes with the layout */
+enum { STAT_MAGIC = 0x74775442 };  /* "twTB": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -868,6 +868,7 @@ struct stat_task {
 #define X(n) _Atomic int64_t n;
     STAT_COUNTERS(X)
 #undef X
+    _Atomic int64_t attempts, next_us, until_us;  /* Retrying: so often, again then, until then */
     char phase[16], rung[16], ddl_by[16];
     char last_error[2048];
 };
@@ -19697,14 +19698,16 @@ static status MUST_CHECK task_session(struct task *t)
 static bool task_may_retry(struct task *t, enum reaction r)
 {
     int minutes = r == REACT_RETRY ? t->job->connection_retry_min : t->job->other_retry_min;
-    usec now = os_now();
+    usec now = os_now(), window = (usec) minutes * 60 * USEC_SEC;
     if (!t->failing_since_us || r != t->failing_as) {
         t->failing_since_us = now;
         t->failing_as = r;
         t->attempts = 0;
     }
     t->attempts++;
-    return now - t->failing_since_us < (usec) minutes * 60 * USEC_SEC;
+    t->stat->attempts = t->attempts;
+    t->stat->until_us = os_wall() + t->failing_since_us + window - now;
+    return now - t->failing_since_us < window;
 }
 
 /* 0.1 s, doubling up to 5 s, and up to 30 s once it lasts longer than ten minutes. */
@@ -19715,6 +19718,7 @@ static void task_back_off(struct task *t)
     bool long_ago = os_now() - t->failing_since_us > 600 * USEC_SEC;
     if (wait > 5 * USEC_SEC) wait = (long_ago ? 30 : 5) * USEC_SEC;
     usec until = os_now() + wait;
+    t->stat->next_us = os_wall() + wait;
     log_debug("attempt %d failed, next in %d ms", t->attempts, (int) (wait / 1000));
     while (os_now() < until && !stop_flag) os_sleep_ms((int) ((until - os_now()) / 1000) + 1);
 }
@@ -20972,7 +20976,17 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
 static enum task_state status_state(const struct stat_task *t, bool running)
 {
     enum task_state s = (enum task_state) t->state;
-    return running || s == TASK_Failed || s == TASK_PrecheckFailed ? s : TASK_NotStarted;
+    bool stays = s == TASK_Failed || s == TASK_PrecheckFailed || s == TASK_Paused;
+    return running || stays ? s : TASK_NotStarted;
+}
+
+static void status_time(struct buf *b, usec wall_us)
+{
+    struct tm tm;
+    char text[32];
+    time_t at = (time_t) (wall_us / USEC_SEC);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
+    buf_str(b, text);
 }
 
 static void status_task_json(struct buf *b, const struct stat_task *t, int dir, bool running)
@@ -20987,6 +21001,13 @@ static void status_task_json(struct buf *b, const struct stat_task *t, int dir, 
 #define X(n) buf_fmt(b, ",\"" #n "\":%" PRId64, (int64_t) t->n);
     STAT_COUNTERS(X)
 #undef X
+    if (status_state(t, running) == TASK_Retrying) {
+        buf_fmt(b, ",\"attempt\":%" PRId64 ",\"next_try\":\"", (int64_t) t->attempts);
+        status_time(b, t->next_us);
+        buf_str(b, "\",\"gives_up\":\"");
+        status_time(b, t->until_us);
+        buf_char(b, '"');
+    }
     buf_str(b, ",\"last_error\":");
     json_str(b, t->last_error);
     buf_char(b, '}');
@@ -21007,7 +21028,26 @@ static void status_json(struct buf *b, const struct job *job, const struct stat_
     buf_str(b, "]}\n");
 }
 
-static void status_task_text(struct buf *b, const struct stat_task *t, int dir, bool running)
+/* What is being done about a failure, or can be. */
+static void status_retry(struct buf *b, const struct job *job, const struct stat_task *t, int dir,
+                         enum task_state state)
+{
+    if (state == TASK_Retrying) {
+        buf_fmt(b, "  retry        attempt %" PRId64 ", the next at ", (int64_t) t->attempts);
+        status_time(b, t->next_us);
+        buf_str(b, ", given up at ");
+        status_time(b, t->until_us);
+        buf_char(b, '\n');
+    }
+    if (state == TASK_Failed)
+        buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if it"
+                   " does not run)\n", job->path, direction_names[dir]);
+    if (state == TASK_Paused)
+        buf_fmt(b, "  to go on     twsync resume %s --task %s\n", job->path, direction_names[dir]);
+}
+
+static void status_task_text(struct buf *b, const struct job *job, const struct stat_task *t,
+                             int dir, bool running)
 {
     enum task_state state = status_state(t, running);
     buf_fmt(b, "%-8s %s", direction_names[dir], task_state_name(state));
@@ -21038,6 +21078,7 @@ static void status_task_text(struct buf *b, const struct stat_task *t, int dir, 
                    "`twsync resync` copies one again)\n", (int64_t) t->parked);
     if (t->restarts) buf_fmt(b, "  restarts     %" PRId64 "\n", (int64_t) t->restarts);
     if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
+    status_retry(b, job, t, dir, state);
 }
 
 /* A copy that stays what it is: in the page texts may change between two looks. */
@@ -21068,7 +21109,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
         buf_fmt(&b, "job %s (%s): %s\n", job->name, tag_names[job->tag],
                 running ? "running" : "not running; what follows is its last word");
         for (int dir = 0; dir < 2; dir++)
-            if (job->task[dir].enabled) status_task_text(&b, &page->task[dir], dir, running);
+            if (job->task[dir].enabled) status_task_text(&b, job, &page->task[dir], dir, running);
     }
     fputs(b.data, out);
     buf_free(&b);

@@ -1,5 +1,7 @@
 """Tasks rest and go on by command, each for itself; what was committed meanwhile arrives then."""
 
+import datetime
+
 import pytest
 
 import compare
@@ -98,6 +100,7 @@ def test_after_a_failure(pair, make_job):
         cur.execute("INSERT INTO t VALUES (500, 'in the way')")
     pair.a.sql("INSERT INTO t VALUES (500, 'of a')")
     job.wait_state("forward", "Failed")
+    assert f"twsync resume {job.path} --task forward" in say(job, "status")
     pair.b.sql("INSERT INTO t VALUES (600, 'of b')")
     job.wait_synced(("reverse",))
     assert job.task("reverse")["state"] == "Running" and pair.a.one("SELECT count(*) FROM t WHERE id = 600") == 1
@@ -107,6 +110,24 @@ def test_after_a_failure(pair, make_job):
     job.wait_state("forward", "Running")
     job.wait_synced()
     compare.assert_same(pair)
+
+
+def test_retrying(pair, make_job):
+    """Status says which attempt it is, when the next one is, and until when; and the error, as long as it is one."""
+    pair.a.sql(TABLE)
+    job = make_job(pair, retry={"other": "3min"}, **POLICIES).start()
+    job.wait_synced()
+    pair.b.sql("ALTER TABLE t ADD CONSTRAINT no CHECK (v <> 'refused')")
+    pair.a.sql("INSERT INTO t VALUES (700, 'refused')")
+    told = wait_for(lambda: job.task("forward").get("attempt", 0) > 1 and job.task("forward"), "it tries again and again")
+    until, after = (datetime.datetime.fromisoformat(told[k][:-1]) for k in ("gives_up", "next_try"))
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    assert abs(after - now).total_seconds() < 60 and 100 < (until - now).total_seconds() < 190, told
+    assert "violates check" in told["last_error"] and "given up at " + told["gives_up"][:16] in say(job, "status")
+    pair.b.sql("ALTER TABLE t DROP CONSTRAINT no")
+    job.wait_state("forward", "Running")
+    job.wait_synced()
+    assert "attempt" not in job.task("forward") and "given up" not in say(job, "status")
 
 
 def test_not_running(pair, make_job):
