@@ -20744,6 +20744,134 @@ static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out
     return s;
 }
 
+/* ---- grants ---- */
+
+/* What a role needs there, as statements that it has not got yet; run by a superuser or, where the
+ * database is managed by others, by whom they let. */
+static const char grants_role_sql[] =
+    "SELECT format('ALTER ROLE %I REPLICATION;', r.rolname) || CASE WHEN EXISTS (SELECT FROM"
+    " pg_roles x WHERE x.rolname = 'rds_replication') THEN format('  -- on Amazon RDS: GRANT"
+    " rds_replication TO %I;', r.rolname) ELSE '' END FROM pg_roles r WHERE r.rolname ="
+    " current_user AND $1::boolean AND NOT r.rolreplication AND NOT r.rolsuper"
+    " UNION ALL SELECT format('GRANT CREATE ON DATABASE %I TO %I;', current_database(),"
+    " current_user) WHERE NOT has_database_privilege(current_database(), 'CREATE')"
+    " UNION ALL SELECT format('GRANT %s ON SCHEMA %I TO %I;', CASE WHEN $2::boolean THEN 'USAGE,"
+    " CREATE' ELSE 'USAGE' END, n.nspname, current_user) FROM pg_namespace n WHERE n.nspname ="
+    " ANY ($3::text[]) AND NOT (has_schema_privilege(n.oid, 'USAGE') AND (NOT $2::boolean OR"
+    " has_schema_privilege(n.oid, 'CREATE')))"
+    " UNION ALL SELECT format('GRANT %I TO %I;  -- owner of %s table%s, %s', o.rolname,"
+    " current_user, count(*), CASE WHEN count(*) = 1 THEN '' ELSE 's' END,"
+    " min(c.oid::regclass::text)) FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner WHERE c.oid"
+    " = ANY ($4::oid[]) AND NOT pg_has_role(c.relowner, 'USAGE') GROUP BY o.rolname"
+    " UNION ALL SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I;', string_agg("
+    " p.oid::regprocedure::text, ', ' ORDER BY p.proname), current_user) FROM pg_proc p WHERE"
+    " p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY"
+    " ('{pg_replication_origin_create,pg_replication_origin_drop,pg_replication_origin_oid,"
+    "pg_replication_origin_progress,pg_replication_origin_session_progress,"
+    "pg_replication_origin_session_reset,pg_replication_origin_session_setup,"
+    "pg_replication_origin_xact_setup}') AND current_setting('server_version_num')::int >= 140000"
+    " AND NOT has_function_privilege(p.oid, 'EXECUTE') HAVING count(*) > 0";
+
+/* 15 can give the right to set a parameter; before, a superuser sets it for the role. */
+static const char grants_parameter_sql[] =
+    "SELECT CASE WHEN current_setting('server_version_num')::int >= 150000 THEN format('GRANT SET"
+    " ON PARAMETER session_replication_role TO %I;', current_user) ELSE format('ALTER ROLE %I SET"
+    " session_replication_role = replica;  -- if it is used by twsync alone', current_user) END";
+
+static const char *grants_setting(const struct node *n, const char *name, const char *otherwise)
+{
+    for (int i = 0; i < n->nsettings; i++)
+        if (str_is(n->settings[i].keyword, name)) return n->settings[i].value;
+    return otherwise;
+}
+
+/* Where the role cannot even connect. */
+static void grants_first(const struct node *n, bool source, struct buf *b)
+{
+    const char *user = grants_setting(n, "user", "ROLE");
+    buf_str(b, "CREATE ROLE ");
+    sql_ident(b, user);
+    buf_fmt(b, " LOGIN%s PASSWORD '...';\nGRANT CONNECT, CREATE ON DATABASE ",
+            source ? " REPLICATION" : "");
+    sql_ident(b, grants_setting(n, "dbname", user));
+    buf_str(b, " TO ");
+    sql_ident(b, user);
+    buf_str(b, ";\n-- then once more, for the rest, which can be seen when it connects\n");
+}
+
+/* Schemas of the job, by their names on this node: those that are chosen, and those of A's tables. */
+static const char *grants_schemas(const struct job *job, struct arena *a, bool on_b,
+                                  const struct table_list *tables)
+{
+    struct buf b = {0};
+    struct value v;
+    for (int i = 0; i < job->schemas.n; i++) {
+        const char *name = job->schemas.items[i].schema;
+        v = value_of(on_b ? name_schema(job, name) : name);
+        if (!job->schemas.items[i].schema_glob) array_value(&b, &v);
+    }
+    for (int i = 0; i < tables->n; i++) {
+        v = value_of(on_b ? name_schema(job, tables->items[i].schema) : tables->items[i].schema);
+        array_value(&b, &v);
+    }
+    if (!b.len) return "{}";
+    buf_str(&b, "}");
+    const char *list = arena_str(a, b.data);
+    buf_free(&b);
+    return list;
+}
+
+/* tables: those of A, which the first call finds. */
+static status MUST_CHECK grants_ask(const struct job *job, struct db *d, struct arena *a,
+                                    struct table_list *tables, struct buf *b)
+{
+    bool on_b = d->node->letter == 'b';
+    struct table_list here, unsupported;
+    struct qname_list missing;
+    PGresult *r, *may;
+    const struct job *seen = on_b ? name_job(job, a, tables) : job;
+    TRY(cat_tables(d, a, seen, &here, &unsupported, &missing));
+    if (!on_b) *tables = here;
+    const char *values[] = {!on_b || job->task[TW_REVERSE].enabled ? "t" : "f", on_b ? "t" : "f",
+                            grants_schemas(job, a, on_b, tables), cat_oid_array(a, &here)};
+    TRY(db_query(d, a, "look for rights", grants_role_sql, 4, values, &r));
+    for (int i = 0; i < PQntuples(r); i++) buf_fmt(b, "%s\n", db_cell(r, i, 0));
+    TRY(db_attempt(d, "SET session_replication_role = replica", 0, NULL, &may));
+    bool ok = db_result_ok(may);
+    PQclear(may);
+    if (ok) return TW_OK;
+    TRY(db_query(d, a, "look for rights", grants_parameter_sql, 0, NULL, &r));
+    buf_fmt(b, "%s\n", db_cell(r, 0, 0));
+    return TW_OK;
+}
+
+/* `twsync grants`: SQL for what the job's roles lack on both sides. */
+static status MUST_CHECK grants_run(const struct job *job, FILE *out, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct table_list tables = {0};
+    for (int i = 0; i < 2; i++) {
+        const struct node *n = &job->node[i];
+        struct buf b = {0};
+        struct db d = {.node = n, .e = e};
+        error_clear(e);
+        snprintf(d.purpose, sizeof d.purpose, "%s:grants", job->name);
+        status s = db_open(&d, false);
+        if (s == TW_OK) s = grants_ask(job, &d, &a, &tables, &b);
+        fprintf(out, "-- %c, database %s\n", n->letter, grants_setting(n, "dbname", "?"));
+        if (s != TW_OK) {
+            fprintf(out, "-- %s\n", e->msg);
+            grants_first(n, i == 0 || job->task[TW_REVERSE].enabled, &b);
+        }
+        fputs(b.len ? b.data : "-- nothing is missing\n", out);
+        db_close(&d);
+        buf_free(&b);
+    }
+    error_clear(e);
+    arena_free(&a);
+    return TW_OK;
+}
+
 /* ---- resync ---- */
 
 /* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
@@ -21487,6 +21615,11 @@ static int cli_reload(struct cli *c)
     return cli_give_up(c, reload_run(c->job, stdout, &c->e));
 }
 
+static int cli_grants(struct cli *c)
+{
+    return cli_give_up(c, grants_run(c->job, stdout, &c->e));
+}
+
 static int cli_pause(struct cli *c)
 {
     return cli_give_up(c, pause_run(c->job, c->conflicts.task, true, stdout, &c->e));
@@ -21510,6 +21643,8 @@ static const struct command {
     {"run", cli_run, "", "bring both databases in step and keep them so; run again to go on"},
     {"check", cli_check, "[--json] [--connect]",
      "precheck both servers; nothing is changed (--connect: the connections only)"},
+    {"grants", cli_grants, "",
+     "print the SQL that gives the job's roles what they lack on either side"},
     {"show", cli_show, "", "print the job in effect, defaults filled in, secrets masked"},
     {"status", cli_status, "[--json]", "what the tasks of a job are doing"},
     {"pause", cli_pause, "[--task T]",
