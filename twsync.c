@@ -20799,7 +20799,7 @@ static void grants_first(const struct node *n, bool source, struct buf *b)
     buf_str(b, ";\n-- then once more, for the rest, which can be seen when it connects\n");
 }
 
-/* Schemas of the job, by their names on this node: those that are chosen, and those of A's tables. */
+/* Schemas of the job, by their names on this node: the chosen ones, and those of A's tables. */
 static const char *grants_schemas(const struct job *job, struct arena *a, bool on_b,
                                   const struct table_list *tables)
 {
@@ -21168,8 +21168,8 @@ static void status_retry(struct buf *b, const struct job *job, const struct stat
         buf_char(b, '\n');
     }
     if (state == TASK_Failed)
-        buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if it"
-                   " does not run)\n", job->path, direction_names[dir]);
+        buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if"
+                   " nothing runs)\n", job->path, direction_names[dir]);
     if (state == TASK_Paused)
         buf_fmt(b, "  to go on     twsync resume %s --task %s\n", job->path, direction_names[dir]);
 }
