@@ -17540,6 +17540,27 @@ static void task_note_rename(struct task_rename *list, int *n, const PGresult *r
     list[k].what = PQgetvalue(r, i, 3);
 }
 
+/* What was dropped, and is there again: not the same, but of the same name. */
+static status MUST_CHECK task_check_again(struct task *t, const char *done)
+{
+    static const char sql[] =
+        "SELECT c->>'what' FROM twsync.ddl d, jsonb_array_elements(d.changes) c WHERE d.job = $1"
+        " AND d.changes IS NOT NULL AND d.id <> ALL ($2::bigint[]) AND c->>'op' = 'drop' AND"
+        " CASE WHEN c->>'what' ~ '^table ' THEN EXISTS (SELECT FROM pg_publication u JOIN"
+        "  pg_publication_rel m ON m.prpubid = u.oid WHERE u.pubname = $3 AND m.prrelid ="
+        "  to_regclass(substr(c->>'what', 7)))"
+        " WHEN c->>'what' ~ '^column ' THEN EXISTS (SELECT FROM pg_attribute a WHERE 'r' ||"
+        "  a.attrelid = c->>'obj' AND a.attnum > 0 AND NOT a.attisdropped AND strpos(c->>'what',"
+        "  format('column \"%s\" of ', replace(a.attname, '\"', '\"\"'))) = 1) END LIMIT 1";
+    const char *values[] = {t->job->name, done, t->slot}, *what;
+    TRY(db_value(&t->from, &t->session, "look for names used again", sql, 3, values, &what));
+    if (!what) return TW_OK;
+    fail_hint(&t->e, "Drop it again, and make it when the task is Running; or release the job,"
+                     " empty its tables on %c, and run it anew.", t->target->letter);
+    return fail(&t->e, TW_ESCHEMA, "%s was dropped and made again on %c after the job began and"
+                " before its rows were copied", what, t->source->letter);
+}
+
 static status MUST_CHECK task_check_names(struct task *t)
 {
     static const char sql[] =
@@ -17558,6 +17579,7 @@ static status MUST_CHECK task_check_names(struct task *t)
     int n = 0;
     TRY(ddl_done(&t->to, a, t->job, NULL, &done));
     const char *values[] = {t->job->name, done, t->slot};
+    TRY(task_check_again(t, done));
     TRY(db_query(&t->from, a, "look for new names", sql, 3, values, &r));
     struct task_rename *list = arena_array(a, struct task_rename, PQntuples(r) + 1);
     for (int i = 0; i < PQntuples(r); i++) task_note_rename(list, &n, r, i);
@@ -17572,6 +17594,22 @@ static status MUST_CHECK task_check_names(struct task *t)
     return TW_OK;
 }
 
+/* The column alone: the stream brings the default, with what it needs, and the rest. */
+static status MUST_CHECK task_copy_bare(struct task *t, const struct table *x, const char *column,
+                                        const char *type)
+{
+    struct arena *a = &t->session;
+    const char *table = sql_quoted_table(a, x->schema, x->name);
+    bool lacks;
+    struct buf b = {0};
+    buf_fmt(&b, "ALTER TABLE %s ADD COLUMN ", table);
+    sql_ident(&b, column);
+    const char *sql = arena_fmt(a, "%s %s", b.data, type);
+    buf_free(&b);
+    TRY(db_exec(&t->to, "roll back", "ROLLBACK; BEGIN"));
+    return db_exec(&t->to, "add a column", name_sql(t->job, a, NULL, sql, &lacks));
+}
+
 /* Columns of the source's table that the target's has not are made there, as the stream would make
  * them later.  *any: there were some. */
 static status MUST_CHECK task_copy_columns(struct task *t, const struct table *x, bool *any)
@@ -17581,7 +17619,8 @@ static status MUST_CHECK task_copy_columns(struct task *t, const struct table *x
     const char *values[] = {arena_fmt(a, "%" PRIu32, x->oid)};
     bool done;
     PGresult *r;
-    TRY(db_query(&t->from, a, "read columns", "SELECT attname FROM pg_attribute WHERE attrelid = $1"
+    TRY(db_query(&t->from, a, "read columns", "SELECT attname,"
+                 " format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1"
                  " AND attnum > 0 AND NOT attisdropped ORDER BY attnum", 1, values, &r));
     for (int i = 0; i < PQntuples(r); i++) {
         const char *column = PQgetvalue(r, i, 0), *has;
@@ -17593,7 +17632,13 @@ static status MUST_CHECK task_copy_columns(struct task *t, const struct table *x
                      ask, &has));
         if (has) continue;
         TRY(db_exec(&t->to, "begin", "BEGIN"));
-        TRY(shape_add_column(t->job, &t->from, &t->to, a, x->oid, column, &done));
+        status s = shape_add_column(t->job, &t->from, &t->to, a, x->oid, column, &done);
+        if (s != TW_OK && str_is(t->e.sqlstate, "42P01")) {  /* the sequence of its default */
+            error_clear(&t->e);
+            s = task_copy_bare(t, x, column, PQgetvalue(r, i, 1));
+            done = true;
+        }
+        TRY(s);
         TRY(db_exec(&t->to, "commit", "COMMIT"));
         *any = *any || done;
     }
@@ -17616,44 +17661,96 @@ static status MUST_CHECK task_copy_failed(struct task *t, const struct table *x)
                 t->target->letter);
 }
 
+/* The tables whose rows a table's are: itself, or the partitions below it.  *whole: all are
+ * copied. */
+static status MUST_CHECK task_copy_leaves(struct task *t, const char *oid, PGresult **leaves,
+                                          bool *whole)
+{
+    static const char sql[] =
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'r' AND (c.oid = $1::oid OR c.oid IN (SELECT relid FROM"
+        " pg_partition_tree($1::oid)))";
+    static const char whole_sql[] =
+        "SELECT count(*) = max(chunks) FROM twsync.copied WHERE task = $1 AND schema_name = $2 AND"
+        " table_name = $3";
+    const char *done;
+    TRY(db_query(&t->from, &t->session, "read partitions", sql, 1, &oid, leaves));
+    *whole = true;
+    for (int i = 0; i < PQntuples(*leaves) && *whole; i++) {
+        const char *row[] = {t->name, PQgetvalue(*leaves, i, 0), PQgetvalue(*leaves, i, 1)};
+        TRY(db_value(&t->to, &t->session, "read the copy ledger", whole_sql, 3, row, &done));
+        *whole = done && *done == 't';
+    }
+    return TW_OK;
+}
+
+/* Empty the target's table, and give its column the type.  A default that does not fit it goes: the
+ * stream brings the one that the source has. */
+static status MUST_CHECK task_copy_type(struct task *t, const char *name, const char *column,
+                                        const char *type, const PGresult *leaves)
+{
+    struct arena *a = &t->session;
+    bool lacks, done = false;
+    struct buf q = {0};
+    sql_ident(&q, column);
+    const char *quoted = arena_str(a, q.data);
+    buf_free(&q);
+    TRY(db_exec(&t->to, "begin", "BEGIN"));
+    for (int i = 0; i < PQntuples(leaves); i++) {
+        const char *row[] = {t->name, PQgetvalue(leaves, i, 0), PQgetvalue(leaves, i, 1)};
+        TRY(db_exec_params(&t->to, "clear the copy ledger", "DELETE FROM twsync.copied WHERE task ="
+                           " $1 AND schema_name = $2 AND table_name = $3", 3, row));
+        TRY(db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s",
+                                                       name_quoted(t->job, a, row[1], row[2]))));
+    }
+    for (int without = 0; without < 2 && !done; without++) {
+        const char *sql = arena_fmt(a, "ALTER TABLE %s %s%s%s ALTER COLUMN %s TYPE %s USING NULL",
+                                    name, without ? "ALTER COLUMN " : "", without ? quoted : "",
+                                    without ? " DROP DEFAULT," : "", quoted, type);
+        sql = name_sql(t->job, a, NULL, sql, &lacks);
+        if (without) TRY(db_exec(&t->to, "change a type", sql));
+        else TRY(copy_try(&t->to, arena_fmt(a, "SAVEPOINT tw_empty; %s", sql), &done));
+    }
+    return db_exec(&t->to, "commit", "COMMIT");
+}
+
 /* A table of which not all is copied has columns of other types by now: what is copied from here
  * on is of these types, so the target's table is emptied, given them, and begins again. */
 static status MUST_CHECK task_copy_types(struct task *t)
 {
     static const char sql[] =
-        "SELECT DISTINCT n.nspname, c.relname, format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s"
-        " USING NULL', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod))"
+        "SELECT DISTINCT c.oid, n.nspname, c.relname, a.attname, format_type(a.atttypid,"
+        " a.atttypmod)"
         " FROM twsync.ddl d, jsonb_array_elements(d.changes) x(c), pg_class c JOIN pg_namespace n"
         " ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND"
         " NOT a.attisdropped WHERE d.job = $1 AND d.changes IS NOT NULL AND d.id <> ALL"
         " ($2::bigint[]) AND x.c->>'obj' = 'r' || c.oid AND x.c->>'op' = 'set' AND x.c->>'what'"
         " LIKE 'type of column %' AND strpos(x.c->>'what', format('column \"%s\" of \"',"
         "  replace(a.attname, '\"', '\"\"'))) > 0"
-        " AND c.relkind = 'r' AND NOT c.relispartition";
-    static const char whole_sql[] =
-        "SELECT count(*) = max(chunks) FROM twsync.copied WHERE task = $1 AND schema_name = $2 AND"
-        " table_name = $3";
+        " AND c.relkind IN ('r', 'p') AND NOT c.relispartition";
+    static const char type_sql[] =
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid ="
+        " to_regclass($1) AND attname = $2 AND NOT attisdropped";
     struct arena *a = &t->session;
-    const char *done, *whole;
-    bool lacks;
-    PGresult *r;
+    const char *done, *is;
+    PGresult *r, *leaves;
+    bool whole;
     if (!t->conf->schema || !t->conf->ddl || t->job->existing == EXISTING_KEEP) return TW_OK;
     TRY(ddl_done(&t->to, a, t->job, NULL, &done));
     const char *values[] = {t->job->name, done};
     TRY(db_query(&t->from, a, "look for new types", sql, 2, values, &r));
     for (int i = 0; i < PQntuples(r); i++) {
-        const char *row[] = {t->name, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1)};
-        const char *name = name_quoted(t->job, a, row[1], row[2]);
-        TRY(db_value(&t->to, a, "read the copy ledger", whole_sql, 3, row, &whole));
-        if (whole && *whole == 't') continue;
-        log_info("a column of %s has another type: copying the table from its start", name);
-        TRY(db_exec(&t->to, "begin", "BEGIN"));
-        TRY(db_exec_params(&t->to, "clear the copy ledger", "DELETE FROM twsync.copied WHERE task ="
-                           " $1 AND schema_name = $2 AND table_name = $3", 3, row));
-        TRY(db_exec(&t->to, "empty a table", arena_fmt(a, "DELETE FROM ONLY %s", name)));
-        TRY(db_exec(&t->to, "change a type",
-                    name_sql(t->job, a, NULL, PQgetvalue(r, i, 2), &lacks)));
-        TRY(db_exec(&t->to, "commit", "COMMIT"));
+        const char *schema = PQgetvalue(r, i, 1), *table = PQgetvalue(r, i, 2);
+        const char *column = PQgetvalue(r, i, 3), *type = PQgetvalue(r, i, 4);
+        const char *there[] = {name_quoted(t->job, a, schema, table),
+                               name_column(job_rules(t->job, schema, table), column)};
+        if (!there[1]) continue;
+        TRY(db_value(&t->to, a, "read a type", type_sql, 2, there, &is));
+        if (!is || str_is(is, type)) continue;
+        TRY(task_copy_leaves(t, PQgetvalue(r, i, 0), &leaves, &whole));
+        if (whole) continue;
+        log_info("a column of %s has another type: copying the table from its start", there[0]);
+        TRY(task_copy_type(t, sql_quoted_table(a, schema, table), column, type, leaves));
     }
     return TW_OK;
 }
@@ -20362,7 +20459,8 @@ static void release_node(struct release *r, int node)
 
 static void release_state(const struct job *job)
 {
-    static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "instance", "lock"};
+    static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "paused",
+                                        "instance", "lock"};
     struct arena a = {0};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         unlink(arena_fmt(&a, "%s/%s", job->state_dir, files[i]));

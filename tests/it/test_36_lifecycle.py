@@ -148,3 +148,17 @@ def test_not_running(pair, make_job):
     code, out, err = job.command("pause", job.path, "--task", "reverse")
     assert code == tw.BAD_JOB and "not enabled" in err, out + err
     assert job.command("pause", job.path, "--task", "both")[0] == tw.BAD_JOB
+
+
+def test_release(pair, make_job):
+    """A job that was released does not rest when it is run again."""
+    pair.a.sql(TABLE)
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    say(job, "pause")
+    job.stop()
+    assert job.release()[0] == 0
+    pair.b.sql("DROP TABLE t")
+    job.start()
+    job.wait_synced()
+    compare.assert_same(pair)
