@@ -17886,14 +17886,14 @@ static status MUST_CHECK task_finish_init(struct task *t)
 
 static status MUST_CHECK task_init_copy(struct task *t, const char *snapshot, lsn_t point)
 {
+    if (!t->conf->copy) return task_set_phase(t, "keys");
     TRY(task_check_names(t));
-    if (!snapshot) TRY(task_copy_types(t));
-    if (t->conf->copy && !snapshot)  /* the first one died with its session: another one */
-        TRY(task_create_slot(t, &t->repl.db, &t->from,
-                             arena_fmt(&t->session, "twsync_%s_copy", t->job->name), true, &point,
-                             &snapshot));
-    if (t->conf->copy) TRY(task_copy(t, snapshot, point));
-    TRY(task_check_names(t));
+    if (!snapshot) {  /* the first one died with its session: another one */
+        const char *slot = arena_fmt(&t->session, "twsync_%s_copy", t->job->name);
+        TRY(task_copy_types(t));
+        TRY(task_create_slot(t, &t->repl.db, &t->from, slot, true, &point, &snapshot));
+    }
+    TRY(task_copy(t, snapshot, point));
     return task_set_phase(t, "keys");
 }
 
@@ -17916,6 +17916,7 @@ static status MUST_CHECK task_initialise(struct task *t)
     if (str_is(t->progress.phase, "copy")) TRY(task_init_copy(t, snapshot, point));
     if (str_is(t->progress.phase, "keys")) {
         log_info("building keys and indexes");
+        if (t->conf->copy) TRY(task_check_names(t));
         TRY(task_schema(t, DDL_KEYS));
         TRY(task_set_phase(t, "catchup"));
     }
