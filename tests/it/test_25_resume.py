@@ -172,7 +172,9 @@ def test_written_anew_while_copied(pair, make_job):
 def test_key_of_the_user(pair, make_job, rng):
     """With schema = no the keys are there from the start, all of them: rows in their way do not get lost."""
     pair.a.sql(BIG)
-    pair.b.sql("CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text); CREATE INDEX ON big (n)")
+    pair.b.sql("CREATE TABLE big (id int PRIMARY KEY, u int UNIQUE, n int, v text, w text); CREATE INDEX ON big (n); "
+               + BIG[BIG.index("CREATE TABLE short"):])
+    pair.b.sql("DELETE FROM short; DELETE FROM pt")
     job = make_job(pair, objects={"existing": "keep"}, reverse={"enabled": "no"}, throttle=SLOWLY,
                    forward={"workers": 2, "chunk_size": CHUNK, "schema": "no"})
     writer = writers.Writer(pair.a, Churn(rng.random()), 200)

@@ -708,19 +708,19 @@ static void test_retention_off(void)
 static void test_states(void)
 {
     static const char *const names[] = {"NotStarted", "Prechecking", "PrecheckFailed",
-                                        "Initializing", "Running", "Retrying", "Paused", "Failed",
-                                        "Completed"};
+                                        "Initializing", "Running", "Retrying", "Paused",
+                                        "Modifying", "Failed"};
     static const char want[TASK_NSTATES][TASK_NSTATES + 1] = {
-        /* from \ to          N P X I R T Z F C */
-        [TASK_NotStarted] =     "xx.xxx.x.",
+        /* from \ to          N P X I R T Z M F */
+        [TASK_NotStarted] =     "xx.xxxxxx",
         [TASK_Prechecking] =    "xxx......",
         [TASK_PrecheckFailed] = ".xx......",
-        [TASK_Initializing] =   "x..xxx.x.",
-        [TASK_Running] =        "x..xxx.x.",
-        [TASK_Retrying] =       "x..xxx.x.",
-        [TASK_Paused] =         "......x..",
-        [TASK_Failed] =         "xx.....x.",
-        [TASK_Completed] =      "........x",
+        [TASK_Initializing] =   "x..xxx..x",
+        [TASK_Running] =        "x..xxx..x",
+        [TASK_Retrying] =       "x..xxx..x",
+        [TASK_Paused] =         "xx....x..",
+        [TASK_Modifying] =      "x......x.",
+        [TASK_Failed] =         "xx....xxx",
     };
     CHECK(TASK_NSTATES == sizeof names / sizeof *names);
     for (int from = 0; from < TASK_NSTATES; from++) {
