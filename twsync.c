@@ -17522,9 +17522,10 @@ static status MUST_CHECK task_end_workers(struct task *t)
 }
 
 /* ---- DDL of the source while its tables are copied ----
- * It comes by the stream, after the copy, so until then the target is as the source was.  Columns
- * that came are left to the stream, and so are those that went.  But names that moved cannot be
- * told from names that are right: the copy would put one column's values into another. */
+ * It comes by the stream, after the copy, so until then the target is as the source was.  Only what
+ * the rows need that are copied now, new columns and types, is made before, and the stream finds it
+ * done.  Names that moved cannot be told from names that are right: the copy would put one column's
+ * values into another. */
 
 struct task_rename {
     const char *obj, *old, *now, *what;
@@ -19691,7 +19692,7 @@ static bool task_too_large(struct task *t)
     str_copy(t->e.sqlstate, sizeof t->e.sqlstate, was.sqlstate);
     fail_detail(&t->e, "%s", was.msg);
     fail_hint(&t->e, "Stop the job; `twsync skip %s --transaction %s%s` goes on after it; then"
-              " `twsync resync` the tables it changed: the copy takes up to 1 GB of bytea.",
+              " `twsync resync` the tables it changed: a binary copy takes 1 GB of bytea.",
               t->job->path, lsn, t->dir == TW_REVERSE ? " --task reverse" : "");
     return false;
 }
@@ -21068,13 +21069,14 @@ static status MUST_CHECK skip_transaction(const struct job *job, enum tw_directi
     struct db from = {.node = source, .e = e};
     struct db to = {.node = &job->node[dir == TW_FORWARD ? 1 : 0], .e = e};
     lsn_t at, end = 0;
-    const char *now, *done, *task = task_name(&a, job, dir);
+    const char *now, *done;
     if (!lsn_parse(lsn, &at))
         return fail(e, TW_EJOB, "\"%s\" is no position; the task's error has it, like 0/61CA8F8",
                     lsn);
     if (status_running(job)) return fail(e, TW_EFENCED, "the job runs on this host: stop it first");
     snprintf(from.purpose, sizeof from.purpose, "%s:skip", job->name);
     snprintf(to.purpose, sizeof to.purpose, "%s:skip", job->name);
+    const char *task = task_name(&a, job, dir);
     const char *values[] = {task, lsn_text(&a, at + 1),
                             arena_fmt(&a, "twsync:%s:%s:", job->name, direction_names[dir])};
     status s = db_open(&from, false);

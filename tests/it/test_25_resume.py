@@ -218,7 +218,8 @@ RENAMED = {"column": ("ALTER TABLE big RENAME v TO vv", "ALTER TABLE big RENAME 
            "columns swapped": ("ALTER TABLE big RENAME v TO t; ALTER TABLE big RENAME w TO v; ALTER TABLE big RENAME t TO w",) * 2,
            "table": ("ALTER TABLE big RENAME TO bigger", "ALTER TABLE bigger RENAME TO big"),
            "column made again": ("ALTER TABLE big DROP w; ALTER TABLE big ADD w text DEFAULT 'new'; UPDATE big SET w = 'u' WHERE "
-                                 "id % 50 = 0", "ALTER TABLE big DROP w")}
+                                 "id % 50 = 0", "ALTER TABLE big DROP w"),
+           "table made again": ("DROP TABLE short; CREATE TABLE short (id int PRIMARY KEY, x int)", "DROP TABLE short")}
 
 
 @pytest.mark.rung("origin")
@@ -254,7 +255,7 @@ def test_renamed(pair, make_job, rng, name, when):
     if when == "interrupted":
         job.start(wait=())
     else:
-        job.change(throttle={"full.rows": -1})  # it is told at the latest when the rows are there
+        job.command("throttle", job.path, "full.rows=-1")  # it is told at the latest when the rows are there
     wait_for(lambda: "before its rows were copied" in job.task("forward").get("last_error", ""), "it says so")
     assert "name back" in job.log_text() or "Drop it again" in job.log_text()
     pair.a.sql(back)
