@@ -24,12 +24,13 @@ readonly HERE FROM CACHE SRC
 
 # The libraries in build order, with their Debian source packages, the archives each leaves, and
 # the order to link them in.  A new library is a word in each of the four and a recipe build_NAME.
-readonly LIBS=(zlib inih openssl libpq)
-declare -rA PACKAGE=([zlib]=zlib [inih]=libinih [openssl]=openssl [libpq]=postgresql-17)
+readonly LIBS=(zlib inih openssl libpq microhttpd)
+declare -rA PACKAGE=([zlib]=zlib [inih]=libinih [openssl]=openssl [libpq]=postgresql-17
+    [microhttpd]=libmicrohttpd)
 # libpq.a leaves common code undefined; only the _shlib variants were built for use in a library.
 declare -rA ARCHIVES=([zlib]="libz.a" [inih]="libinih.a" [openssl]="libssl.a libcrypto.a"
-    [libpq]="libpq.a libpgcommon_shlib.a libpgport_shlib.a")
-readonly LINK_ORDER=(libpq openssl inih zlib)
+    [libpq]="libpq.a libpgcommon_shlib.a libpgport_shlib.a" [microhttpd]="libmicrohttpd.a")
+readonly LINK_ORDER=(libpq microhttpd openssl inih zlib)
 
 # The Debian release whose sources are used.  Debian 12 itself has libpq 15, which knows neither
 # require_auth nor sslrootcert=system.  One suite for all, so that one team's fixes reach all.
@@ -40,7 +41,7 @@ readonly BUILD_PACKAGES=(gcc libc6-dev binutils make musl-tools bison flex perl 
 # On Alpine, whose libc is musl, its own static libraries serve and only the release is built.
 # Untested.  Its inih takes lines of at most 200 bytes.
 readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-static zlib-dev
-    zlib-static inih-dev)
+    zlib-static inih-dev libmicrohttpd-dev libmicrohttpd-static)
 readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
     shellcheck libfaketime)
 
@@ -331,12 +332,21 @@ src_download() {
 # Without a network the sources at hand serve, and the next try is tomorrow's.
 src_refresh() { src_download || touch "$SRC/offline" "$SRC/complete"; }
 
+# A cache filled before a library was added to the list lacks its source.
+src_has_all() {
+    local lib
+    for lib in "${LIBS[@]}"; do
+        compgen -G "$SRC/${PACKAGE[$lib]}_*.dsc" >/dev/null || return 1
+    done
+}
+
 # Newer sources are looked for once a day, so that security fixes come in by themselves.
 src_fetch() {
     if [[ -n ${TWSYNC_SOURCES:-} ]]; then
         src_check
         return
     fi
+    src_has_all || rm -f "$SRC/complete"
     [[ -z $(find "$SRC/complete" -mmin -1440 2>/dev/null) ]] || return 0
     if [[ ! -e $SRC/complete ]]; then
         step "sources" src_download
@@ -448,6 +458,20 @@ build_openssl() {
     make -j"$(nproc)" build_libs
     cp -r include/openssl "$OUT/include"
     cp libssl.a libcrypto.a "$OUT/lib"
+}
+
+# The status endpoint: plain GET on one thread of ours, nothing of TLS, forms or authentication.
+build_microhttpd() {
+    local kernel_headers
+    kernel_headers="-idirafter /usr/include -idirafter /usr/include/$(gcc -dumpmachine)"
+    [[ $FLAVOUR = musl ]] || kernel_headers=
+    ./configure --disable-shared --enable-static --disable-doc --disable-examples \
+        --disable-tools --disable-curl --disable-https --disable-messages \
+        --disable-postprocessor --disable-dauth --disable-bauth --disable-httpupgrade \
+        --disable-cookie --enable-itc=pipe CPPFLAGS="$kernel_headers"
+    make -j"$(nproc)" -C src/microhttpd
+    cp src/include/microhttpd.h "$OUT/include"
+    cp src/microhttpd/.libs/libmicrohttpd.a "$OUT/lib"
 }
 
 # Debian's patches put the socket folder and pg_service.conf where Debian's own clients look.

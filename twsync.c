@@ -37,7 +37,7 @@
  *     repl_confirm         and now the slot on A moves
  *
  * Contents.  A chapter uses only what stands above it.  Numbers left out are kept for chapters to
- * come: verification, the status endpoint.
+ * come: verification.
  *
  *  I. Ground
  *   2  status     what can go wrong and what to do about it; fail(), TRY
@@ -72,10 +72,14 @@
  *  27  ddl        what DDL changed on A, told by event triggers there and done on B
  *  VI. Running
  *  28  task       one direction: initialise, stream, retry
- *  29  sup        the supervisor
- *  30  release    leaving; sequences and status commands
- *  31  tw_        the public API
- *  32  cli        commands and main()
+ *  29  alert      conditions somebody wants to hear of
+ *  30  watch      the lease, heartbeats, and a look at the servers
+ *  31  report     what there is to tell: text, JSON, metrics
+ *  32  http       the endpoint and its page
+ *  33  sup        the supervisor
+ *  34  release    leaving; sequences, schema, grants and other commands
+ *  35  tw_        the public API
+ *  36  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -86,9 +90,15 @@
 #include <ini.h>
 #include <inttypes.h>
 #include <libpq-fe.h>
+#include <microhttpd.h>
+#include <netdb.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/http.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -483,6 +493,16 @@ static void str_copy(char *to, size_t size, const char *from)
     snprintf(to, size, "%s", from);
 }
 
+/* "2026-03-01T12:00:00Z" */
+static void buf_time(struct buf *b, usec wall_us)
+{
+    struct tm tm;
+    char text[32];
+    time_t at = (time_t) (wall_us / USEC_SEC);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
+    buf_str(b, text);
+}
+
 /* ==== 5. log ===============================================================
  * One line per event, text or JSON, on standard error. */
 
@@ -814,7 +834,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775442 };  /* "twTB": changes with the layout */
+enum { STAT_MAGIC = 0x74775443 };  /* "twTC": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -855,6 +875,72 @@ struct memory {
 };
 
 
+/* What the watcher sees of a task from outside; it alone writes this. */
+struct stat_look {
+    _Atomic int64_t beats;         /* heartbeats written on the source, by number */
+    _Atomic int64_t beat_delay_us; /* of the last one applied; or how long one is on its way; -1 */
+    _Atomic int64_t stalled_us;    /* for so long nothing has passed, although there is something */
+    /* What lies between the source's end of WAL and the target, in bytes, and the age of it. */
+    _Atomic int64_t undecoded_bytes, undecoded_us, unreceived_bytes, unreceived_us, unapplied_bytes,
+        unapplied_us;
+    _Atomic int64_t slot_exists, slot_active;
+    _Atomic int64_t held_bytes;    /* WAL that the slot keeps on the source */
+    _Atomic int64_t safe_bytes;    /* how much more until the slot is lost; -1: no limit */
+    _Atomic int64_t spill_bytes;   /* of decoding, on the source's disk, since its statistics began */
+    _Atomic int64_t newest_conflict;  /* its id; of what `conflicts` shows */
+    char wal_status[16], invalid[48];
+    char waits[512];               /* what the session on the target waits for, and for whom */
+    char parked[1024];             /* tables that are not kept in step, and why: a line each */
+    char conflicts[4096];          /* the last few: a JSON array */
+};
+
+/* A node, by the watcher. */
+struct stat_node {
+    _Atomic int64_t seen_us;    /* wall clock, when it last answered */
+    _Atomic uint64_t wal_lsn;
+    char version[32];
+    char error[512];            /* why it does not answer; "" while it does */
+    char holders[1024];         /* long and prepared transactions, a line each */
+    char orphans[1024];         /* what dead jobs have left there, a line each */
+};
+
+/* Who works on the job: see chapter 30. */
+enum lease_state { LEASE_UNKNOWN, LEASE_STANDBY, LEASE_HELD };
+
+struct stat_lease {
+    _Atomic int32_t state;
+    _Atomic int32_t keep;       /* the watcher ends, and another one of ours goes on */
+    _Atomic int64_t term;
+    char holder[128];           /* while standing by: the host that works */
+};
+
+/* The tables of a copy, those first that are being copied; by the forward task. */
+enum { COPYING_TABLES = 40 };
+
+struct stat_copying {
+    _Atomic int32_t n, more;    /* more: tables that wait and are not here */
+    struct {
+        char name[130];
+        _Atomic int64_t rows, bytes, chunks, chunks_done;
+    } tables[COPYING_TABLES];
+};
+
+/* The last hour of both tasks, a point every few seconds. */
+enum { HISTORY_POINTS = 720, HISTORY_STEP_S = 5 };
+
+struct stat_point {
+    int32_t delay_ms, rows;     /* rows: in a second */
+};
+
+/* Alerts that are on now: chapter 29. */
+struct stat_alert {
+    _Atomic int64_t since_us;   /* wall clock; 0: the condition does not hold */
+    _Atomic int64_t fired;
+    char text[240];
+};
+
+enum { ALERTS_MAX = 16 };
+
 /* Written by the task's process; `restarts` and, after a death, `state` by the supervisor. */
 struct stat_task {
     _Atomic int64_t state;      /* enum task_state */
@@ -863,6 +949,8 @@ struct stat_task {
     _Atomic int64_t caught_up;  /* nothing received is unapplied, nothing sent is unreceived */
     _Atomic int64_t delay_us;   /* by the source's clock: newest message minus applied commit */
     _Atomic int64_t beat_us;    /* wall clock of the last loop turn */
+    _Atomic int64_t passed_beat, passed_beat_us;  /* the last heartbeat applied; by os_now() */
+    _Atomic int64_t from_pid, to_pid;  /* server processes of its stream and of its target */
     _Atomic uint64_t received_lsn, applied_lsn, confirmed_lsn, source_lsn;
     _Atomic uint64_t passed_lsn;  /* all the source committed before is applied or not ours */
 #define X(n) _Atomic int64_t n;
@@ -870,7 +958,9 @@ struct stat_task {
 #undef X
     _Atomic int64_t attempts, next_us, until_us;  /* Retrying: so often, again then, until then */
     char phase[16], rung[16], ddl_by[16];
-    char last_error[2048];
+    _Atomic int64_t throttled_us;  /* wall clock, when a limit last held it back */
+    char last_error[2048], last_hint[512];
+    struct stat_look look;
 };
 
 struct stat_page {
@@ -881,10 +971,27 @@ struct stat_page {
     char reload_failed[512];   /* why it was not taken; written before `reloads` */
     _Atomic int32_t pauses;    /* how often tasks were told to rest or to go on */
     _Atomic int32_t pauses_heard;
+    _Atomic int64_t sup_beat_us;  /* wall clock of the supervisor's last turn */
     struct stat_task task[2];  /* by enum tw_direction */
+    struct stat_node node[2];
+    struct stat_copying copying;
+    struct stat_lease lease;
+    struct stat_alert alerts[ALERTS_MAX];
+    _Atomic int64_t history_n;    /* points written; the last is at history_us, wall clock */
+    _Atomic int64_t history_us;
+    struct stat_point history[2][HISTORY_POINTS];
     struct stat_limit limits[NTHROTTLES];
     struct memory memory;
 };
+
+/* How far the target is behind, in microseconds.  Two witnesses: what the task applied last, by the
+ * source's clock, and the heartbeats, which show also what the task cannot see: a source that does
+ * not decode, a network that does not carry, a task that hangs. */
+static int64_t stat_delay_us(const struct stat_task *t)
+{
+    int64_t own = t->caught_up ? 0 : (int64_t) t->delay_us, beat = t->look.beat_delay_us;
+    return beat > own ? beat : own;
+}
 
 /* For the supervisor, which makes it; for others to read; or to write, if it is there. */
 enum stat_use { STAT_MAKE, STAT_READ, STAT_WRITE };
@@ -1065,6 +1172,14 @@ struct job {
     struct renamed *schema_names;
     int nschema_names;
     int64_t throttle[NTHROTTLES];  /* in a second; -1: no limit */
+    const char *listen;      /* of the status endpoint: "ADDRESS:PORT"; NULL: none */
+    struct alert_conf {
+        usec delay_us, for_us;  /* a threshold of 0: no such alert */
+        int64_t wal_bytes;
+        int conflicts;
+        bool state;
+        const char *command, *url;
+    } alerts;
     const struct job_key *keys;  /* every known setting, libpq's included: for job_print() */
     int nkeys;
 };
@@ -1268,6 +1383,8 @@ static const struct {
     {"slots", "what the source servers keep for us", false},
     {"retry", "how long to go on trying, counted from the first failure", false},
     {"throttle", "limits per second; -1 is none", false},
+    {"endpoint", "status by HTTP: /healthz /readyz /metrics /status.json and a page at /", false},
+    {"alerts", "told once when something holds for a while, and once when it is over", false},
 };
 enum { JOB_NSECTIONS = sizeof job_sections / sizeof *job_sections };
 
@@ -1686,6 +1803,38 @@ static void job_write_path(struct buf *b, const struct job_key *k, const void *f
 {
     (void) k;
     job_write_string(b, *(const char *const *) field);
+}
+
+static void job_read_text(struct job_file *f, const struct job_key *k, const char *text, int line,
+                          void *field)
+{
+    bool url = str_is(k->key, "url");
+    if (!text[0])
+        job_mistake(f, line, "%s is empty", k->key);
+    else if (url && strncmp(text, "http://", 7) && strncmp(text, "https://", 8))
+        job_mistake(f, line, "%s must begin with http:// or https://", k->key);
+    else
+        *(const char **) field = text;
+}
+
+static void job_write_text(struct buf *b, const struct job_key *k, const void *field)
+{
+    const char *text = *(const char *const *) field;
+    (void) k;
+    if (text) job_write_string(b, text);
+}
+
+/* "9836", "127.0.0.1:9836", "[::1]:9836". */
+static void job_read_listen(struct job_file *f, const struct job_key *k, const char *text, int line,
+                            void *field)
+{
+    const char *colon = strrchr(text, ':'), *port = colon ? colon + 1 : text, *rest;
+    int64_t n;
+    if (!job_digits(port, &n, &rest) || *rest || n < 1 || n > 65535 || (colon && colon == text))
+        job_mistake(f, line, "%s must be a port, or an address and a port like 127.0.0.1:9836, not"
+                    " \"%.60s\"", k->key, text);
+    else
+        *(const char **) field = colon ? text : arena_fmt(&f->job->arena, "127.0.0.1:%s", text);
 }
 
 /* text with everything that a job name may not hold turned into _. */
@@ -2116,6 +2265,8 @@ static const struct job_kind job_size = {job_read_size, job_write_size, false};
 static const struct job_kind job_rate = {job_read_rate, job_write_rate, false};
 static const struct job_kind job_minutes = {job_read_minutes, job_write_minutes, false};
 static const struct job_kind job_path = {job_read_path, job_write_path, false};
+static const struct job_kind job_text = {job_read_text, job_write_text, false};
+static const struct job_kind job_listen = {job_read_listen, job_write_text, false};
 static const struct job_kind job_ident = {job_read_name, job_write_path, false};
 static const struct job_kind job_words = {job_read_words, job_write_words, true};
 static const struct job_kind job_schemas = {job_read_schemas, job_write_names, true};
@@ -2233,6 +2384,22 @@ static const struct job_key job_own_keys[] = {
     {"throttle", name, &job_rate, AT(throttle[THROTTLE_##n]), "-1", NULL, 0, 0, help, false},
     THROTTLES(X)
 #undef X
+    {"endpoint", "listen", &job_listen, AT(listen), NULL, NULL, 0, 0,
+     "PORT, of this host only, or ADDRESS:PORT; nothing is asked of those who look", false},
+    {"alerts", "state", &job_bool, AT(alerts.state), "yes", NULL, 0, 0,
+     "a task fails, retries or stands still, a slot is near its end, a node does not answer", false},
+    {"alerts", "delay", &job_time, AT(alerts.delay_us), "0", NULL, 0, 30 * JOB_DAY,
+     "a task is behind by more than this; 0: not told", false},
+    {"alerts", "wal_held", &job_size, AT(alerts.wal_bytes), "0", NULL, 0, 64 * 1024 * JOB_GB,
+     "a slot keeps more WAL than this; 0: not told", false},
+    {"alerts", "conflicts", &job_int, AT(alerts.conflicts), "0", NULL, 0, 1000000000,
+     "so many within an hour; 0: not told", false},
+    {"alerts", "for", &job_time, AT(alerts.for_us), "1min", NULL, 0, JOB_DAY,
+     "it has to last so long; failures and conflicts are told at once", false},
+    {"alerts", "command", &job_text, AT(alerts.command), NULL, NULL, 0, 0,
+     "run by /bin/sh, with the alert as JSON on its standard input", false},
+    {"alerts", "url", &job_text, AT(alerts.url), NULL, NULL, 0, 0,
+     "where the same JSON is posted: http or https", true},
 };
 
 #undef AT
@@ -3406,6 +3573,15 @@ static bool ckpt_read(const struct job *job, enum tw_direction dir, struct ckpt 
  * Nothing here blocks without a way out: every wait polls the socket, runs the owner's tick (which
  * keeps the other connection's replication stream alive) and ends when a stop was asked for. */
 
+/* Whose sessions: those of a job that runs are named alike, so that whoever takes the job over can
+ * end them; and once it was taken over none is opened any more (chapter 30). */
+struct db_owner {
+    char job[32];               /* its name, short enough for application_name */
+    const char *name;
+    char instance[16];
+    const struct stat_lease *lease;  /* NULL: of one that needs none */
+};
+
 struct db {
     PGconn *pg;
     const struct node *node;
@@ -3416,9 +3592,27 @@ struct db {
     int tick_ms;
     int also_fd;           /* a wait also ticks when this can be read; 0 or less: none */
     char purpose[64];      /* "forward:apply": part of application_name */
+    const struct db_owner *owner;  /* NULL: of a command */
 };
 
 enum { DB_TICK_MS = 1000, DB_CONNECT_S = 30 };
+
+/* application_name holds 63 bytes (NAMEDATALEN): of a long name its beginning, and a sum. */
+static void db_short_name(char out[32], const char *job)
+{
+    enum { MOST = 28, KEPT = MOST - 9 };
+    if (strlen(job) <= MOST)
+        str_copy(out, 32, job);
+    else
+        snprintf(out, 32, "%.*s~%08x", KEPT, job, (unsigned) sum_bytes(0, job, strlen(job)));
+}
+
+/* A session of a task: "JOB:forward:apply:INSTANCE". */
+static void db_name(struct db *d, const struct db_owner *owner, const char *task, const char *what)
+{
+    d->owner = owner;
+    snprintf(d->purpose, sizeof d->purpose, "%s:%s:%s:%s", owner->job, task, what, owner->instance);
+}
 
 /* Settings every session of ours runs with, whatever role, database or server defaults say
  * (failures D11-D14, B12).  Set in one round trip after connecting, since managed servers and
@@ -3818,6 +4012,34 @@ static status MUST_CHECK db_start(struct db *d, bool replication)
     return db_connect_wait(d);
 }
 
+enum { DB_LEASE_WAIT_S = 20 };
+
+/* A session is good only as long as the job is ours.  Asked for after connecting: who takes a job
+ * over says so first, and then ends the sessions that are there. */
+static status MUST_CHECK db_check_owner(struct db *d)
+{
+    const struct stat_lease *lease = d->owner ? d->owner->lease : NULL;
+    struct arena a = {0};
+    const char *held = NULL;
+    usec deadline = os_now() + DB_LEASE_WAIT_S * USEC_SEC;
+    if (!lease) return TW_OK;
+    while (lease->state == LEASE_UNKNOWN && os_now() < deadline) {
+        os_sleep_ms(10);
+        TRY(db_tick(d));
+    }
+    if (lease->state == LEASE_UNKNOWN)
+        return fail(d->e, TW_EBUSY, "it is not known yet whether another twsync works on the job");
+    /* Replication connections know no parameters; names are [a-z0-9_] by construction. */
+    const char *sql = arena_fmt(&a, "SELECT instance || ' ' || term FROM twsync.lease WHERE job ="
+                                    " '%s'", d->owner->name);
+    status s = db_value(d, &a, "read who works on the job", sql, 0, NULL, &held);
+    const char *ours = arena_fmt(&a, "%s %" PRId64, d->owner->instance, (int64_t) lease->term);
+    if (s == TW_OK && (lease->state != LEASE_HELD || !held || !str_is(held, ours)))
+        s = fail(d->e, TW_EFENCED, "another twsync has taken over the job");
+    arena_free(&a);
+    return s;
+}
+
 /* Open a connection.  d->node, d->e and d->purpose are set by the caller; ticks may be. */
 static status MUST_CHECK db_open(struct db *d, bool replication)
 {
@@ -3827,6 +4049,7 @@ static status MUST_CHECK db_open(struct db *d, bool replication)
     if (s == TW_OK) s = db_exec(d, "set up the session", db_session_sql);
     if (s == TW_OK && PQsetnonblocking(d->pg, 1)) s = db_fail_conn(d, "connect");
     if (s == TW_OK) d->version = PQserverVersion(d->pg);
+    if (s == TW_OK) s = db_check_owner(d);
     if (s != TW_OK) db_close(d);
     return s;
 }
@@ -4796,7 +5019,8 @@ static const char *task_name(struct arena *a, const struct job *job, enum tw_dir
  * progress: one row per task, on its target, changed in the same transaction as the rows; it is
  * also the loop marker.  copied: the chunk ledger of the full copy, on the target.
  * conflict: what was decided, on the target, in the deciding transaction.
- * moved: rows that got another key, for a day, on the target, in the transaction that did it. */
+ * moved: rows that got another key, for a day, on the target, in the transaction that did it.
+ * heartbeat: one row per task, on its source; lease: one per job, on both: see chapter 30. */
 static const char slot_node_sql[] =
     "BEGIN;"
     "SELECT pg_advisory_xact_lock(hashtext('twsync setup'));"
@@ -4831,13 +5055,30 @@ static const char slot_node_sql[] =
     " table_name text NOT NULL, key jsonb NOT NULL, new_key jsonb NOT NULL,"
     " moved_at timestamptz NOT NULL DEFAULT now());"
     "CREATE INDEX IF NOT EXISTS moved_key ON twsync.moved (schema_name, table_name, key);"
-    "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict, twsync.moved"
-    " FROM PUBLIC;"
+    "CREATE TABLE IF NOT EXISTS twsync.heartbeat (task text PRIMARY KEY, beat bigint NOT NULL,"
+    " at timestamptz NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS twsync.lease (job text PRIMARY KEY, instance text, host text,"
+    " term bigint NOT NULL, beat bigint NOT NULL DEFAULT 0, renewed_at timestamptz NOT NULL"
+    " DEFAULT clock_timestamp());"
+    "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict, twsync.moved,"
+    " twsync.heartbeat, twsync.lease FROM PUBLIC;"
     "COMMIT";
 
 static status MUST_CHECK slot_setup_node(struct db *d)
 {
     return db_exec(d, "create schema twsync", slot_node_sql);
+}
+
+/* Is all there that slot_setup_node() makes?  The last of it tells. */
+static status MUST_CHECK slot_has_node(struct db *d, bool *has)
+{
+    struct arena a = {0};
+    const char *v = NULL;
+    status s = db_value(d, &a, "look for schema twsync", "SELECT to_regclass('twsync.lease')", 0,
+                        NULL, &v);
+    *has = v != NULL;
+    arena_free(&a);
+    return s;
 }
 
 static status MUST_CHECK slot_identify(struct db *repl, struct source_id *id)
@@ -4958,7 +5199,7 @@ static status MUST_CHECK slot_publish(struct db *d, const char *name,
         sql_ident(&b, name);
         buf_str(&b, " FOR TABLE ");
         slot_append_tables(&b, tables, d->version);
-        buf_fmt(&b, ", ONLY twsync.progress, ONLY twsync.copied"
+        buf_fmt(&b, ", ONLY twsync.progress, ONLY twsync.copied, ONLY twsync.heartbeat"
                     " WITH (publish = 'insert, update, delete, truncate'%s)",
                 /* else 18 refuses updates of tables with a whole-row identity and such columns */
                 d->version >= 180000 ? ", publish_generated_columns = stored" : "");
@@ -8878,7 +9119,7 @@ static status MUST_CHECK crew_give(struct shape_crew *c, int hand, const struct 
     if (s == TW_OK && !is_there && !d->pg) {
         *d = (struct db){.node = c->to->node, .e = c->to->e, .tick = c->to->tick,
                          .tick_arg = c->to->tick_arg};
-        snprintf(d->purpose, sizeof d->purpose, "%.40s:index", c->to->purpose);
+        db_name(d, c->to->owner, direction_names[TW_FORWARD], "index");
         s = db_open(d, false);
         if (s == TW_OK) s = db_exec(d, "set up the session", crew_session_sql);
     }
@@ -13743,7 +13984,7 @@ struct copy {
     const struct job *job;
     const struct node *source, *target;
     const char *ledger;         /* name of the task in the ledger, "JOB/forward" */
-    const char *task;           /* the same for application_name, "JOB:forward" */
+    const struct db_owner *owner;
     const char *snapshot;       /* name of the exported snapshot */
     const char *snapshot_check; /* txid_current_snapshot() as its first importer saw it */
     lsn_t snapshot_lsn;
@@ -13760,7 +14001,7 @@ struct copy {
     int64_t chunk_rows, chunk_bytes;  /* of the worker's chunk */
     int at;                     /* its table, or that of the chunk that failed; -1: none */
     bool bars;                  /* draw on a terminal */
-    usec started_us, drawn_us;
+    usec started_us, drawn_us, paged_us;
 };
 
 enum { COPY_MAX_WORKERS = 64, COPY_FLUSH = 256 * 1024, COPY_QUERIES = 3 /* a chunk's */ };
@@ -14259,10 +14500,13 @@ static _Noreturn void copy_worker(struct copy *c, int index)
     /* cppcheck-suppress autoVariables ; it never returns */
     c->e = &e;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NAME, "twsync:copy");
     struct db from = {.node = c->source, .e = &e}, to = {.node = c->target, .e = &e};
     c->at = -1;
-    snprintf(from.purpose, sizeof from.purpose, "%s:copy%d", c->task, index);
-    snprintf(to.purpose, sizeof to.purpose, "%s:copy%d", c->task, index);
+    char what[8];
+    snprintf(what, sizeof what, "copy%d", index % 100);
+    db_name(&from, c->owner, direction_names[TW_FORWARD], what);
+    db_name(&to, c->owner, direction_names[TW_FORWARD], what);
     status s = copy_work(c, &from, &to);
     int none = 0;
     if (s != TW_OK && atomic_compare_exchange_strong(&c->shared->failed, &none, 1 + index)) {
@@ -14584,9 +14828,40 @@ static void copy_draw(struct copy *c, int *lines)
     buf_free(&b);
 }
 
+static void copy_page_table(struct copy *c, struct stat_copying *p, int i)
+{
+    const struct table *t = &c->tables->items[i];
+    if (p->n == COPYING_TABLES) {
+        p->more++;
+        return;
+    }
+    int at = p->n;
+    snprintf(p->tables[at].name, sizeof p->tables[at].name, "%s.%s", t->schema, t->name);
+    p->tables[at].rows = *copy_rows(c, i);
+    p->tables[at].bytes = *copy_bytes(c, i);
+    p->tables[at].chunks = c->todo[i].chunks;
+    p->tables[at].chunks_done = *copy_done(c, i);
+    p->n++;
+}
+
+/* For the endpoint: tables at work, then those that wait. */
+static void copy_page(struct copy *c, bool last)
+{
+    struct stat_copying *p = &c->page->copying;
+    p->n = p->more = 0;
+    for (int begun = 1; begun >= 0 && !last; begun--)
+        for (int i = 0; i < c->tables->n; i++)
+            if (*copy_done(c, i) < c->todo[i].chunks && (*copy_rows(c, i) > 0) == (begun > 0))
+                copy_page_table(c, p, i);
+}
+
 static void copy_show(struct copy *c, int *lines, bool last)
 {
     copy_totals(c);
+    if (last || os_now() - c->paged_us > USEC_SEC) {
+        c->paged_us = os_now();
+        copy_page(c, last);
+    }
     usec every = c->bars ? USEC_SEC / 5 : 10 * USEC_SEC;
     if (!last && os_now() - c->drawn_us < every) return;
     c->drawn_us = os_now();
@@ -16840,6 +17115,9 @@ struct progress {
     bool reverse_made;  /* forward's row: the way back was made ready once */
 };
 
+/* Heartbeats that came and are not applied yet. */
+enum { TASK_BEATS = 16 };
+
 /* Held-back feedback: when positions were applied, in buckets (design 4.3). */
 enum { RETENTION_BUCKETS = 64, RETENTION_SPACING = RETENTION_BUCKETS - 2 };
 
@@ -16863,7 +17141,7 @@ struct task {
     struct arena arena;      /* of the process */
     struct stat_page *page;
     struct stat_task *stat;  /* this task's part of it */
-    char instance[40];       /* of the state directory: tells our dead sessions from others' */
+    struct db_owner owner;   /* its instance tells our dead sessions from others' */
     struct tw_error e;
     /* Of the session. */
     struct arena session;
@@ -16891,6 +17169,8 @@ struct task {
     lsn_t catchup_lsn;       /* initialising ends when this is applied; 0: it has ended */
     usec beat_due_us, stat_due_us, ckpt_due_us, clock_due_us, resync_due_us;
     int64_t unpaid_bytes;    /* received, not yet held against the limits */
+    struct { int64_t beat; lsn_t lsn; } beats[TASK_BEATS];
+    int nbeats;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
     usec failing_since_us, reported_us;
@@ -16955,8 +17235,7 @@ static status task_tick(void *arg)
 static void task_db(struct task *t, struct db *d, const struct node *node, const char *what)
 {
     *d = (struct db){.node = node, .e = &t->e, .tick = task_tick, .tick_arg = t};
-    snprintf(d->purpose, sizeof d->purpose, "%s:%s:%s:%s", t->job->name, direction_names[t->dir],
-             what, t->instance);
+    db_name(d, &t->owner, direction_names[t->dir], what);
 }
 
 /* End a session that a dead process of this very installation left behind: we hold the state
@@ -16964,7 +17243,7 @@ static void task_db(struct task *t, struct db *d, const struct node *node, const
 static status MUST_CHECK task_end_zombie(struct task *t, struct db *d, int pid)
 {
     struct arena a = {0};
-    const char *values[] = {arena_fmt(&a, "%d", pid), arena_fmt(&a, ":%s", t->instance)};
+    const char *values[] = {arena_fmt(&a, "%d", pid), arena_fmt(&a, ":%s", t->owner.instance)};
     const char *done = NULL;
     status s = db_value(d, &a, "end a dead session",
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -17002,21 +17281,10 @@ static status MUST_CHECK task_fence(struct task *t)
     return s;
 }
 
-static status MUST_CHECK task_has_schema(struct db *d, bool *has)
-{
-    struct arena a = {0};
-    const char *v = NULL;
-    status s = db_value(d, &a, "look for schema twsync",
-                        "SELECT to_regclass('twsync.moved')", 0, NULL, &v);
-    *has = v != NULL;
-    arena_free(&a);
-    return s;
-}
-
 static status MUST_CHECK task_setup_node(struct db *d)
 {
     bool has;
-    TRY(task_has_schema(d, &has));
+    TRY(slot_has_node(d, &has));
     if (!has) TRY(slot_setup_node(d));
     return ddl_setup(d);
 }
@@ -17058,6 +17326,7 @@ static status MUST_CHECK task_connect(struct task *t)
     TRY(task_learn(t, NULL));
     TRY(db_open(&t->repl.db, true));
     TRY(slot_identify(&t->repl.db, &t->source_id));
+    t->stat->to_pid = PQbackendPID(t->to.pg);
     return task_setup_node(&t->to);
 }
 
@@ -17762,7 +18031,7 @@ static status MUST_CHECK task_copy(struct task *t, const char *snapshot, lsn_t p
 {
     struct copy c = {.job = t->job, .source = t->source, .target = t->target, .snapshot = snapshot,
                      .at = -1, .snapshot_lsn = point, .stat = t->stat, .page = t->page, .e = &t->e,
-                     .task = arena_fmt(&t->session, "%s:%s", t->job->name, "forward"),
+                     .owner = &t->owner,
                      .bars = isatty(STDERR_FILENO) && !log_sink.json && !log_sink.quiet};
     struct table_list tables, later;
     struct db lead;  /* imports the snapshot, plans, and holds it for the workers */
@@ -19221,6 +19490,22 @@ static status MUST_CHECK task_ddl(struct task *t, const struct rel *rel, const s
 
 /* ---- messages ---- */
 
+/* A heartbeat of the watcher's: it has passed when its place in the stream has. */
+static void task_note_beat(struct task *t, const struct rel *rel, const struct msg *m)
+{
+    const char *task = NULL, *beat = NULL;
+    for (int i = 0; m->kind != 'D' && i < rel->ncolumns && i < m->row.new.n; i++) {
+        const struct value *v = &m->row.new.values[i];
+        if (v->kind != 't') continue;
+        if (str_is(rel->columns[i].name, "task")) task = v->data;
+        if (str_is(rel->columns[i].name, "beat")) beat = v->data;
+    }
+    if (!task || !beat || !str_is(task, t->name)) return;
+    if (t->nbeats == TASK_BEATS) t->nbeats--;  /* a later one says more */
+    t->beats[t->nbeats].beat = strtoll(beat, NULL, 10);
+    t->beats[t->nbeats++].lsn = t->begin.final_lsn;
+}
+
 static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum take *take)
 {
     struct rel *rel = apply_rel(&t->apply, m->relid);
@@ -19230,6 +19515,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
         if (t->dropping) return TW_OK;
     }
     if (rel && rel->is_marker && str_is(rel->name, "ddl")) return task_ddl(t, rel, m, take);
+    if (rel && rel->is_marker && str_is(rel->name, "heartbeat")) task_note_beat(t, rel, m);
     TRY(task_rel(t, m->relid, &rel, take));
     if (!rel) return TW_OK;
     if ((m->kind != 'D' && m->row.new.n != rel->ncolumns) ||
@@ -19440,11 +19726,23 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
     return commit && !committed ? apply_commit(ap, marked) : TW_OK;
 }
 
+static void task_pass_beats(struct task *t)
+{
+    int n = 0;
+    while (n < t->nbeats && t->beats[n].lsn < t->stat->passed_lsn) n++;
+    if (!n) return;
+    t->stat->passed_beat_us = os_now();
+    t->stat->passed_beat = t->beats[n - 1].beat;
+    t->nbeats -= n;
+    memmove(t->beats, t->beats + n, (size_t) t->nbeats * sizeof *t->beats);
+}
+
 static void task_applied(struct task *t, lsn_t before)
 {
     retention_note(&t->retention, before, os_now(), t->job->retention_us);
     if (t->apply.applied_lsn > t->solo_until_lsn) t->solo_until_lsn = 0;
-    t->stat->applied_lsn = t->apply.applied_lsn;
+    t->stat->applied_lsn = t->stat->passed_lsn = t->apply.applied_lsn;
+    task_pass_beats(t);
     t->stat->delay_us = t->repl.source_us > t->apply.commit_us
                             ? t->repl.source_us - t->apply.commit_us : 0;
     t->failing_since_us = 0;
@@ -19543,6 +19841,7 @@ static status MUST_CHECK task_confirm(struct task *t)
     TRY(apply_sweep(ap));
     t->repl.received_lsn = t->seen_lsn;
     t->stat->passed_lsn = task_batch_empty(t) && !t->in_txn ? t->seen_lsn : ap->applied_lsn;
+    task_pass_beats(t);
     lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now, t->job->retention_us);
     TRY(repl_confirm(&t->repl, may < ap->durable_lsn ? may : ap->durable_lsn));
     return repl_keepalive(&t->repl);
@@ -19605,6 +19904,7 @@ static status MUST_CHECK task_throttle(struct task *t)
             left = bytes > left ? bytes : left;
         }
         if (!left) return TW_OK;
+        t->stat->throttled_us = os_wall();
         os_sleep_ms(left < THROTTLE_LOOK_MS * 1000 ? (int) (left / 1000) + 1 : THROTTLE_LOOK_MS);
         if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
         TRY(repl_keepalive(&t->repl));
@@ -19740,6 +20040,7 @@ static void task_session_init(struct task *t)
     t->w = t->windows;
     t->in_txn = t->dropping = t->writing = t->behind = t->care = false;
     t->seen_lsn = t->catchup_lsn = 0;
+    t->nbeats = 0;
     error_clear(&t->e);
 }
 
@@ -19754,6 +20055,7 @@ static void task_report(struct task *t, const char *context)
         log_failure(&t->e, context);
     }
     str_copy(t->stat->last_error, sizeof t->stat->last_error, text);
+    str_copy(t->stat->last_hint, sizeof t->stat->last_hint, t->e.hint);
 }
 
 /* Did the session fail because there was DDL meanwhile?  Then once more, with new eyes. */
@@ -19858,12 +20160,12 @@ static void task_restore(struct task *t)
     str_copy(t->stat->rung, sizeof t->stat->rung, c.rung);
     t->stat->applied_lsn = c.applied_lsn;
     t->stat->confirmed_lsn = c.confirmed_lsn;
-    t->stat->last_error[0] = '\0';
+    t->stat->last_error[0] = t->stat->last_hint[0] = '\0';
     t->stat->state = TASK_NotStarted;
 }
 
 static void task_open(struct task *t, const struct job *job, enum tw_direction dir,
-                      struct stat_page *page, const char *instance)
+                      struct stat_page *page, const char *instance, bool leased)
 {
     *t = (struct task){.given = job, .job = job, .dir = dir, .conf = &job->task[dir], .page = page,
                        .stat = &page->task[dir],
@@ -19874,13 +20176,1842 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
     t->slot = slot_name(&t->arena, job, dir);
     t->opposite = task_name(&t->arena, job, other);
     t->opposite_origin = slot_name(&t->arena, job, other);
-    str_copy(t->instance, sizeof t->instance, instance);
+    t->owner = (struct db_owner){.name = job->name, .lease = leased ? &page->lease : NULL};
+    db_short_name(t->owner.job, job->name);
+    str_copy(t->owner.instance, sizeof t->owner.instance, instance);
     task_restore(t);
 }
 
-/* ==== 29. sup ==============================================================
+/* ==== 29. alert ============================================================
+ * Conditions that somebody wants to hear of: told once when they have held for long enough, and
+ * once when they are over, by a command or an HTTP request.
+ *
+ * What was told is kept in the page, which outlives a restart.  One message is on its way at a
+ * time, in a process of its own; one that could not be delivered is tried again. */
+
+enum alert_kind { ALERT_STATE, ALERT_DELAY, ALERT_STALLED, ALERT_SLOT, ALERT_WAL, ALERT_CONFLICTS,
+                  ALERT_KINDS };
+
+static const char *const alert_names[] = {"state", "delay", "stalled", "slot", "wal_held",
+                                          "conflicts"};
+
+enum { ALERT_NODES = 2 * ALERT_KINDS, ALERT_MINUTES = 60, ALERT_SEND_S = 15, ALERT_AGAIN_S = 10 };
+
+struct alert {
+    const struct job *job;
+    struct stat_page *page;
+    const char *host;
+    int64_t conflicts[2][ALERT_MINUTES];  /* how many there were, by minute */
+    int64_t minute;
+    pid_t sender;
+    int sending;          /* which; and what it says */
+    bool sending_fired;
+    bool logged[ALERTS_MAX];
+    usec again_us;
+};
+
+static_assert(ALERT_NODES + 2 <= ALERTS_MAX, "the page has room for all alerts");
+
+static void alert_id(int i, char *out, size_t size)
+{
+    if (i >= ALERT_NODES)
+        snprintf(out, size, "%c.unreachable", 'a' + i - ALERT_NODES);
+    else
+        snprintf(out, size, "%s.%s", direction_names[i / ALERT_KINDS],
+                 alert_names[i % ALERT_KINDS]);
+}
+
+/* Conflicts of the last hour, counting from when this process began. */
+static int64_t alert_conflicts(struct alert *al, int dir)
+{
+    int64_t now = os_now() / (60 * USEC_SEC), total = al->page->task[dir].conflicts;
+    for (int d = 0; d < 2 && !al->minute; d++)
+        for (int i = 0; i < ALERT_MINUTES; i++) al->conflicts[d][i] = al->page->task[d].conflicts;
+    if (!al->minute) al->minute = now;
+    for (; al->minute < now; al->minute++)
+        for (int d = 0; d < 2; d++)
+            al->conflicts[d][(al->minute + 1) % ALERT_MINUTES] = al->page->task[d].conflicts;
+    return total - al->conflicts[dir][(now + 1) % ALERT_MINUTES];
+}
+
+/* Is there something to tell of a task?  *at_once: however long it has been so. */
+static bool alert_task(struct alert *al, int dir, enum alert_kind kind, char *text, size_t size,
+                       bool *at_once)
+{
+    const struct alert_conf *c = &al->job->alerts;
+    const struct stat_task *t = &al->page->task[dir];
+    const struct stat_look *l = &t->look;
+    int64_t value;
+    if (!al->job->task[dir].enabled) return false;
+    switch (kind) {
+    case ALERT_STATE:
+        *at_once = t->state == TASK_Failed;
+        snprintf(text, size, "%s: %.180s", task_state_name(t->state), t->last_error);
+        return c->state && (t->state == TASK_Failed || t->state == TASK_Retrying);
+    case ALERT_DELAY:
+        value = stat_delay_us(t);
+        snprintf(text, size, "delay %" PRId64 " s", value / USEC_SEC);
+        return c->delay_us && value > c->delay_us;
+    case ALERT_STALLED:
+        snprintf(text, size, "nothing applied for %" PRId64 " s%s%.160s",
+                 (int64_t) l->stalled_us / USEC_SEC, l->waits[0] ? ": " : "", l->waits);
+        return c->state && l->stalled_us;
+    case ALERT_SLOT:
+        *at_once = true;
+        snprintf(text, size, "replication slot is %s %s", l->wal_status, l->invalid);
+        return c->state && (str_is(l->wal_status, "unreserved") || str_is(l->wal_status, "lost"));
+    case ALERT_WAL:
+        snprintf(text, size, "the slot holds %" PRId64 " MB of WAL",
+                 (int64_t) l->held_bytes >> 20);
+        return c->wal_bytes && l->held_bytes > c->wal_bytes;
+    case ALERT_CONFLICTS:
+        value = alert_conflicts(al, dir);
+        *at_once = true;
+        snprintf(text, size, "%" PRId64 " conflicts within an hour", value);
+        return c->conflicts && value >= c->conflicts;
+    default: return false;
+    }
+}
+
+static bool alert_holds(struct alert *al, int i, char *text, size_t size, bool *at_once)
+{
+    *at_once = false;
+    if (i < ALERT_NODES)
+        return alert_task(al, i / ALERT_KINDS, (enum alert_kind) (i % ALERT_KINDS), text, size,
+                          at_once);
+    const struct stat_node *n = &al->page->node[i - ALERT_NODES];
+    snprintf(text, size, "%.200s", n->error);
+    return al->job->alerts.state && n->error[0];
+}
+
+/* ---- telling ---- */
+
+static void alert_json(struct alert *al, int i, bool fired, struct buf *b)
+{
+    const struct stat_alert *x = &al->page->alerts[i];
+    char id[40];
+    alert_id(i, id, sizeof id);
+    buf_str(b, "{\"job\":");
+    json_str(b, al->job->name);
+    buf_fmt(b, ",\"alert\":\"%s\",\"status\":\"%s\",\"at\":\"", id, fired ? "firing" : "resolved");
+    buf_time(b, os_wall());
+    buf_str(b, "\",\"since\":\"");
+    buf_time(b, x->since_us ? x->since_us : os_wall());
+    buf_str(b, "\",\"text\":");
+    json_str(b, x->text);
+    buf_str(b, ",\"host\":");
+    json_str(b, al->host);
+    buf_str(b, "}\n");
+}
+
+/* The command has the message as its standard input. */
+static bool alert_command(const char *command, const struct buf *b)
+{
+    char name[] = "sh", option[] = "-c";
+    char *const argv[] = {name, option, (char *) (uintptr_t) command, NULL};
+    posix_spawn_file_actions_t actions;
+    struct tw_error ignored;
+    int ends[2], st = 0;
+    pid_t pid;
+    error_clear(&ignored);
+    if (pipe2(ends, O_CLOEXEC) || posix_spawn_file_actions_init(&actions)) return false;
+    bool ok = !posix_spawn_file_actions_adddup2(&actions, ends[0], STDIN_FILENO) &&
+              !posix_spawn(&pid, "/bin/sh", &actions, NULL, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[0]);
+    ok = ok && os_write_all(ends[1], b->data, b->len, "an alert", &ignored) == TW_OK;
+    close(ends[1]);
+    return ok && waitpid(pid, &st, 0) == pid && WIFEXITED(st) && !WEXITSTATUS(st);
+}
+
+struct alert_url {
+    char *host;
+    SSL_CTX *tls;
+};
+
+/* TLS for https, when OpenSSL's HTTP client has connected. */
+static BIO *alert_tls(BIO *bio, void *arg, int connect, int detail)
+{
+    struct alert_url *u = arg;
+    SSL *ssl = NULL;
+    if (!connect || !detail) return bio;
+    u->tls = SSL_CTX_new(TLS_client_method());
+    if (!u->tls || !SSL_CTX_set_default_verify_paths(u->tls)) return NULL;
+    SSL_CTX_set_verify(u->tls, SSL_VERIFY_PEER, NULL);
+    BIO *on = BIO_new_ssl(u->tls, 1);
+    if (!on || BIO_get_ssl(on, &ssl) <= 0) return NULL;
+    SSL_set_tlsext_host_name(ssl, u->host);
+    if (!SSL_set1_host(ssl, u->host)) return NULL;
+    return BIO_push(on, bio);
+}
+
+/* OpenSSL's client takes 200 for an answer, and calls other 2xx unsupported. */
+static bool alert_accepted(void)
+{
+    const char *data = NULL;
+    unsigned long err = ERR_peek_last_error_data(&data, NULL);
+    return ERR_GET_LIB(err) == ERR_LIB_HTTP && data && !strncmp(data, "code=2", 6);
+}
+
+static bool alert_post(const char *url, const struct buf *b)
+{
+    struct alert_url u = {0};
+    char *port = NULL, *path = NULL;
+    int tls = 0;
+    ERR_clear_error();
+    if (!OSSL_HTTP_parse_url(url, &tls, NULL, &u.host, &port, NULL, &path, NULL, NULL))
+        return false;
+    BIO *body = BIO_new_mem_buf(b->data, (int) b->len);
+    BIO *answer = OSSL_HTTP_transfer(NULL, u.host, port, path, tls, NULL, NULL, NULL, NULL,
+                                     tls ? alert_tls : NULL, &u, 0, NULL, "application/json", body,
+                                     NULL, 0, 65536, ALERT_SEND_S, 0);
+    bool ok = answer || alert_accepted();
+    BIO_free(answer);
+    BIO_free(body);
+    return ok;
+}
+
+static _Noreturn void alert_sender(struct alert *al, int i, bool fired)
+{
+    struct buf b = {0};
+    const struct alert_conf *c = &al->job->alerts;
+    signal(SIGTERM, SIG_IGN);  /* the last word is often the one that counts */
+    signal(SIGCHLD, SIG_DFL);
+    alarm(ALERT_SEND_S);
+    alert_json(al, i, fired, &b);
+    bool ok = true;
+    if (c->url) ok = alert_post(c->url, &b);
+    if (c->command) ok = alert_command(c->command, &b) && ok;
+    _exit(ok ? 0 : 1);
+}
+
+/* The message has arrived, or has not. */
+static void alert_reap(struct alert *al, bool wait)
+{
+    int st;
+    char id[40];
+    if (!al->sender || waitpid(al->sender, &st, wait ? 0 : WNOHANG) != al->sender) return;
+    al->sender = 0;
+    alert_id(al->sending, id, sizeof id);
+    if (WIFEXITED(st) && !WEXITSTATUS(st)) {
+        al->page->alerts[al->sending].fired = al->sending_fired;
+    } else {
+        log_warning("could not tell that alert %s is %s: trying again in %d s", id,
+                    al->sending_fired ? "on" : "over", ALERT_AGAIN_S);
+        al->again_us = os_now() + ALERT_AGAIN_S * USEC_SEC;
+    }
+}
+
+static void alert_send(struct alert *al, int i, bool fired)
+{
+    char id[40];
+    alert_id(i, id, sizeof id);
+    if (os_now() < al->again_us) return;
+    if (al->logged[i] != fired)
+        log_warning("alert %s %s: %s", id, fired ? "on" : "is over", al->page->alerts[i].text);
+    al->logged[i] = fired;
+    if (!al->job->alerts.command && !al->job->alerts.url) {
+        al->page->alerts[i].fired = fired;
+        return;
+    }
+    pid_t pid = fork();
+    if (pid == 0) alert_sender(al, i, fired);
+    al->sender = pid > 0 ? pid : 0;
+    al->sending = i;
+    al->sending_fired = fired;
+}
+
+/* Look at all conditions; tell what is new. */
+static void alert_round(struct alert *al)
+{
+    usec now = os_wall();
+    alert_reap(al, false);
+    for (int i = 0; i < ALERT_NODES + 2; i++) {
+        struct stat_alert *x = &al->page->alerts[i];
+        char text[sizeof x->text];
+        bool at_once, holds = alert_holds(al, i, text, sizeof text, &at_once);
+        if (holds) str_copy(x->text, sizeof x->text, text);
+        if (!holds) x->since_us = 0;
+        else if (!x->since_us) x->since_us = now;
+        bool on = holds && (x->fired || at_once || now - x->since_us >= al->job->alerts.for_us);
+        if (on != (bool) x->fired && !al->sender) alert_send(al, i, on);
+    }
+}
+
+/* ==== 30. watch ============================================================
+ * A process beside the tasks, with one session on each node.  It keeps the job's lease, writes
+ * heartbeats, and looks at what a task cannot see of itself: slots, locks, other transactions.
+ *
+ * The lease is a row on each node: which twsync works on the job, under which term.  The row on B
+ * decides; it is renewed every other second.  Any other twsync of the job stands by until the row
+ * has stayed the same for LEASE_EXPIRES_S by its own clock; then it takes it:
+ *   1. the row on B, under a new term, if nobody was quicker
+ *   2. the row on A
+ *   3. on both nodes, the sessions of whoever worked before are ended, and are waited for
+ * Only then the tasks may start.  A process that was stopped meanwhile and goes on finds its
+ * sessions ended, and gets no new one: db_check_owner() asks for the row after connecting, so a
+ * session was either there at step 3, or comes too late.  No clock of one host is compared with
+ * that of another.
+ *
+ * A heartbeat is a number written on the source.  The task sees it come by in the stream, and says
+ * when all before it was applied; both moments are of this host's clock.  So an idle source shows
+ * no delay, and whatever stands still between the source's tables and the target's shows one. */
+
+enum { LEASE_RENEW_S = 2, LEASE_EXPIRES_S = 7, WATCH_BEATS = 256, WATCH_SAMPLES = 4096,
+       WATCH_TURN_MS = 200, WATCH_SLOW_S = 10, WATCH_LONG_S = 60, WATCH_CONFLICTS = 8 };
+
+/* Of one task. */
+struct watch_task {
+    const char *name, *slot;
+    struct { int64_t beat; usec us; } beats[WATCH_BEATS];  /* written, and not applied; oldest first */
+    int nbeats;
+    int64_t last_beat;
+    struct { lsn_t lsn; usec us; } samples[WATCH_SAMPLES];  /* where the source was when */
+    int nsamples;
+    lsn_t passed_lsn;      /* as it was last seen, and since when */
+    usec passed_us;
+    int64_t conflicts;     /* how many there were when the last ones were read */
+    char wal_status[16];   /* as it was last told */
+    bool told_stalled;
+    int64_t history_rows;
+};
+
+struct watch {
+    const struct job *job;
+    struct stat_page *page;
+    struct db_owner owner;
+    char host[100];
+    struct tw_error e;
+    struct db db[2];
+    bool set_up[2];
+    usec open_due_us[2];
+    int failures[2];
+    /* The lease. */
+    bool taken, told[2];   /* the row on B is ours; the node knows, and serves nobody else */
+    bool lost;             /* it was ours once, in this process: what lasts is somebody else's */
+    int64_t term, seen_term, seen_beat;
+    usec seen_us, renew_due_us;
+    usec beat_due_us, look_due_us, slow_due_us, history_due_us;
+    struct watch_task task[2];
+    struct alert alert;
+};
+
+/* ---- the lease ---- */
+
+static void watch_state(struct watch *w, enum lease_state state)
+{
+    if (w->page->lease.state == (int) state) return;
+    w->page->lease.state = state;
+    if (state == LEASE_STANDBY)
+        log_info("standing by: job %s is worked on by %s", w->job->name, w->page->lease.holder);
+    else if (state == LEASE_HELD)
+        log_debug("the job is ours, term %" PRId64, w->term);
+}
+
+/* It was ours.  The supervisor stops the tasks; their sessions have been ended. */
+static void watch_lost(struct watch *w)
+{
+    log_error("another twsync has taken over job %s: standing by", w->job->name);
+    w->taken = w->told[0] = w->told[1] = false;
+    w->lost = true;
+    w->seen_us = 0;
+    str_copy(w->page->lease.holder, sizeof w->page->lease.holder, "another twsync");
+    watch_state(w, LEASE_STANDBY);
+}
+
+static status MUST_CHECK watch_take(struct watch *w, struct arena *a)
+{
+    static const char sql[] =
+        "INSERT INTO twsync.lease AS l (job, instance, host, term) VALUES ($1, $2, $3, $4::bigint)"
+        " ON CONFLICT (job) DO UPDATE SET instance = $2, host = $3, term = $4::bigint, beat ="
+        " l.beat + 1, renewed_at = clock_timestamp() WHERE l.term = $5::bigint AND l.beat ="
+        " $6::bigint RETURNING term";
+    int64_t term = w->seen_term > w->page->lease.term ? w->seen_term : w->page->lease.term;
+    const char *values[] = {w->job->name, w->owner.instance, w->host,
+                            arena_fmt(a, "%" PRId64, term + 1),
+                            arena_fmt(a, "%" PRId64, w->seen_term),
+                            arena_fmt(a, "%" PRId64, w->seen_beat)};
+    const char *done = NULL;
+    TRY(db_commits_wait(&w->db[1], true));
+    TRY(db_value(&w->db[1], a, "take the lease", sql, 6, values, &done));
+    TRY(db_commits_wait(&w->db[1], false));
+    if (!done) return TW_OK;
+    w->term = w->page->lease.term = term + 1;
+    w->taken = true;
+    w->renew_due_us = os_now() + LEASE_RENEW_S * USEC_SEC;
+    return TW_OK;
+}
+
+/* Somebody else's, ours, nobody's? */
+static status MUST_CHECK watch_read_lease(struct watch *w)
+{
+    static const char sql[] = "SELECT instance, host, term, beat FROM twsync.lease WHERE job = $1";
+    struct arena a = {0};
+    PGresult *r = NULL;
+    status s = db_query(&w->db[1], &a, "read the lease", sql, 1, &w->job->name, &r);
+    bool there = s == TW_OK && PQntuples(r);
+    int64_t term = there ? db_cell_int(r, 0, 2) : 0, beat = there ? db_cell_int(r, 0, 3) : 0;
+    const char *instance = there ? db_cell(r, 0, 0) : NULL;
+    if (s == TW_OK && (!w->seen_us || term != w->seen_term || beat != w->seen_beat)) {
+        w->seen_us = os_now();
+        w->seen_term = term;
+        w->seen_beat = beat;
+    }
+    if (s == TW_OK && !there && w->page->lease.state == LEASE_STANDBY)
+        s = fail(&w->e, TW_EGAP, "job %s was released elsewhere", w->job->name);
+    bool may = !instance || (str_is(instance, w->owner.instance) && !w->lost) ||
+               os_now() - w->seen_us > LEASE_EXPIRES_S * USEC_SEC;
+    if (s == TW_OK && !may) {
+        const char *host = db_cell(r, 0, 1);
+        str_copy(w->page->lease.holder, sizeof w->page->lease.holder, host ? host : "?");
+        watch_state(w, LEASE_STANDBY);
+    }
+    if (s == TW_OK && may && instance && !str_is(instance, w->owner.instance))
+        log_info("the twsync on %s has given no sign for %d s: taking over", db_cell(r, 0, 1),
+                 LEASE_EXPIRES_S);
+    if (s == TW_OK && may) s = watch_take(w, &a);
+    arena_free(&a);
+    return s;
+}
+
+/* Steps 2 and 3, on one node.  *done: none of them is left. */
+static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
+{
+    static const char row_sql[] =
+        "INSERT INTO twsync.lease AS l (job, instance, host, term) VALUES ($1, $2, $3, $4::bigint)"
+        " ON CONFLICT (job) DO UPDATE SET instance = $2, host = $3, term = $4::bigint, renewed_at ="
+        " clock_timestamp() WHERE l.term < $4::bigint OR l.instance = $2 RETURNING term";
+    static const char others_sql[] =
+        "SELECT count(*), count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE"
+        " split_part(application_name, ':', 1) = 'twsync' AND split_part(application_name, ':', 2)"
+        " = $1 AND split_part(application_name, ':', 3) IN ('forward', 'reverse', 'watch') AND"
+        " split_part(application_name, ':', 5) <> $2";
+    struct arena a = {0};
+    const char *term = arena_fmt(&a, "%" PRId64, w->term), *ours = NULL;
+    const char *row[] = {w->job->name, w->owner.instance, w->host, term};
+    const char *sessions[] = {w->owner.job, w->owner.instance};
+    PGresult *r;
+    status s = TW_OK;
+    if (node == 0) s = db_value(&w->db[0], &a, "write the lease", row_sql, 4, row, &ours);
+    if (s == TW_OK && node == 0 && !ours) {  /* A knows of later terms than B: go past them */
+        s = db_value(&w->db[0], &a, "read the lease", "SELECT term FROM twsync.lease WHERE job ="
+                     " $1", 1, row, &ours);
+        if (s == TW_OK && ours) w->page->lease.term = strtoll(ours, NULL, 10);
+        w->taken = false;
+    } else if (s == TW_OK) {
+        s = db_query(&w->db[node], &a, "end sessions of another twsync", others_sql, 2, sessions,
+                     &r);
+        *done = s == TW_OK && !db_cell_int(r, 0, 0);
+        if (s == TW_OK && !*done)
+            log_info("ended %s sessions of another twsync on %c", db_cell(r, 0, 0),
+                     w->job->node[node].letter);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK watch_renew(struct watch *w)
+{
+    struct arena a = {0};
+    const char *values[] = {w->job->name, w->owner.instance, arena_fmt(&a, "%" PRId64, w->term)};
+    const char *ours = NULL;
+    w->renew_due_us = os_now() + LEASE_RENEW_S * USEC_SEC;
+    status s = db_value(&w->db[1], &a, "renew the lease", "UPDATE twsync.lease SET beat = beat + 1,"
+                        " renewed_at = clock_timestamp() WHERE job = $1 AND instance = $2 AND term"
+                        " = $3::bigint RETURNING term", 3, values, &ours);
+    arena_free(&a);
+    if (s == TW_OK && !ours) watch_lost(w);
+    return s;
+}
+
+static status MUST_CHECK watch_lease(struct watch *w)
+{
+    if (w->taken && os_now() < w->renew_due_us) return TW_OK;
+    return w->taken ? watch_renew(w) : watch_read_lease(w);
+}
+
+static status MUST_CHECK watch_lease_tell(struct watch *w, int node)
+{
+    bool done = false;
+    if (!w->taken || w->told[node] || !w->set_up[node]) return TW_OK;
+    TRY(watch_evict(w, node, &done));
+    w->told[node] = done && w->taken;
+    if (w->told[0] && w->told[1]) watch_state(w, LEASE_HELD);
+    return TW_OK;
+}
+
+/* A is told that the job lives, once in a while; and B at the end that it is free. */
+static status MUST_CHECK watch_lease_note(struct watch *w, int node, bool leave)
+{
+    struct arena a = {0};
+    const char *values[] = {w->job->name, w->owner.instance, arena_fmt(&a, "%" PRId64, w->term),
+                            leave ? NULL : w->owner.instance};
+    status s = db_exec_params(&w->db[node], "write the lease", "UPDATE twsync.lease SET instance ="
+                              " $4, renewed_at = clock_timestamp() WHERE job = $1 AND instance = $2"
+                              " AND term = $3::bigint", 4, values);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- heartbeats ---- */
+
+/* After a start the last one may still be on its way: it counts from when it was written. */
+static status MUST_CHECK watch_last_beat(struct watch *w, int dir)
+{
+    struct watch_task *x = &w->task[dir];
+    struct arena a = {0};
+    PGresult *r;
+    status s = db_query(&w->db[dir], &a, "read the heartbeat", "SELECT beat, (extract(epoch FROM"
+                        " clock_timestamp() - at) * 1000000)::bigint FROM twsync.heartbeat WHERE"
+                        " task = $1", 1, &x->name, &r);
+    x->last_beat = 1;
+    if (s == TW_OK && PQntuples(r)) {
+        x->last_beat = db_cell_int(r, 0, 0) + 1;
+        if (w->page->task[dir].passed_beat < x->last_beat - 1) {
+            x->beats[0].beat = x->last_beat - 1;
+            x->beats[0].us = os_now() - db_cell_int(r, 0, 1);
+            x->nbeats = 1;
+        }
+    }
+    arena_free(&a);
+    return s;
+}
+
+static void watch_note_beat(struct watch_task *x, int64_t beat, usec now)
+{
+    if (x->nbeats == WATCH_BEATS) {  /* between the oldest and the newest they may be fewer */
+        x->nbeats--;
+        memmove(x->beats + WATCH_BEATS / 2, x->beats + WATCH_BEATS / 2 + 1,
+                (size_t) (x->nbeats - WATCH_BEATS / 2) * sizeof *x->beats);
+    }
+    x->beats[x->nbeats].beat = beat;
+    x->beats[x->nbeats++].us = now;
+}
+
+static status MUST_CHECK watch_beat(struct watch *w, int dir)
+{
+    struct watch_task *x = &w->task[dir];
+    struct stat_task *t = &w->page->task[dir];
+    struct arena a = {0};
+    if (!w->job->task[dir].enabled || str_is(t->phase, "none")) return TW_OK;
+    if (!x->last_beat) TRY(watch_last_beat(w, dir));
+    const char *values[] = {x->name, arena_fmt(&a, "%" PRId64, x->last_beat)};
+    watch_note_beat(x, x->last_beat++, os_now());
+    status s = db_exec_params(&w->db[dir], "write a heartbeat", "INSERT INTO twsync.heartbeat"
+                              " VALUES ($1, $2::bigint, clock_timestamp()) ON CONFLICT (task) DO"
+                              " UPDATE SET beat = EXCLUDED.beat, at = EXCLUDED.at", 2, values);
+    if (s == TW_OK) t->look.beats++;
+    arena_free(&a);
+    return s;
+}
+
+/* What the heartbeats say by now.  A source that cannot be asked is one that stands still. */
+static void watch_delay(struct watch *w, int dir)
+{
+    struct watch_task *x = &w->task[dir];
+    struct stat_task *t = &w->page->task[dir];
+    usec now = os_now();
+    int n = 0;
+    if (!x->nbeats) {
+        if (!x->last_beat) t->look.beat_delay_us = -1;
+        return;
+    }
+    while (n < x->nbeats && x->beats[n].beat < t->passed_beat) n++;
+    bool passed = n < x->nbeats && x->beats[n].beat == t->passed_beat;
+    if (passed) t->look.beat_delay_us = t->passed_beat_us - x->beats[n].us;
+    n += passed;
+    x->nbeats -= n;
+    memmove(x->beats, x->beats + n, (size_t) x->nbeats * sizeof *x->beats);
+    if (x->nbeats && now - x->beats[0].us > t->look.beat_delay_us)
+        t->look.beat_delay_us = now - x->beats[0].us;
+    if (x->passed_lsn != t->passed_lsn || t->state != TASK_Running) {
+        x->passed_lsn = t->passed_lsn;
+        x->passed_us = now;
+    }
+    usec still = now - x->passed_us, patience = w->job->heartbeat_us + 5 * USEC_SEC;
+    bool stalled = x->nbeats && still > patience && now - x->beats[0].us > patience;
+    t->look.stalled_us = stalled ? still : 0;
+    if (stalled && !x->told_stalled)
+        log_warning("%s task has applied nothing for %d s, although there is something to apply%s%s",
+                    direction_names[dir], (int) (still / USEC_SEC), t->look.waits[0] ? ": " : "",
+                    t->look.waits);
+    x->told_stalled = stalled;
+}
+
+/* ---- looking ---- */
+
+static void watch_sample(struct watch_task *x, lsn_t lsn, usec now)
+{
+    if (x->nsamples && x->samples[x->nsamples - 1].lsn >= lsn) return;
+    if (x->nsamples == WATCH_SAMPLES) {  /* the older half gets coarser */
+        for (int i = 0; i < WATCH_SAMPLES / 4; i++) x->samples[i] = x->samples[2 * i];
+        memmove(x->samples + WATCH_SAMPLES / 4, x->samples + WATCH_SAMPLES / 2,
+                WATCH_SAMPLES / 2 * sizeof *x->samples);
+        x->nsamples -= WATCH_SAMPLES / 4;
+    }
+    x->samples[x->nsamples].lsn = lsn;
+    x->samples[x->nsamples++].us = now;
+}
+
+/* How long ago the source went beyond a position. */
+static usec watch_age(const struct watch_task *x, lsn_t lsn, usec now)
+{
+    int low = 0, high = x->nsamples;
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (x->samples[mid].lsn > lsn) high = mid;
+        else low = mid + 1;
+    }
+    return low < x->nsamples ? now - x->samples[low].us : 0;
+}
+
+static int64_t watch_between(lsn_t from, lsn_t to)
+{
+    return to > from ? (int64_t) (to - from) : 0;
+}
+
+/* Between the source's end of WAL and the target's tables: what is not decoded, not received, not
+ * applied.  A source writes WAL that is none of ours: a task that has passed the last heartbeat,
+ * and holds nothing, has nothing before it. */
+static void watch_lag(struct watch *w, int dir, lsn_t wal, lsn_t sent)
+{
+    struct watch_task *x = &w->task[dir];
+    struct stat_task *t = &w->page->task[dir];
+    struct stat_look *l = &t->look;
+    usec now = os_now();
+    watch_sample(x, wal, now);
+    lsn_t received = t->received_lsn, passed = t->passed_lsn;
+    if (!sent) sent = received;
+    if (received < passed) received = passed;
+    if (sent < received) sent = received;
+    if (t->caught_up && !x->nbeats) received = passed = sent;
+    l->undecoded_bytes = watch_between(sent, wal);
+    l->unreceived_bytes = watch_between(received, sent);
+    l->unapplied_bytes = watch_between(passed, received);
+    l->undecoded_us = l->undecoded_bytes ? watch_age(x, sent, now) : 0;
+    l->unreceived_us = l->unreceived_bytes ? watch_age(x, received, now) : 0;
+    l->unapplied_us = l->unapplied_bytes ? watch_age(x, passed, now) : 0;
+}
+
+/* Columns that appeared later are read through to_jsonb, so one query serves every version. */
+static const char watch_slot_sql[] =
+    "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn()"
+    " END, s.slot_name, s.active_pid, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN"
+    " pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, s.restart_lsn)::bigint,"
+    " to_jsonb(s)->>'wal_status', to_jsonb(s)->>'safe_wal_size',"
+    " coalesce(to_jsonb(s)->>'invalidation_reason', CASE WHEN to_jsonb(s)->>'conflicting' = 'true'"
+    " THEN 'conflicting' END), (SELECT r.sent_lsn FROM pg_stat_replication r WHERE r.pid ="
+    " s.active_pid) FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1";
+
+static const char watch_spill_sql[] =
+    "SELECT spill_bytes FROM pg_stat_replication_slots WHERE slot_name = $1";
+
+static void watch_tell_wal(struct watch *w, int dir)
+{
+    struct stat_look *l = &w->page->task[dir].look;
+    struct watch_task *x = &w->task[dir];
+    if (str_is(l->wal_status, x->wal_status)) return;
+    if (x->wal_status[0] && (str_is(l->wal_status, "unreserved") || str_is(l->wal_status, "lost")))
+        log_warning("slot %s is \"%s\" on %c: it holds %" PRId64 " MB of WAL, more than"
+                    " max_slot_wal_keep_size", x->slot, l->wal_status,
+                    w->job->node[dir].letter, (int64_t) l->held_bytes >> 20);
+    str_copy(x->wal_status, sizeof x->wal_status, l->wal_status);
+}
+
+static status MUST_CHECK watch_slot(struct watch *w, int dir)
+{
+    struct watch_task *x = &w->task[dir];
+    struct stat_look *l = &w->page->task[dir].look;
+    struct db *d = &w->db[dir];
+    struct arena a = {0};
+    PGresult *r;
+    const char *spilled = NULL;
+    lsn_t wal = 0, sent = 0;
+    status s = db_query(d, &a, "look at the slot", watch_slot_sql, 1, &x->slot, &r);
+    if (s == TW_OK && d->version >= 140000)
+        s = db_value(d, &a, "look at the slot", watch_spill_sql, 1, &x->slot, &spilled);
+    if (s == TW_OK) {
+        if (db_cell(r, 0, 0)) lsn_parse(db_cell(r, 0, 0), &wal);
+        if (db_cell(r, 0, 7)) lsn_parse(db_cell(r, 0, 7), &sent);
+        w->page->node[dir].wal_lsn = wal;
+        l->slot_exists = db_cell(r, 0, 1) != NULL;
+        l->slot_active = db_cell(r, 0, 2) != NULL;
+        l->held_bytes = db_cell_int(r, 0, 3);
+        l->safe_bytes = db_cell(r, 0, 5) ? db_cell_int(r, 0, 5) : -1;
+        l->spill_bytes = spilled ? strtoll(spilled, NULL, 10) : 0;
+        str_copy(l->wal_status, sizeof l->wal_status, db_cell(r, 0, 4) ? db_cell(r, 0, 4) : "");
+        str_copy(l->invalid, sizeof l->invalid, db_cell(r, 0, 6) ? db_cell(r, 0, 6) : "");
+        watch_tell_wal(w, dir);
+        watch_lag(w, dir, wal, sent);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* What the task's session on its target waits for, if it has waited a while, and for whom. */
+static const char watch_waits_sql[] =
+    "SELECT format('waiting %s s for a lock of %s', extract(epoch FROM clock_timestamp() -"
+    " w.query_start)::int, string_agg(format('pid %s (%s%s%s)', b.pid, coalesce(b.usename::text,"
+    " '?'), CASE WHEN b.application_name <> '' THEN ', ' || b.application_name ELSE '' END,"
+    " coalesce(', ' || b.state || ' since ' || extract(epoch FROM clock_timestamp() -"
+    " b.state_change)::int || ' s', '') || coalesce(', last: ' || left(regexp_replace(b.query,"
+    " '\\s+', ' ', 'g'), 80), '')), ', ')) FROM pg_stat_activity w, unnest(pg_blocking_pids(w.pid))"
+    " p LEFT JOIN pg_stat_activity b ON b.pid = p WHERE w.pid = $1::int AND"
+    " starts_with(w.application_name, 'twsync:') GROUP BY w.query_start";
+
+static status MUST_CHECK watch_waits(struct watch *w, int dir)
+{
+    struct stat_task *t = &w->page->task[dir];
+    struct db *d = &w->db[1 - dir];
+    struct arena a = {0};
+    const char *pid = arena_fmt(&a, "%" PRId64, (int64_t) t->to_pid), *waits = NULL;
+    bool quiet = t->caught_up && t->look.beat_delay_us < 2 * USEC_SEC;
+    status s = TW_OK;
+    if (!quiet && t->to_pid && t->state != TASK_Paused)
+        s = db_value(d, &a, "look for locks", watch_waits_sql, 1, &pid, &waits);
+    str_copy(t->look.waits, sizeof t->look.waits, waits ? waits : "");
+    arena_free(&a);
+    return s;
+}
+
+/* Old transactions: a slot keeps WAL, and a new one cannot be made, until they end. */
+static const char watch_holders_sql[] =
+    "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('pid %s (%s%s), %s, its transaction is"
+    " open for %s s%s', pid, coalesce(usename::text, '?'), CASE WHEN application_name <> '' THEN"
+    " ', ' || application_name ELSE '' END, state, extract(epoch FROM clock_timestamp() -"
+    " xact_start)::int, coalesce(', last: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 60),"
+    " '')) AS line FROM pg_stat_activity WHERE xact_start < clock_timestamp() - $1 * interval"
+    " '1 second' AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL) AND"
+    " backend_type = 'client backend' AND NOT starts_with(application_name, 'twsync:')"
+    " UNION ALL SELECT format('prepared transaction %L of %s in database %s, prepared %s s ago',"
+    " gid, owner, database, extract(epoch FROM clock_timestamp() - prepared)::int) FROM"
+    " pg_prepared_xacts WHERE prepared < clock_timestamp() - $1 * interval '1 second' LIMIT 5) x";
+
+/* Slots of other jobs in this database that nobody uses, and whose lease nobody renews. */
+static const char watch_orphans_sql[] =
+    "SELECT string_agg(format('slot %s: job %s has given no sign for %s, and the slot keeps %s of"
+    " WAL', s.slot_name, j.job, coalesce(date_trunc('second', clock_timestamp() -"
+    " l.renewed_at)::text, 'as long as is known'), pg_size_pretty(pg_wal_lsn_diff(CASE WHEN"
+    " pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,"
+    " s.restart_lsn))), E'\\n' ORDER BY s.slot_name) FROM pg_replication_slots s,"
+    " LATERAL (SELECT substring(s.slot_name FROM '^twsync_(.*)_(?:forward|reverse)$') AS job) j"
+    " LEFT JOIN twsync.lease l ON l.job = j.job WHERE s.database = current_database() AND NOT"
+    " s.active AND j.job <> $1 AND (l.job IS NULL OR l.renewed_at < clock_timestamp() -"
+    " $2 * interval '1 second')";
+
+enum { ORPHAN_S = 3600 };
+
+static status MUST_CHECK watch_others(struct watch *w, int node)
+{
+    struct stat_node *n = &w->page->node[node];
+    struct arena a = {0};
+    const char *since[] = {arena_fmt(&a, "%d", WATCH_LONG_S)}, *found = NULL;
+    const char *orphan[] = {w->job->name, arena_fmt(&a, "%d", ORPHAN_S)};
+    status s = db_value(&w->db[node], &a, "look for old transactions", watch_holders_sql, 1, since,
+                        &found);
+    if (s == TW_OK) str_copy(n->holders, sizeof n->holders, found ? found : "");
+    if (s == TW_OK)
+        s = db_value(&w->db[node], &a, "look for orphans", watch_orphans_sql, 2, orphan, &found);
+    if (s == TW_OK) str_copy(n->orphans, sizeof n->orphans, found ? found : "");
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK watch_parked(struct watch *w, int dir)
+{
+    static const char sql[] =
+        "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('%I.%I: %s', schema_name, table_name,"
+        " left(regexp_replace(reason, '\\s+', ' ', 'g'), 200)) AS line FROM twsync.parked WHERE"
+        " task = $1 ORDER BY 1 LIMIT 5) x";
+    struct watch_task *x = &w->task[dir];
+    struct stat_look *l = &w->page->task[dir].look;
+    struct arena a = {0};
+    const char *there = NULL, *found = NULL;
+    status s = db_value(&w->db[1 - dir], &a, "look for parked tables", "SELECT"
+                        " to_regclass('twsync.parked')", 0, NULL, &there);
+    if (s == TW_OK && there)
+        s = db_value(&w->db[1 - dir], &a, "look for parked tables", sql, 1, &x->name, &found);
+    if (s == TW_OK) str_copy(l->parked, sizeof l->parked, found ? found : "");
+    arena_free(&a);
+    return s;
+}
+
+/* The last conflicts of a task, as JSON, as many as there is room for. */
+static status MUST_CHECK watch_conflicts(struct watch *w, int dir)
+{
+    static const char sql[] =
+        "SELECT jsonb_build_object('id', id, 'at', recorded_at, 'kind', kind, 'policy', policy,"
+        " 'outcome', outcome, 'table', schema_name || '.' || table_name, 'key', left(key::text,"
+        " 120), 'settled', settled)::text, id FROM twsync.conflict WHERE task = $1 ORDER BY id DESC"
+        " LIMIT $2::int";
+    struct watch_task *x = &w->task[dir];
+    struct stat_task *t = &w->page->task[dir];
+    struct arena a = {0};
+    struct buf b = {0};
+    int64_t now = t->conflicts + t->settled;
+    PGresult *r;
+    if (now == x->conflicts) return TW_OK;
+    const char *values[] = {x->name, arena_fmt(&a, "%d", WATCH_CONFLICTS)};
+    status s = db_query(&w->db[1 - dir], &a, "read conflicts", sql, 2, values, &r);
+    for (int i = 0; s == TW_OK && i < PQntuples(r); i++) {
+        size_t more = strlen(db_cell(r, i, 0));
+        if (b.len + more + 3 > sizeof t->look.conflicts) break;
+        buf_fmt(&b, "%s%s", b.len ? "," : "", db_cell(r, i, 0));
+    }
+    if (s == TW_OK) {
+        str_copy(t->look.conflicts, sizeof t->look.conflicts, buf_cstr(&b));
+        if (PQntuples(r)) t->look.newest_conflict = db_cell_int(r, 0, 1);
+        x->conflicts = now;
+    }
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- the round ---- */
+
+static void watch_history(struct watch *w)
+{
+    struct stat_page *p = w->page;
+    int at = (int) (p->history_n % HISTORY_POINTS);
+    for (int dir = 0; dir < 2; dir++) {
+        const struct stat_task *t = &p->task[dir];
+        int64_t rows = t->rows + t->copy_rows, ms = stat_delay_us(t) / 1000;
+        int64_t more = rows > w->task[dir].history_rows ? rows - w->task[dir].history_rows : 0;
+        p->history[dir][at].delay_ms = (int32_t) (ms > INT32_MAX ? INT32_MAX : ms);
+        p->history[dir][at].rows = (int32_t) (more / HISTORY_STEP_S > INT32_MAX ? INT32_MAX
+                                              : more / HISTORY_STEP_S);
+        w->task[dir].history_rows = rows;
+    }
+    p->history_us = os_wall();
+    p->history_n++;
+}
+
+/* While a node is waited for, the other's lease is renewed. */
+static status watch_tick(void *arg)
+{
+    struct watch *w = arg;
+    struct tw_error keep = w->e;
+    if (!w->taken || !w->db[1].pg) return TW_OK;
+    if (watch_lease(w) != TW_OK) db_close(&w->db[1]);
+    w->e = keep;
+    return TW_OK;
+}
+
+static status MUST_CHECK watch_open(struct watch *w, int node)
+{
+    struct db *d = &w->db[node];
+    bool has;
+    if (!d->pg) {
+        *d = (struct db){.node = &w->job->node[node], .e = &w->e, .tick_ms = 500};
+        if (node == 0) d->tick = watch_tick, d->tick_arg = w;
+        db_name(d, &w->owner, "watch", "look");
+        d->owner = NULL;  /* it asks for the lease, it does not need it */
+        w->set_up[node] = false;
+        TRY(db_open(d, false));
+        TRY(db_commits_wait(d, false));
+    }
+    if (w->set_up[node]) return TW_OK;
+    TRY(slot_has_node(d, &has));
+    if (!has) TRY(slot_setup_node(d));
+    w->set_up[node] = true;
+    return TW_OK;
+}
+
+/* What is due on one node.  Source of task `node`, target of the other. */
+static status MUST_CHECK watch_node(struct watch *w, int node, bool beat, bool look, bool slow)
+{
+    TRY(watch_open(w, node));
+    if (node == 1) TRY(watch_lease(w));
+    TRY(watch_lease_tell(w, node));
+    bool held = w->page->lease.state == LEASE_HELD;
+    if (beat && held) TRY(watch_beat(w, node));
+    if (beat && held && node == 0) TRY(watch_lease_note(w, 0, false));
+    if (look) TRY(watch_slot(w, node));
+    if (look) TRY(watch_waits(w, 1 - node));
+    if (look) TRY(watch_conflicts(w, 1 - node));
+    if (slow) TRY(watch_others(w, node));
+    if (slow) TRY(watch_parked(w, 1 - node));
+    w->page->node[node].seen_us = os_wall();
+    return TW_OK;
+}
+
+/* A failure of one node is told in the page, and costs its session. */
+static void watch_visit(struct watch *w, int node, bool beat, bool look, bool slow)
+{
+    struct stat_node *n = &w->page->node[node];
+    usec now = os_now();
+    if (beat && !w->db[node].pg && w->task[node].last_beat)  /* one that could not be written */
+        watch_note_beat(&w->task[node], w->task[node].last_beat++, now);
+    if (!w->db[node].pg && now < w->open_due_us[node]) return;
+    error_clear(&w->e);
+    status s = watch_node(w, node, beat, look, slow);
+    if (s == TW_OK) {
+        n->error[0] = '\0';
+        snprintf(n->version, sizeof n->version, "%d.%d", w->db[node].version / 10000,
+                 w->db[node].version % 10000);
+        w->failures[node] = 0;
+        return;
+    }
+    str_copy(n->error, sizeof n->error, w->e.msg);
+    db_close(&w->db[node]);
+    usec wait = (USEC_SEC / 4) << (w->failures[node] < 4 ? w->failures[node] : 4);
+    w->failures[node]++;
+    w->open_due_us[node] = os_now() + wait;
+}
+
+static bool watch_due(usec *due, usec every)
+{
+    usec now = os_now();
+    if (now < *due) return false;
+    *due = now + every;
+    return true;
+}
+
+static void watch_round(struct watch *w)
+{
+    bool beat = watch_due(&w->beat_due_us, w->job->heartbeat_us);
+    bool look = watch_due(&w->look_due_us, USEC_SEC);
+    bool slow = watch_due(&w->slow_due_us, WATCH_SLOW_S * USEC_SEC);
+    for (int node = 1; node >= 0; node--) watch_visit(w, node, beat, look, slow);
+    for (int dir = 0; dir < 2; dir++) watch_delay(w, dir);
+    if (watch_due(&w->history_due_us, HISTORY_STEP_S * USEC_SEC)) watch_history(w);
+    if (w->page->lease.state == LEASE_HELD) alert_round(&w->alert);
+}
+
+/* The job is free for whoever stands by. */
+static void watch_leave(struct watch *w)
+{
+    if (w->page->lease.keep) return;
+    stop_flag = 0;  /* it would end these, too */
+    for (int node = 1; node >= 0; node--) {
+        error_clear(&w->e);
+        w->db[node].tick = NULL;
+        status s = !w->taken || w->db[node].pg ? TW_OK : watch_open(w, node);
+        if (s == TW_OK && w->taken) s = watch_lease_note(w, node, true);
+        if (s != TW_OK) log_debug("could not leave the lease: %s", w->e.msg);
+        db_close(&w->db[node]);
+    }
+}
+
+/* Until it is told to stop; what it fails with ends the job. */
+static status MUST_CHECK watch_run(struct watch *w, struct tw_error *e)
+{
+    w->page->lease.state = LEASE_UNKNOWN;
+    while (!stop_flag) {
+        watch_round(w);
+        if (w->e.code == TW_EGAP) {
+            *e = w->e;
+            return e->code;
+        }
+        if (!stop_flag) os_sleep_ms(WATCH_TURN_MS);
+    }
+    if (w->page->lease.state == LEASE_HELD) alert_round(&w->alert);
+    alert_reap(&w->alert, true);
+    watch_leave(w);
+    return TW_OK;
+}
+
+static void watch_open_job(struct watch *w, struct arena *a, const struct job *job,
+                           struct stat_page *page, const char *instance)
+{
+    *w = (struct watch){.job = job, .page = page, .owner = {.name = job->name}};
+    db_short_name(w->owner.job, job->name);
+    str_copy(w->owner.instance, sizeof w->owner.instance, instance);
+    if (gethostname(w->host, sizeof w->host)) str_copy(w->host, sizeof w->host, "?");
+    w->host[sizeof w->host - 1] = '\0';
+    w->alert = (struct alert){.job = job, .page = page, .host = w->host};
+    for (int dir = 0; dir < 2; dir++) {
+        w->task[dir].name = task_name(a, job, (enum tw_direction) dir);
+        w->task[dir].slot = slot_name(a, job, (enum tw_direction) dir);
+        w->task[dir].history_rows = page->task[dir].rows + page->task[dir].copy_rows;
+        page->task[dir].look = (struct stat_look){.beat_delay_us = -1, .safe_bytes = -1};
+    }
+}
+
+/* ==== 31. report ===========================================================
+ * What there is to tell of a job, from its page alone: text for people, JSON, Prometheus metrics.
+ * What is wrong comes first, each with what can be done about it. */
+
+/* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
+ * kill. */
+static bool status_running(const struct job *job)
+{
+    struct arena a = {0};
+    int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
+                   fstat(fd, &st) == 0 && st.st_size > 0;
+    if (fd >= 0) close(fd);
+    arena_free(&a);
+    return running;
+}
+
+/* A copy that stays what it is: in the page texts may change between two looks. */
+struct report {
+    const struct job *job;
+    struct stat_page page;
+    bool running;
+    struct arena arena;
+    struct warning {
+        bool error;
+        const char *text, *todo;
+    } *warnings;
+    int nwarnings;
+    int room;
+};
+
+enum { REPORT_SILENT_S = 15, REPORT_DELAY_S = 60, REPORT_STALE_S = 15 };
+
+/* A page left by a kill says Running: of a job that does not run only failures are still true. */
+static enum task_state report_state(const struct report *r, int dir)
+{
+    enum task_state s = (enum task_state) r->page.task[dir].state;
+    bool stays = s == TASK_Failed || s == TASK_PrecheckFailed || s == TASK_Paused;
+    return r->running || stays ? s : TASK_NotStarted;
+}
+
+static bool report_standby(const struct report *r)
+{
+    return r->running && r->page.lease.state == LEASE_STANDBY;
+}
+
+/* "3 ms", "1.5 s", "4 min", "2 h 10 min". */
+static const char *report_time(struct arena *a, int64_t us)
+{
+    int64_t s = us / USEC_SEC;
+    if (us < USEC_SEC) return arena_fmt(a, "%" PRId64 " ms", us / 1000);
+    if (s < 100) return arena_fmt(a, "%.1f s", (double) us / USEC_SEC);
+    if (s < 7200) return arena_fmt(a, "%" PRId64 " min", s / 60);
+    if (s < 172800) return arena_fmt(a, "%" PRId64 " h %" PRId64 " min", s / 3600, s / 60 % 60);
+    return arena_fmt(a, "%" PRId64 " d %" PRId64 " h", s / 86400, s / 3600 % 24);
+}
+
+static const char *report_bytes(struct arena *a, int64_t n)
+{
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB"};
+    int i = 0;
+    double x = (double) n;
+    while (x >= 10240 && i < 4) x /= 1024, i++;
+    return arena_fmt(a, "%.0f %s", x, units[i]);
+}
+
+/* ---- what is wrong ---- */
+
+static void PRINTF(4, 5) report_warn(struct report *r, bool error, const char *todo,
+                                     const char *fmt, ...)
+{
+    char text[3000];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (r->nwarnings == r->room) {
+        struct warning *more = arena_array(&r->arena, struct warning, 2 * r->room + 8);
+        if (r->nwarnings) memcpy(more, r->warnings, (size_t) r->nwarnings * sizeof *more);
+        r->warnings = more;
+        r->room = 2 * r->room + 8;
+    }
+    r->warnings[r->nwarnings++] = (struct warning){error, arena_str(&r->arena, text), todo};
+}
+
+static void report_warn_state(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    struct arena *a = &r->arena;
+    const char *name = direction_names[dir], *todo = t->last_hint[0] ? t->last_hint : NULL;
+    const char *on = arena_fmt(a, "When its cause is gone: twsync %s %s --task %s",
+                               r->running ? "resume" : "run", r->job->path, name);
+    struct buf b = {0};
+    switch (report_state(r, dir)) {
+    case TASK_PrecheckFailed:
+        report_warn(r, true, todo, "the precheck failed: %s", t->last_error);
+        break;
+    case TASK_Failed:
+        if (!r->running) on = arena_fmt(a, "When its cause is gone: twsync run %s", r->job->path);
+        report_warn(r, true, todo ? arena_fmt(a, "%s %s", todo, on) : on, "%s has failed: %s",
+                    name, t->last_error);
+        break;
+    case TASK_Retrying:
+        buf_fmt(&b, "attempt %" PRId64 ", next ", (int64_t) t->attempts);
+        buf_time(&b, t->next_us);
+        buf_str(&b, ", gives up ");
+        buf_time(&b, t->until_us);
+        report_warn(r, true, todo, "%s cannot go on (%s): %s", name, buf_cstr(&b), t->last_error);
+        break;
+    case TASK_Paused:
+        report_warn(r, false, arena_fmt(a, "twsync resume %s --task %s", r->job->path, name),
+                    "%s rests, and its slot keeps WAL: %s so far", name,
+                    report_bytes(a, t->look.held_bytes));
+        break;
+    default: break;
+    }
+    buf_free(&b);
+}
+
+static void report_warn_pace(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    const struct stat_look *l = &t->look;
+    struct arena *a = &r->arena;
+    const char *name = direction_names[dir];
+    enum task_state state = report_state(r, dir);
+    usec now = os_wall(), silent = now - t->beat_us;
+    bool works = r->running && (state == TASK_Running || state == TASK_Initializing);
+    if (works && silent > REPORT_SILENT_S * USEC_SEC)
+        report_warn(r, true, "It may be stopped (SIGSTOP) or waiting for the disk: look at its"
+                    " process.", "the %s process has given no sign for %s", name,
+                    report_time(a, silent));
+    else if (works && l->stalled_us)
+        report_warn(r, true, NULL, "%s has applied nothing for %s, although there is something to"
+                    " apply%s%s", name, report_time(a, l->stalled_us), l->waits[0] ? ": " : "",
+                    l->waits);
+    else if (works && l->waits[0])
+        report_warn(r, false, "End that transaction, or wait for it.", "%s is %s", name, l->waits);
+    if (works && now - t->throttled_us < 3 * USEC_SEC && stat_delay_us(t) > USEC_SEC)
+        report_warn(r, false, arena_fmt(a, "twsync throttle %s lists and sets the limits",
+                                        r->job->path), "a limit slows %s down", name);
+    if (state == TASK_Running && stat_delay_us(t) > REPORT_DELAY_S * USEC_SEC)
+        report_warn(r, false, NULL, "%s is %s behind: %s not decoded, %s not received, %s not"
+                    " applied", name, report_time(a, stat_delay_us(t)),
+                    report_bytes(a, l->undecoded_bytes), report_bytes(a, l->unreceived_bytes),
+                    report_bytes(a, l->unapplied_bytes));
+}
+
+static void report_warn_slot(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    const struct stat_look *l = &t->look;
+    struct arena *a = &r->arena;
+    char letter = r->job->node[dir].letter;
+    bool streams = str_is(t->phase, "stream") || str_is(t->phase, "catchup");
+    if (!r->running || !r->page.node[dir].seen_us) return;
+    if (streams && !l->slot_exists)
+        report_warn(r, true, NULL, "the replication slot of %s is gone from %c: what was committed"
+                    " since it was last read is lost", direction_names[dir], letter);
+    else if (str_is(l->wal_status, "lost") || l->invalid[0])
+        report_warn(r, true, NULL, "the replication slot of %s on %c is lost%s%s",
+                    direction_names[dir], letter, l->invalid[0] ? ": " : "", l->invalid);
+    else if (str_is(l->wal_status, "unreserved"))
+        report_warn(r, true, "Raise max_slot_wal_keep_size there, or let the task catch up, now.",
+                    "the replication slot of %s on %c holds %s of WAL, more than the server is"
+                    " willing to keep: it is about to be lost", direction_names[dir], letter,
+                    report_bytes(a, l->held_bytes));
+    else if (l->safe_bytes >= 0 && l->held_bytes > l->safe_bytes)
+        report_warn(r, false, NULL, "the replication slot of %s on %c holds %s of WAL; after %s"
+                    " more it is lost", direction_names[dir], letter,
+                    report_bytes(a, l->held_bytes), report_bytes(a, l->safe_bytes));
+}
+
+static void report_warn_tables(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    const char *todo = arena_fmt(&r->arena, "When its cause is gone: twsync resync %s TABLE",
+                                 r->job->path);
+    char parked[sizeof t->look.parked], *save = NULL;
+    str_copy(parked, sizeof parked, t->look.parked);
+    for (char *p = strtok_r(parked, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
+        report_warn(r, true, todo, "not kept in step: %s", p);
+    if (t->parked && !t->look.parked[0])
+        report_warn(r, true, todo, "%" PRId64 " tables are not kept in step", (int64_t) t->parked);
+}
+
+static void report_warn_lines(struct report *r, int node, const char *text, const char *what,
+                              const char *todo)
+{
+    char lines[1024], *save = NULL;
+    str_copy(lines, sizeof lines, text);
+    for (char *p = strtok_r(lines, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
+        report_warn(r, false, todo, "on %c, %s%s", r->job->node[node].letter, what, p);
+}
+
+static int report_order(const void *x, const void *y)
+{
+    const struct warning *a = x, *b = y;
+    if (a->error != b->error) return b->error - a->error;
+    return a < b ? -1 : 1;
+}
+
+static void report_warnings(struct report *r)
+{
+    const struct stat_page *p = &r->page;
+    if (!r->running)
+        report_warn(r, true, arena_fmt(&r->arena, "twsync run %s", r->job->path),
+                    "the job does not run on this host%s%s",
+                    p->sup_beat_us ? "; its last sign of life was " : "",
+                    p->sup_beat_us ? arena_fmt(&r->arena, "%s ago", report_time(&r->arena,
+                                               os_wall() - p->sup_beat_us)) : "");
+    if (r->running && os_wall() - p->sup_beat_us > REPORT_SILENT_S * USEC_SEC)
+        report_warn(r, true, "It may be stopped (SIGSTOP): look at it.", "the supervisor, process"
+                    " %d, has given no sign for %s", (int) p->supervisor_pid,
+                    report_time(&r->arena, os_wall() - p->sup_beat_us));
+    for (int i = 0; i < 2; i++)
+        if (r->running && p->node[i].error[0])
+            report_warn(r, true, NULL, "%s does not answer: %s",
+                        db_label(&r->arena, &r->job->node[i]), p->node[i].error);
+    for (int dir = 0; dir < 2; dir++) {
+        if (!r->job->task[dir].enabled) continue;
+        report_warn_state(r, dir);
+        if (report_standby(r)) continue;
+        report_warn_pace(r, dir);
+        report_warn_slot(r, dir);
+        report_warn_tables(r, dir);
+    }
+    for (int i = 0; r->running && i < 2; i++) {
+        report_warn_lines(r, i, p->node[i].holders, "", "A slot keeps WAL until it ends, and no new"
+                          " one can be made.");
+        report_warn_lines(r, i, p->node[i].orphans, "", arena_fmt(&r->arena, "If that job is no"
+                          " more: twsync orphans %s --remove JOB", r->job->path));
+    }
+    if (r->nwarnings) qsort(r->warnings, (size_t) r->nwarnings, sizeof *r->warnings, report_order);
+}
+
+/* ---- the page at one moment ---- */
+
+static void report_read(struct report *r, const struct job *job, const struct stat_page *page,
+                        bool running)
+{
+    *r = (struct report){.job = job, .running = running};
+    if (page) memcpy(&r->page, page, sizeof r->page);
+    for (int dir = 0; dir < 2; dir++) {
+        struct stat_task *t = &r->page.task[dir];
+        if (!page) str_copy(t->phase, sizeof t->phase, "none");
+#define END(text) t->text[sizeof t->text - 1] = '\0'
+        END(phase), END(rung), END(ddl_by), END(last_error), END(last_hint);
+        END(look.wal_status), END(look.invalid), END(look.waits), END(look.conflicts);
+        END(look.parked);
+#undef END
+#define END(text) r->page.node[dir].text[sizeof r->page.node[dir].text - 1] = '\0'
+        END(version), END(error), END(holders), END(orphans);
+#undef END
+    }
+    r->page.lease.holder[sizeof r->page.lease.holder - 1] = '\0';
+    report_warnings(r);
+}
+
+static void report_free(struct report *r)
+{
+    arena_free(&r->arena);
+}
+
+/* ---- JSON ---- */
+
+static void report_lag(struct buf *b, const char *name, int64_t bytes, int64_t us)
+{
+    buf_fmt(b, "\"%s\":{\"bytes\":%" PRId64 ",\"ms\":%" PRId64 "}", name, bytes, us / 1000);
+}
+
+static void report_look_json(const struct report *r, struct buf *b, int dir)
+{
+    const struct stat_look *l = &r->page.task[dir].look;
+    struct arena a = {0};
+    buf_fmt(b, ",\"heartbeat_delay_ms\":%" PRId64 ",\"stalled_ms\":%" PRId64 ",\"waits\":",
+            l->beat_delay_us < 0 ? -1 : (int64_t) l->beat_delay_us / 1000,
+            (int64_t) l->stalled_us / 1000);
+    json_str(b, l->waits);
+    buf_str(b, ",\"lag\":{");
+    report_lag(b, "undecoded", l->undecoded_bytes, l->undecoded_us);
+    buf_char(b, ',');
+    report_lag(b, "unreceived", l->unreceived_bytes, l->unreceived_us);
+    buf_char(b, ',');
+    report_lag(b, "unapplied", l->unapplied_bytes, l->unapplied_us);
+    buf_fmt(b, "},\"slot\":{\"name\":\"%s\",\"exists\":%s,\"active\":%s,\"wal_status\":",
+            slot_name(&a, r->job, (enum tw_direction) dir), l->slot_exists ? "true" : "false",
+            l->slot_active ? "true" : "false");
+    json_str(b, l->wal_status);
+    buf_str(b, ",\"invalid\":");
+    json_str(b, l->invalid);
+    buf_fmt(b, ",\"held_bytes\":%" PRId64 ",\"safe_bytes\":", (int64_t) l->held_bytes);
+    if (l->safe_bytes < 0) buf_str(b, "null");
+    else buf_fmt(b, "%" PRId64, (int64_t) l->safe_bytes);
+    buf_fmt(b, ",\"spill_bytes\":%" PRId64 "},\"recent_conflicts\":[%s]", (int64_t) l->spill_bytes,
+            l->conflicts);
+    arena_free(&a);
+}
+
+static void report_task_json(const struct report *r, struct buf *b, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    enum task_state state = report_state(r, dir);
+    buf_fmt(b, "{\"task\":\"%s\",\"state\":\"%s\",\"phase\":\"%s\",\"rung\":\"%s\"",
+            direction_names[dir], task_state_name(state), t->phase, t->rung);
+    buf_fmt(b, ",\"received_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->received_lsn));
+    buf_fmt(b, ",\"applied_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->applied_lsn));
+    buf_fmt(b, ",\"confirmed_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->confirmed_lsn));
+    buf_fmt(b, ",\"caught_up\":%s,\"delay_ms\":%" PRId64, t->caught_up ? "true" : "false",
+            stat_delay_us(t) / 1000);
+#define X(n) buf_fmt(b, ",\"" #n "\":%" PRId64, (int64_t) t->n);
+    STAT_COUNTERS(X)
+#undef X
+    if (state == TASK_Retrying) {
+        buf_fmt(b, ",\"attempt\":%" PRId64 ",\"next_try\":\"", (int64_t) t->attempts);
+        buf_time(b, t->next_us);
+        buf_str(b, "\",\"gives_up\":\"");
+        buf_time(b, t->until_us);
+        buf_char(b, '"');
+    }
+    report_look_json(r, b, dir);
+    buf_str(b, ",\"last_error\":");
+    json_str(b, t->last_error);
+    buf_char(b, '}');
+}
+
+/* "a\nb" as ["a","b"]. */
+static void report_lines_json(struct buf *b, const char *text)
+{
+    char lines[1024], *save = NULL;
+    const char *sep = "";
+    str_copy(lines, sizeof lines, text);
+    buf_char(b, '[');
+    for (char *p = strtok_r(lines, "\n", &save); p; p = strtok_r(NULL, "\n", &save)) {
+        buf_str(b, sep);
+        json_str(b, p);
+        sep = ",";
+    }
+    buf_char(b, ']');
+}
+
+static void report_nodes_json(const struct report *r, struct buf *b)
+{
+    buf_str(b, ",\"nodes\":[");
+    for (int i = 0; i < 2; i++) {
+        const struct stat_node *n = &r->page.node[i];
+        buf_fmt(b, "%s{\"node\":\"%c\",\"version\":", i ? "," : "", r->job->node[i].letter);
+        json_str(b, n->version);
+        buf_fmt(b, ",\"answers\":%s,\"wal_lsn\":\"" LSN_FMT "\",\"error\":",
+                r->running && n->seen_us && !n->error[0] ? "true" : "false",
+                LSN_ARG((lsn_t) n->wal_lsn));
+        json_str(b, n->error);
+        buf_str(b, ",\"holders\":");
+        report_lines_json(b, n->holders);
+        buf_str(b, ",\"orphans\":");
+        report_lines_json(b, n->orphans);
+        buf_char(b, '}');
+    }
+    buf_char(b, ']');
+}
+
+static void report_alerts_json(const struct report *r, struct buf *b)
+{
+    const char *sep = "";
+    buf_str(b, ",\"alerts\":[");
+    for (int i = 0; i < ALERT_NODES + 2; i++) {
+        const struct stat_alert *x = &r->page.alerts[i];
+        char id[40];
+        if (!x->since_us && !x->fired) continue;
+        alert_id(i, id, sizeof id);
+        buf_fmt(b, "%s{\"alert\":\"%s\",\"since\":\"", sep, id);
+        buf_time(b, x->since_us);
+        buf_fmt(b, "\",\"told\":%s,\"text\":", x->fired ? "true" : "false");
+        json_str(b, x->text);
+        buf_char(b, '}');
+        sep = ",";
+    }
+    buf_char(b, ']');
+}
+
+/* The copy's tables: those that are being copied, then those that wait. */
+static void report_copy_json(const struct report *r, struct buf *b)
+{
+    const struct stat_copying *c = &r->page.copying;
+    const char *sep = "";
+    buf_str(b, ",\"copy\":{\"tables\":[");
+    for (int i = 0; r->running && i < c->n && i < COPYING_TABLES; i++) {
+        char name[sizeof c->tables[i].name];
+        str_copy(name, sizeof name, c->tables[i].name);
+        buf_fmt(b, "%s{\"table\":", sep);
+        json_str(b, name);
+        buf_fmt(b, ",\"rows\":%" PRId64 ",\"bytes\":%" PRId64 ",\"chunks\":%" PRId64
+                ",\"chunks_done\":%" PRId64 "}", (int64_t) c->tables[i].rows,
+                (int64_t) c->tables[i].bytes, (int64_t) c->tables[i].chunks,
+                (int64_t) c->tables[i].chunks_done);
+        sep = ",";
+    }
+    buf_fmt(b, "],\"more\":%d}", r->running ? (int) c->more : 0);
+}
+
+static void report_json(const struct report *r, struct buf *b)
+{
+    static const char *const leases[] = {"unknown", "standby", "held"};
+    const char *sep = "";
+    char host[100] = "";
+    gethostname(host, sizeof host - 1);
+    buf_fmt(b, "{\"job\":\"%s\",\"tag\":\"%s\",\"version\":\"%s\",\"host\":", r->job->name,
+            tag_names[r->job->tag], TWSYNC_VERSION);
+    json_str(b, host);
+    buf_fmt(b, ",\"running\":%s,\"lease\":\"%s\",\"holder\":", r->running ? "true" : "false",
+            r->running ? leases[r->page.lease.state % 3] : "unknown");
+    json_str(b, report_standby(r) ? r->page.lease.holder : "");
+    buf_str(b, ",\"at\":\"");
+    buf_time(b, os_wall());
+    buf_str(b, "\",\"started\":\"");
+    buf_time(b, r->page.started_us);
+    buf_str(b, "\",\"warnings\":[");
+    for (int i = 0; i < r->nwarnings; i++) {
+        buf_fmt(b, "%s{\"level\":\"%s\",\"text\":", i ? "," : "",
+                r->warnings[i].error ? "error" : "warning");
+        json_str(b, r->warnings[i].text);
+        buf_str(b, ",\"what_to_do\":");
+        json_str(b, r->warnings[i].todo ? r->warnings[i].todo : "");
+        buf_char(b, '}');
+    }
+    buf_str(b, "],\"tasks\":[");
+    for (int dir = 0; dir < 2; dir++) {
+        if (!r->job->task[dir].enabled) continue;
+        buf_str(b, sep);
+        report_task_json(r, b, dir);
+        sep = ",";
+    }
+    buf_char(b, ']');
+    report_copy_json(r, b);
+    report_nodes_json(r, b);
+    report_alerts_json(r, b);
+    buf_str(b, "}\n");
+}
+
+/* The last hour, oldest first. */
+static void report_history(const struct report *r, struct buf *b)
+{
+    int64_t end = r->page.history_n, from = end > HISTORY_POINTS ? end - HISTORY_POINTS : 0;
+    const char *sep = "";
+    buf_fmt(b, "{\"step_s\":%d,\"at\":\"", HISTORY_STEP_S);
+    buf_time(b, r->page.history_us);
+    buf_str(b, "\",\"tasks\":{");
+    for (int dir = 0; dir < 2; dir++) {
+        const struct stat_point *points = r->page.history[dir];
+        if (!r->job->task[dir].enabled) continue;
+        buf_fmt(b, "%s\"%s\":{\"delay_ms\":[", sep, direction_names[dir]);
+        for (int64_t i = from; i < end; i++)
+            buf_fmt(b, "%s%d", i > from ? "," : "", (int) points[i % HISTORY_POINTS].delay_ms);
+        buf_str(b, "],\"rows\":[");
+        for (int64_t i = from; i < end; i++)
+            buf_fmt(b, "%s%d", i > from ? "," : "", (int) points[i % HISTORY_POINTS].rows);
+        buf_str(b, "]}");
+        sep = ",";
+    }
+    buf_str(b, "}}\n");
+}
+
+/* ---- metrics ---- */
+
+static int64_t gauge_state(const struct report *r, int dir, const char *state)
+{
+    return str_is(task_state_name(report_state(r, dir)), state);
+}
+
+/* Of a task, in Prometheus' text format: base units, counters end in _total. */
+#define REPORT_GAUGES(X)                                                                           \
+    X(delay_seconds, "How far the target is behind.", (double) stat_delay_us(t) / 1e6)             \
+    X(heartbeat_delay_seconds, "The last heartbeat's way to the target; -1: none yet.",            \
+      t->look.beat_delay_us < 0 ? -1.0 : (double) t->look.beat_delay_us / 1e6)                     \
+    X(stalled_seconds, "For so long nothing was applied although there is something.",             \
+      (double) t->look.stalled_us / 1e6)                                                           \
+    X(caught_up, "1: nothing that was received waits.", (double) t->caught_up)                     \
+    X(undecoded_bytes, "WAL of the source that is not decoded.",                                   \
+      (double) t->look.undecoded_bytes)                                                            \
+    X(unreceived_bytes, "Decoded and not received.", (double) t->look.unreceived_bytes)            \
+    X(unapplied_bytes, "Received and not applied.", (double) t->look.unapplied_bytes)              \
+    X(slot_held_bytes, "WAL that the slot keeps on the source.", (double) t->look.held_bytes)      \
+    X(slot_safe_bytes, "How much more until the slot is lost; -1: no limit.",                      \
+      (double) t->look.safe_bytes)                                                                 \
+    X(slot_lost, "1: the slot is lost, or about to be.",                                           \
+      (double) (str_is(t->look.wal_status, "lost") || str_is(t->look.wal_status, "unreserved")))   \
+    X(slot_spill_bytes, "What decoding has spilled to the source's disk.",                         \
+      (double) t->look.spill_bytes)                                                                \
+    X(parked_tables, "Tables that are not kept in step.", (double) t->parked)                      \
+    X(copy_tables, "Tables of the copy.", (double) t->copy_tables)                                 \
+    X(copy_tables_done, "Tables of the copy that are done.", (double) t->copy_tables_done)
+
+static void report_head(struct buf *b, const char *name, const char *help, const char *type)
+{
+    buf_fmt(b, "# HELP twsync_%s %s\n# TYPE twsync_%s %s\n", name, help, name, type);
+}
+
+static void report_sample(const struct report *r, struct buf *b, const char *name, int dir,
+                          double value)
+{
+    if (!r->job->task[dir].enabled) return;
+    buf_fmt(b, "twsync_%s{job=\"%s\",task=\"%s\"} %.16g\n", name, r->job->name,
+            direction_names[dir], value);
+}
+
+#define REPORT_TOTALS(X)                                                                           \
+    X(transactions, "Transactions applied.") X(rows, "Changes of rows applied.")                   \
+    X(inserts, "Inserts applied.") X(updates, "Updates applied.") X(deletes, "Deletes applied.")   \
+    X(truncates, "Truncates applied.") X(conflicts, "Conflicts found.")                            \
+    X(settled, "Conflicts after which both sides hold the same row again.")                        \
+    X(skipped_transactions, "Transactions of the other direction, not echoed.")                    \
+    X(bytes, "Bytes of the stream.") X(restarts, "Sessions begun again after a failure.")          \
+    X(copy_rows, "Rows copied.") X(copy_bytes, "Bytes copied.") X(ddl, "DDL carried.")             \
+    X(ddl_skipped, "DDL left out.") X(ddl_failed, "DDL that the target refused.")
+
+static void report_metrics(const struct report *r, struct buf *b)
+{
+    static const char *const states[] = {
+#define X(n) #n,
+        TASK_STATES(X)
+#undef X
+    };
+    report_head(b, "up", "1: the job runs here, and is this host's.", "gauge");
+    buf_fmt(b, "twsync_up{job=\"%s\"} %d\n", r->job->name, r->running && !report_standby(r));
+    report_head(b, "standby", "1: another host works on the job.", "gauge");
+    buf_fmt(b, "twsync_standby{job=\"%s\"} %d\n", r->job->name, report_standby(r));
+    report_head(b, "info", "The version that runs.", "gauge");
+    buf_fmt(b, "twsync_info{job=\"%s\",version=\"%s\"} 1\n", r->job->name, TWSYNC_VERSION);
+    report_head(b, "node_up", "1: the server answers.", "gauge");
+    for (int i = 0; i < 2; i++)
+        buf_fmt(b, "twsync_node_up{job=\"%s\",node=\"%c\"} %d\n", r->job->name,
+                r->job->node[i].letter,
+                r->running && r->page.node[i].seen_us && !r->page.node[i].error[0]);
+    report_head(b, "state", "1 for the state that a task is in.", "gauge");
+    for (int dir = 0; dir < 2; dir++)
+        for (size_t i = 0; r->job->task[dir].enabled && i < sizeof states / sizeof *states; i++)
+            buf_fmt(b, "twsync_state{job=\"%s\",task=\"%s\",state=\"%s\"} %d\n", r->job->name,
+                    direction_names[dir], states[i], (int) gauge_state(r, dir, states[i]));
+#define X(name, help, value)                                                                       \
+    report_head(b, #name, help, "gauge");                                                          \
+    for (int dir = 0; dir < 2; dir++) {                                                            \
+        const struct stat_task *t = &r->page.task[dir];                                            \
+        report_sample(r, b, #name, dir, value);                                                    \
+    }
+    REPORT_GAUGES(X)
+#undef X
+#define X(n, help)                                                                                 \
+    report_head(b, #n "_total", help, "counter");                                                  \
+    for (int dir = 0; dir < 2; dir++)                                                              \
+        report_sample(r, b, #n "_total", dir, (double) r->page.task[dir].n);
+    REPORT_TOTALS(X)
+#undef X
+}
+
+/* ---- text ---- */
+
+static void report_lag_text(struct report *r, struct buf *b, int dir)
+{
+    const struct stat_look *l = &r->page.task[dir].look;
+    struct arena *a = &r->arena;
+    if (l->undecoded_bytes + l->unreceived_bytes + l->unapplied_bytes == 0) return;
+    buf_fmt(b, "               not decoded %s (%s), not received %s (%s), not applied %s (%s)\n",
+            report_bytes(a, l->undecoded_bytes), report_time(a, l->undecoded_us),
+            report_bytes(a, l->unreceived_bytes), report_time(a, l->unreceived_us),
+            report_bytes(a, l->unapplied_bytes), report_time(a, l->unapplied_us));
+}
+
+static void report_slot_text(struct report *r, struct buf *b, int dir)
+{
+    const struct stat_look *l = &r->page.task[dir].look;
+    struct arena *a = &r->arena;
+    if (!l->slot_exists) return;
+    buf_fmt(b, "  slot         keeps %s of WAL on %c", report_bytes(a, l->held_bytes),
+            r->job->node[dir].letter);
+    if (l->wal_status[0]) buf_fmt(b, ", %s", l->wal_status);
+    if (l->safe_bytes >= 0) buf_fmt(b, ", lost after %s more", report_bytes(a, l->safe_bytes));
+    if (l->spill_bytes) buf_fmt(b, ", spilled %s so far", report_bytes(a, l->spill_bytes));
+    buf_char(b, '\n');
+}
+
+static void report_counts_text(const struct stat_task *t, struct buf *b)
+{
+    buf_fmt(b, "  applied      " LSN_FMT "  confirmed " LSN_FMT "\n",
+            LSN_ARG((lsn_t) t->applied_lsn), LSN_ARG((lsn_t) t->confirmed_lsn));
+    buf_fmt(b, "  changes      %" PRId64 " in %" PRId64 " transactions (%" PRId64 " inserts, %"
+               PRId64 " updates, %" PRId64 " deletes, %" PRId64 " truncates)\n",
+            (int64_t) t->rows, (int64_t) t->transactions, (int64_t) t->inserts,
+            (int64_t) t->updates, (int64_t) t->deletes, (int64_t) t->truncates);
+    buf_fmt(b, "  conflicts    %" PRId64 "\n", (int64_t) t->conflicts);
+    buf_fmt(b, "  not echoed   %" PRId64 " transactions of the other direction\n",
+            (int64_t) t->skipped_transactions);
+    if (t->ddl_by[0])
+        buf_fmt(b, "  DDL          %s: %" PRId64 " carried, %" PRId64 " skipped, %" PRId64
+                   " refused\n",
+                str_is(t->ddl_by, "trigger") ? "by event triggers"
+                : str_is(t->ddl_by, "relation") ? "added columns only" : "not carried",
+                (int64_t) t->ddl, (int64_t) t->ddl_skipped, (int64_t) t->ddl_failed);
+    if (t->restarts) buf_fmt(b, "  restarts     %" PRId64 "\n", (int64_t) t->restarts);
+}
+
+/* What is being done about a failure, or can be. */
+static void report_retry_text(const struct report *r, struct buf *b, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    enum task_state state = report_state(r, dir);
+    if (state == TASK_Retrying) {
+        buf_fmt(b, "  retry        attempt %" PRId64 ", the next at ", (int64_t) t->attempts);
+        buf_time(b, t->next_us);
+        buf_str(b, ", given up at ");
+        buf_time(b, t->until_us);
+        buf_char(b, '\n');
+    }
+    if (state == TASK_Failed)
+        buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if"
+                   " nothing runs)\n", r->job->path, direction_names[dir]);
+    if (state == TASK_Paused)
+        buf_fmt(b, "  to go on     twsync resume %s --task %s\n", r->job->path,
+                direction_names[dir]);
+}
+
+static void report_task_text(struct report *r, struct buf *b, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    enum task_state state = report_state(r, dir);
+    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_name(state));
+    if (state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
+    buf_fmt(b, "\n  phase        %s\n", t->phase);
+    if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);
+    if (t->copy_tables)
+        buf_fmt(b, "  copy         %" PRId64 " of %" PRId64 " tables, %" PRId64 " rows\n",
+                (int64_t) t->copy_tables_done, (int64_t) t->copy_tables, (int64_t) t->copy_rows);
+    buf_fmt(b, "  delay        %" PRId64 " ms\n", stat_delay_us(t) / 1000);
+    if (r->running) report_lag_text(r, b, dir);
+    if (r->running) report_slot_text(r, b, dir);
+    report_counts_text(t, b);
+    if (t->parked)
+        buf_fmt(b, "  parked       %" PRId64 " tables (`twsync resync` copies one again)\n",
+                (int64_t) t->parked);
+    if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
+    report_retry_text(r, b, dir);
+}
+
+static void report_text(struct report *r, struct buf *b)
+{
+    buf_fmt(b, "job %s (%s): ", r->job->name, tag_names[r->job->tag]);
+    if (report_standby(r))
+        buf_fmt(b, "standing by; %s works on it\n", r->page.lease.holder);
+    else
+        buf_str(b, r->running ? "running\n" : "not running; what follows is its last word\n");
+    for (int i = 0; i < r->nwarnings; i++) {
+        buf_fmt(b, "%s %s\n", r->warnings[i].error ? "ERROR  " : "WARNING", r->warnings[i].text);
+        if (r->warnings[i].todo) buf_fmt(b, "        %s\n", r->warnings[i].todo);
+    }
+    for (int dir = 0; dir < 2; dir++)
+        if (r->job->task[dir].enabled) report_task_text(r, b, dir);
+}
+
+/* `twsync status`. */
+static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out, struct tw_error *e)
+{
+    struct report *r = mem_resize(NULL, sizeof *r);
+    struct buf b = {0};
+    struct tw_error missing;
+    (void) e;
+    error_clear(&missing);
+    struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
+    report_read(r, job, page, page && status_running(job));
+    if (json) report_json(r, &b);
+    else report_text(r, &b);
+    fputs(b.data, out);
+    buf_free(&b);
+    report_free(r);
+    mem_free(r);
+    if (page) munmap(page, sizeof *page);
+    return TW_OK;
+}
+
+/* ==== 32. http =============================================================
+ * The status endpoint, in a process of its own: it reads the page, and nothing it does can stop
+ * the job.  It only answers GET, asks nobody who he is, and therefore listens on this host alone
+ * unless the job file says otherwise. */
+
+enum { HTTP_CONNECTIONS = 32, HTTP_TIMEOUT_S = 10, HTTP_TURN_MS = 1000 };
+
+struct http {
+    const struct job *job;
+    const struct stat_page *page;
+    struct report *report;
+};
+
+static const char http_page[] =
+    "<!doctype html><title>twsync</title>\n";
+
+/* Does the supervisor live?  It says so every turn of its loop. */
+static bool http_healthy(const struct http *h)
+{
+    return os_wall() - h->page->sup_beat_us < REPORT_STALE_S * USEC_SEC;
+}
+
+/* Is everything as it should be: standing by, or all tasks that may work do. */
+static bool http_ready(const struct http *h)
+{
+    if (!http_healthy(h)) return false;
+    if (h->page->lease.state == LEASE_STANDBY) return true;
+    if (h->page->lease.state != LEASE_HELD) return false;
+    for (int dir = 0; dir < 2; dir++) {
+        int64_t state = h->page->task[dir].state;
+        bool waits = dir == TW_REVERSE && state == TASK_NotStarted &&
+                     !h->page->task[TW_FORWARD].ready;
+        if (!h->job->task[dir].enabled || waits) continue;
+        if (state != TASK_Running && state != TASK_Initializing && state != TASK_Paused)
+            return false;
+    }
+    return true;
+}
+
+static void http_health(struct http *h, struct buf *b, unsigned *code)
+{
+    *code = http_healthy(h) ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+    buf_str(b, *code == MHD_HTTP_OK ? "ok\n" : "the supervisor gives no sign\n");
+}
+
+static void http_readiness(struct http *h, struct buf *b, unsigned *code)
+{
+    *code = http_ready(h) ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+    buf_str(b, *code == MHD_HTTP_OK ? "ready\n" : "not ready\n");
+}
+
+static void http_report(struct http *h, struct buf *b,
+                        void write(const struct report *r, struct buf *b))
+{
+    report_read(h->report, h->job, h->page, http_healthy(h));
+    write(h->report, b);
+    report_free(h->report);
+}
+
+static void http_status(struct http *h, struct buf *b, unsigned *code)
+{
+    (void) code;
+    http_report(h, b, report_json);
+}
+
+static void http_history(struct http *h, struct buf *b, unsigned *code)
+{
+    (void) code;
+    http_report(h, b, report_history);
+}
+
+static void http_metrics(struct http *h, struct buf *b, unsigned *code)
+{
+    (void) code;
+    http_report(h, b, report_metrics);
+}
+
+static void http_index(struct http *h, struct buf *b, unsigned *code)
+{
+    (void) h;
+    (void) code;
+    buf_str(b, http_page);
+}
+
+static const struct http_route {
+    const char *path, *type;
+    void (*answer)(struct http *h, struct buf *b, unsigned *code);
+} http_routes[] = {
+    {"/", "text/html; charset=utf-8", http_index},
+    {"/healthz", "text/plain; charset=utf-8", http_health},
+    {"/readyz", "text/plain; charset=utf-8", http_readiness},
+    {"/metrics", "text/plain; version=0.0.4; charset=utf-8", http_metrics},
+    {"/status.json", "application/json", http_status},
+    {"/history.json", "application/json", http_history},
+};
+
+static enum MHD_Result http_send(struct MHD_Connection *c, unsigned code, const char *type,
+                                 const struct buf *b)
+{
+    static const char *const headers[][2] = {
+        {"Cache-Control", "no-store"}, {"X-Content-Type-Options", "nosniff"},
+        {"X-Frame-Options", "DENY"}, {"Referrer-Policy", "no-referrer"},
+        {"Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src"
+                                    " 'unsafe-inline'; connect-src 'self'; img-src data:"},
+    };
+    struct MHD_Response *r = MHD_create_response_from_buffer_copy(b->len, b->data);
+    if (!r) return MHD_NO;
+    bool ok = MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type) == MHD_YES;
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
+        ok = ok && MHD_add_response_header(r, headers[i][0], headers[i][1]) == MHD_YES;
+    if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
+        ok = ok && MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, "GET, HEAD") == MHD_YES;
+    enum MHD_Result rc = ok ? MHD_queue_response(c, code, r) : MHD_NO;
+    MHD_destroy_response(r);
+    return rc;
+}
+
+static enum MHD_Result http_handle(void *arg, struct MHD_Connection *c, const char *url,
+                                   const char *method, const char *version, const char *body,
+                                   size_t *size, void **state)
+{
+    static const char *const text = "text/plain; charset=utf-8";
+    struct buf b = {0};
+    unsigned code = MHD_HTTP_OK;
+    const struct http_route *route = NULL;
+    (void) version;
+    (void) body;
+    if (!*state) {  /* the head has come; a body, if there is one, is passed over */
+        *state = arg;
+        return MHD_YES;
+    }
+    if (*size) {
+        *size = 0;
+        return MHD_YES;
+    }
+    for (size_t i = 0; i < sizeof http_routes / sizeof *http_routes; i++)
+        if (str_is(url, http_routes[i].path)) route = &http_routes[i];
+    if (!str_is(method, "GET") && !str_is(method, "HEAD")) code = MHD_HTTP_METHOD_NOT_ALLOWED;
+    else if (!route) code = MHD_HTTP_NOT_FOUND;
+    else route->answer(arg, &b, &code);
+    if (code == MHD_HTTP_METHOD_NOT_ALLOWED) buf_str(&b, "only GET\n");
+    if (code == MHD_HTTP_NOT_FOUND)
+        for (size_t i = 0; i < sizeof http_routes / sizeof *http_routes; i++)
+            buf_fmt(&b, "%s\n", http_routes[i].path);
+    enum MHD_Result rc = http_send(c, code, route ? route->type : text, &b);
+    buf_free(&b);
+    return rc;
+}
+
+/* The socket, by "ADDRESS:PORT". */
+static int http_listen(const char *where, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct addrinfo hint = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+                            .ai_socktype = SOCK_STREAM}, *found = NULL;
+    char *host = arena_str(&a, where), *port = strrchr(host, ':');
+    assert(port);
+    *port++ = '\0';
+    if (*host == '[' && port[-2] == ']') port[-2] = '\0', host++;
+    int rc = getaddrinfo(host, port, &hint, &found), fd = -1, on = 1;
+    if (rc) {
+        fail(e, TW_EJOB, "could not listen on \"%s\": %s", where, gai_strerror(rc));
+        arena_free(&a);
+        return -1;
+    }
+    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) || listen(fd, HTTP_CONNECTIONS)) {
+        fail(e, TW_EOS, "could not listen on \"%s\": %s", where, strerror(errno));
+        if (fd >= 0) close(fd);
+        fd = -1;
+    }
+    freeaddrinfo(found);
+    arena_free(&a);
+    return fd;
+}
+
+static status MUST_CHECK http_run(const struct job *job, const struct stat_page *page,
+                                  struct tw_error *e)
+{
+    struct http h = {.job = job, .page = page, .report = mem_resize(NULL, sizeof *h.report)};
+    int fd = http_listen(job->listen, e);
+    if (fd < 0) return e->code;
+    struct MHD_Daemon *d =
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_THREAD_SAFETY, 0, NULL, NULL, http_handle, &h,
+                         MHD_OPTION_LISTEN_SOCKET, fd,
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned) HTTP_CONNECTIONS,
+                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned) HTTP_TIMEOUT_S, MHD_OPTION_END);
+    if (!d) return fail(e, TW_EOS, "could not start the status endpoint");
+    log_info("status by HTTP on %s", job->listen);
+    while (!stop_flag) {
+        MHD_run_wait(d, HTTP_TURN_MS);
+        if (getppid() == 1 && page->supervisor_pid != 1) break;
+    }
+    MHD_stop_daemon(d);
+    mem_free(h.report);
+    return TW_OK;
+}
+
+/* ==== 33. sup ==============================================================
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
+
+/* Processes beside the tasks: the watcher, and the status endpoint. */
+enum sup_helper { SUP_WATCH, SUP_HTTP, SUP_HELPERS };
 
 struct sup {
     const struct job *job;
@@ -19896,11 +22027,17 @@ struct sup {
         int failed_as;     /* its exit code */
         bool paused;       /* it rests until it is told to go on */
     } child[2];
+    struct {
+        pid_t pid;
+        int crashes;
+        usec start_at_us;
+    } helper[SUP_HELPERS];
+    bool released;         /* the job is no more: the watcher has seen it */
     int64_t shown_rows[2];
     usec shown_us;
 };
 
-enum { SUP_STOP_S = 8, EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
+enum { SUP_STOP_S = 7, SUP_HELPER_STOP_S = 2, EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
        EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_DIFFER = 7, EXIT_INTERNAL = 70 };
 
 static int sup_exit_code(status s)
@@ -20034,8 +22171,9 @@ static _Noreturn void sup_child(struct sup *s, enum tw_direction dir, pid_t pare
     struct task t;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(0);
+    prctl(PR_SET_NAME, dir == TW_FORWARD ? "twsync:forward" : "twsync:reverse");
     log_sink.task = direction_names[dir];
-    task_open(&t, s->job, dir, s->page, s->instance);
+    task_open(&t, s->job, dir, s->page, s->instance, true);
     status st = task_run(&t);
     _exit(sup_exit_code(st));
 }
@@ -20083,13 +22221,86 @@ static void sup_ended(struct sup *s, int dir, int st)
     s->child[dir].start_at_us = os_now() + (usec) wait_ms * 1000;
 }
 
+static _Noreturn void sup_helper(struct sup *s, enum sup_helper which, pid_t parent)
+{
+    struct arena a = {0};
+    struct tw_error e;
+    status st;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(0);
+    prctl(PR_SET_NAME, which == SUP_WATCH ? "twsync:watch" : "twsync:http");
+    error_clear(&e);
+    if (which == SUP_WATCH) {
+        struct watch *w = mem_resize(NULL, sizeof *w);
+        watch_open_job(w, &a, s->job, s->page, s->instance);
+        st = watch_run(w, &e);
+    } else {
+        st = http_run(s->job, s->page, &e);
+    }
+    if (st != TW_OK) log_failure(&e, "");
+    _exit(sup_exit_code(st));
+}
+
+static void sup_start_helper(struct sup *s, enum sup_helper which)
+{
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0) sup_helper(s, which, parent);
+    s->helper[which].pid = pid > 0 ? pid : 0;
+    s->helper[which].start_at_us = pid > 0 ? 0 : os_now() + USEC_SEC;
+}
+
+/* A helper has ended: it starts again, ever later, but for a watcher that has found the job gone. */
+static void sup_helper_ended(struct sup *s, enum sup_helper which, int st)
+{
+    static const char *const names[] = {"watching", "status"};
+    int *crashes = &s->helper[which].crashes;
+    int wait_ms = 100 << (*crashes < 8 ? *crashes : 8);
+    s->helper[which].pid = 0;
+    s->helper[which].start_at_us = os_now() + (usec) wait_ms * 1000;
+    ++*crashes;
+    if (which == SUP_WATCH && WIFEXITED(st) && WEXITSTATUS(st) == EXIT_FAILED) s->released = true;
+    else if (!stop_flag)
+        log_warning("the %s process ended; starting it again in %d ms", names[which], wait_ms);
+}
+
+static void sup_helpers(struct sup *s)
+{
+    for (int i = 0; i < SUP_HELPERS; i++)
+        if (!s->helper[i].pid && os_now() >= s->helper[i].start_at_us &&
+            (i != SUP_HTTP || s->job->listen))
+            sup_start_helper(s, (enum sup_helper) i);
+}
+
 static void sup_reap(struct sup *s)
 {
     int st;
     pid_t pid;
-    while ((pid = waitpid(-1, &st, WNOHANG)) > 0)  /* as PID 1 others' orphans come here too */
+    while ((pid = waitpid(-1, &st, WNOHANG)) > 0) {  /* as PID 1 others' orphans come here too */
         for (int dir = 0; dir < 2; dir++)
             if (s->child[dir].pid == pid) sup_ended(s, dir, st);
+        for (int i = 0; i < SUP_HELPERS; i++)
+            if (s->helper[i].pid == pid) sup_helper_ended(s, (enum sup_helper) i, st);
+    }
+}
+
+/* After the tasks: the watcher leaves the lease to others. */
+static void sup_stop_helpers(struct sup *s)
+{
+    usec deadline = os_now() + SUP_HELPER_STOP_S * USEC_SEC;
+    for (int i = 0; i < SUP_HELPERS; i++)
+        if (s->helper[i].pid) kill(s->helper[i].pid, SIGTERM);
+    while ((s->helper[0].pid || s->helper[1].pid) && os_now() < deadline) {
+        sup_reap(s);
+        os_sleep_ms(20);
+    }
+    for (int i = 0; i < SUP_HELPERS; i++) {
+        if (!s->helper[i].pid) continue;
+        kill(s->helper[i].pid, SIGKILL);
+        waitpid(s->helper[i].pid, NULL, 0);
+        s->helper[i].pid = 0;
+    }
+    for (int i = 0; i < SUP_HELPERS; i++) s->helper[i].start_at_us = 0;
 }
 
 /* Has forward made the way back ready?  If it rests, its checkpoint knows. */
@@ -20104,6 +22315,7 @@ static bool sup_reverse_ready(const struct sup *s)
 /* Reverse starts by itself once forward has made it ready. */
 static void sup_wants(struct sup *s)
 {
+    if (s->page->lease.state == LEASE_STANDBY) return;
     if (s->job->task[TW_REVERSE].enabled && !s->child[TW_REVERSE].paused &&
         !s->child[TW_REVERSE].pid && sup_reverse_ready(s) &&
         !s->child[TW_REVERSE].done && !s->child[TW_REVERSE].start_at_us)
@@ -20114,8 +22326,10 @@ static void sup_wants(struct sup *s)
             sup_start(s, dir);
 }
 
+/* Standing by is work, too. */
 static bool sup_alive(const struct sup *s)
 {
+    if (s->page->lease.state == LEASE_STANDBY) return true;
     for (int dir = 0; dir < 2; dir++)
         if (s->child[dir].pid || s->child[dir].paused ||
             (s->child[dir].start_at_us && !s->child[dir].done))
@@ -20149,6 +22363,19 @@ static void sup_stop_some(struct sup *s, const bool of[2])
 static void sup_stop(struct sup *s)
 {
     sup_stop_some(s, (const bool[2]){true, true});
+}
+
+/* Another twsync has the job: whatever ran here ends, and begins anew when it is ours again. */
+static void sup_stand_by(struct sup *s)
+{
+    if (sup_lives(s, (const bool[2]){true, true})) sup_stop(s);
+    for (int dir = 0; dir < 2; dir++) {
+        s->child[dir].done = false;
+        s->child[dir].crashes = 0;
+        s->child[dir].start_at_us = dir == TW_FORWARD && !s->child[dir].paused ? os_now() : 0;
+        if (!s->child[dir].paused) sup_go(s, dir, TASK_NotStarted);
+    }
+    s->page->task[TW_FORWARD].ready = 0;
 }
 
 /* Tasks rest, or go on: also those that have failed. */
@@ -20248,7 +22475,10 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
         s->page->magic = STAT_MAGIC;
     }
     s->page->supervisor_pid = getpid();
-    s->page->started_us = os_wall();
+    s->page->started_us = s->page->sup_beat_us = os_wall();
+    s->page->lease.state = LEASE_UNKNOWN;
+    s->page->copying.n = s->page->copying.more = 0;
+    for (int i = 0; i < 2; i++) s->page->node[i] = (struct stat_node){0};
     sup_limits(s);
     for (int dir = 0; dir < 2; dir++) {
         struct stat_task *t = &s->page->task[dir];
@@ -20299,6 +22529,10 @@ static void sup_reload(struct sup *s)
         log_error("the job goes on as it was: %s", e.msg);
     } else {
         sup_stop(s);
+        s->page->lease.keep = true;
+        sup_stop_helpers(s);
+        s->page->lease.keep = false;
+        s->page->lease.state = LEASE_UNKNOWN;
         for (int dir = 0; dir < 2; dir++)
             if (!s->child[dir].paused) sup_go(s, dir, TASK_Modifying);
         job_free(s->own);
@@ -20318,21 +22552,29 @@ static void sup_reload(struct sup *s)
 
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
 {
+    bool stood_by = false;
     s->child[TW_FORWARD].start_at_us = os_now();
     sup_pause(s);
     do {
+        bool stands_by = s->page->lease.state == LEASE_STANDBY;
+        s->page->sup_beat_us = os_wall();
+        sup_helpers(s);
+        if (stands_by && !stood_by) sup_stand_by(s);
+        stood_by = stands_by;
         if (s->page->pauses_heard != s->page->pauses) sup_pause(s);
         if (reload_flag) sup_reload(s);
         sup_wants(s);
         sup_reap(s);
         sup_show(s);
         if (!stop_flag) os_sleep_ms(50);
-    } while (!stop_flag && sup_alive(s));
-    if (stop_flag) {
+    } while (!stop_flag && !s->released && sup_alive(s));
+    if (stop_flag || s->released) {
         log_info("stopping");
         sup_stop(s);
-        log_info("stopped; run again to go on from here");
     }
+    sup_stop_helpers(s);
+    if (stop_flag) log_info("stopped; run again to go on from here");
+    if (s->released) return fail(e, TW_EGAP, "job %s was released elsewhere", s->job->name);
     for (int dir = 0; dir < 2; dir++)
         if (s->page->task[dir].state == TASK_Failed)
             return fail(e, s->child[dir].failed_as == EXIT_CONNECT ? TW_ECONN : TW_ESERVER,
@@ -20364,7 +22606,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     return st;
 }
 
-/* ==== 30. release ==========================================================
+/* ==== 34. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
  * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
  * status. */
@@ -20410,6 +22652,9 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%1$s';"
+                            " IF to_regclass('twsync.lease') IS NOT NULL THEN"
+                            " DELETE FROM twsync.heartbeat WHERE split_part(task, '/', 1) ="
+                            " '%1$s'; DELETE FROM twsync.lease WHERE job = '%1$s'; END IF;"
                             " IF to_regclass('twsync.parked') IS NOT NULL THEN"
                             " DELETE FROM twsync.ddl WHERE job = '%1$s';"
                             " DELETE FROM twsync.ddl_done WHERE job = '%1$s';"
@@ -20436,6 +22681,32 @@ static status MUST_CHECK release_one(struct db *d, const char *sql)
         os_sleep_ms(100);
     }
     return s;
+}
+
+/* Does another host work on the job? */
+static status MUST_CHECK release_unused(const struct job *job, const char *ours,
+                                        struct tw_error *e)
+{
+    static const char sql[] =
+        "SELECT host FROM twsync.lease WHERE job = $1 AND instance <> $2 AND renewed_at >"
+        " clock_timestamp() - interval '30 seconds'";
+    struct arena a = {0};
+    const char *values[] = {job->name, ours};
+    struct db d = {.node = &job->node[1], .e = e};
+    const char *there = NULL, *host = NULL;
+    snprintf(d.purpose, sizeof d.purpose, "%s:release", job->name);
+    status s = db_open(&d, false);
+    if (s == TW_OK)
+        s = db_value(&d, &a, "read the lease", "SELECT to_regclass('twsync.lease')", 0, NULL,
+                     &there);
+    if (s == TW_OK && there) s = db_value(&d, &a, "read the lease", sql, 2, values, &host);
+    db_close(&d);
+    error_clear(e);  /* what cannot be asked is told when it cannot be cleaned up */
+    if (host)
+        s = fail(e, TW_EFENCED, "job %s is worked on by host %s, or was seconds ago: stop it there"
+                 " first", job->name, host);
+    arena_free(&a);
+    return host ? e->code : TW_OK;
 }
 
 static void release_node(struct release *r, int node)
@@ -20477,7 +22748,14 @@ static status MUST_CHECK release_run(const struct job *job, FILE *out, int *left
     struct release r = {.job = job, .arena = &a, .out = out};
     int fd = -1;
     struct stat st;
+    char ours[16] = "";
     if (stat(job->state_dir, &st) == 0) TRY(sup_lock(job, false, &fd, e));
+    status s = fd >= 0 ? sup_instance(job, ours, sizeof ours, e) : TW_OK;
+    if (s == TW_OK) s = release_unused(job, ours, e);
+    if (s != TW_OK) {
+        if (fd >= 0) close(fd);
+        return s;
+    }
     for (int node = 0; node < 2; node++) release_node(&r, node);
     if (!r.left) release_state(job);
     if (fd >= 0) close(fd);
@@ -20974,20 +23252,6 @@ static status MUST_CHECK grants_run(const struct job *job, FILE *out, struct tw_
 
 /* ---- resync ---- */
 
-/* Is a supervisor at work, and the page its own?  Its lock tells; a file alone would not after a
- * kill. */
-static bool status_running(const struct job *job)
-{
-    struct arena a = {0};
-    int fd = open(arena_fmt(&a, "%s/lock", job->state_dir), O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    bool running = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
-                   fstat(fd, &st) == 0 && st.st_size > 0;
-    if (fd >= 0) close(fd);
-    arena_free(&a);
-    return running;
-}
-
 /* `twsync resync`: ask the forward task to copy a table again, and wait until it has, if it runs.
  * `twsync skip`: leave it out until then. */
 static status MUST_CHECK resync_wait(struct db *b, struct arena *a, const char *const *values,
@@ -21065,6 +23329,7 @@ static status MUST_CHECK skip_transaction(const struct job *job, enum tw_directi
         " $2::pg_lsn AND phase = 'stream' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE"
         " datname = current_database() AND starts_with(application_name, $3)) RETURNING task";
     struct arena a = {0};
+    char short_name[32];
     const struct node *source = &job->node[dir == TW_FORWARD ? 0 : 1];
     struct db from = {.node = source, .e = e};
     struct db to = {.node = &job->node[dir == TW_FORWARD ? 1 : 0], .e = e};
@@ -21077,8 +23342,9 @@ static status MUST_CHECK skip_transaction(const struct job *job, enum tw_directi
     snprintf(from.purpose, sizeof from.purpose, "%s:skip", job->name);
     snprintf(to.purpose, sizeof to.purpose, "%s:skip", job->name);
     const char *task = task_name(&a, job, dir);
+    db_short_name(short_name, job->name);
     const char *values[] = {task, lsn_text(&a, at + 1),
-                            arena_fmt(&a, "twsync:%s:%s:", job->name, direction_names[dir])};
+                            arena_fmt(&a, "twsync:%s:%s:", short_name, direction_names[dir])};
     status s = db_open(&from, false);
     if (s == TW_OK)
         s = db_value(&from, &a, "read the position", "SELECT pg_current_wal_insert_lsn()", 0, NULL,
@@ -21196,152 +23462,6 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
         fprintf(out, "%d taken up: both sides get %s's row from the running job within seconds; a "
                 "task that stopped at it goes on when the job is run again\n", found,
                 str_is(q->take, "a") ? "A" : "B");
-    return TW_OK;
-}
-
-/* ---- status ---- */
-
-/* A page left by a kill says Running: of a job that does not run only failures are still true. */
-static enum task_state status_state(const struct stat_task *t, bool running)
-{
-    enum task_state s = (enum task_state) t->state;
-    bool stays = s == TASK_Failed || s == TASK_PrecheckFailed || s == TASK_Paused;
-    return running || stays ? s : TASK_NotStarted;
-}
-
-static void status_time(struct buf *b, usec wall_us)
-{
-    struct tm tm;
-    char text[32];
-    time_t at = (time_t) (wall_us / USEC_SEC);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
-    buf_str(b, text);
-}
-
-static void status_task_json(struct buf *b, const struct stat_task *t, int dir, bool running)
-{
-    buf_fmt(b, "{\"task\":\"%s\",\"state\":\"%s\",\"phase\":\"%s\",\"rung\":\"%s\"",
-            direction_names[dir], task_state_name(status_state(t, running)), t->phase, t->rung);
-    buf_fmt(b, ",\"received_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->received_lsn));
-    buf_fmt(b, ",\"applied_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->applied_lsn));
-    buf_fmt(b, ",\"confirmed_lsn\":\"" LSN_FMT "\"", LSN_ARG((lsn_t) t->confirmed_lsn));
-    buf_fmt(b, ",\"caught_up\":%s,\"delay_ms\":%" PRId64, t->caught_up ? "true" : "false",
-            (int64_t) t->delay_us / 1000);
-#define X(n) buf_fmt(b, ",\"" #n "\":%" PRId64, (int64_t) t->n);
-    STAT_COUNTERS(X)
-#undef X
-    if (status_state(t, running) == TASK_Retrying) {
-        buf_fmt(b, ",\"attempt\":%" PRId64 ",\"next_try\":\"", (int64_t) t->attempts);
-        status_time(b, t->next_us);
-        buf_str(b, "\",\"gives_up\":\"");
-        status_time(b, t->until_us);
-        buf_char(b, '"');
-    }
-    buf_str(b, ",\"last_error\":");
-    json_str(b, t->last_error);
-    buf_char(b, '}');
-}
-
-static void status_json(struct buf *b, const struct job *job, const struct stat_page *page,
-                        bool running)
-{
-    const char *sep = "";
-    buf_fmt(b, "{\"job\":\"%s\",\"tag\":\"%s\",\"running\":%s,\"tasks\":[", job->name,
-            tag_names[job->tag], running ? "true" : "false");
-    for (int dir = 0; dir < 2; dir++) {
-        if (!job->task[dir].enabled) continue;
-        buf_str(b, sep);
-        status_task_json(b, &page->task[dir], dir, running);
-        sep = ",";
-    }
-    buf_str(b, "]}\n");
-}
-
-/* What is being done about a failure, or can be. */
-static void status_retry(struct buf *b, const struct job *job, const struct stat_task *t, int dir,
-                         enum task_state state)
-{
-    if (state == TASK_Retrying) {
-        buf_fmt(b, "  retry        attempt %" PRId64 ", the next at ", (int64_t) t->attempts);
-        status_time(b, t->next_us);
-        buf_str(b, ", given up at ");
-        status_time(b, t->until_us);
-        buf_char(b, '\n');
-    }
-    if (state == TASK_Failed)
-        buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if"
-                   " nothing runs)\n", job->path, direction_names[dir]);
-    if (state == TASK_Paused)
-        buf_fmt(b, "  to go on     twsync resume %s --task %s\n", job->path, direction_names[dir]);
-}
-
-static void status_task_text(struct buf *b, const struct job *job, const struct stat_task *t,
-                             int dir, bool running)
-{
-    enum task_state state = status_state(t, running);
-    buf_fmt(b, "%-8s %s", direction_names[dir], task_state_name(state));
-    if (state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
-    buf_fmt(b, "\n  phase        %s\n", t->phase);
-    if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);
-    if (t->copy_tables)
-        buf_fmt(b, "  copy         %" PRId64 " of %" PRId64 " tables, %" PRId64 " rows\n",
-                (int64_t) t->copy_tables_done, (int64_t) t->copy_tables, (int64_t) t->copy_rows);
-    buf_fmt(b, "  delay        %" PRId64 " ms\n", (int64_t) t->delay_us / 1000);
-    buf_fmt(b, "  applied      " LSN_FMT "  confirmed " LSN_FMT "\n",
-            LSN_ARG((lsn_t) t->applied_lsn), LSN_ARG((lsn_t) t->confirmed_lsn));
-    buf_fmt(b, "  changes      %" PRId64 " in %" PRId64 " transactions (%" PRId64 " inserts, %"
-               PRId64 " updates, %" PRId64 " deletes, %" PRId64 " truncates)\n",
-            (int64_t) t->rows, (int64_t) t->transactions, (int64_t) t->inserts,
-            (int64_t) t->updates, (int64_t) t->deletes, (int64_t) t->truncates);
-    buf_fmt(b, "  conflicts    %" PRId64 "\n", (int64_t) t->conflicts);
-    buf_fmt(b, "  not echoed   %" PRId64 " transactions of the other direction\n",
-            (int64_t) t->skipped_transactions);
-    if (t->ddl_by[0])
-        buf_fmt(b, "  DDL          %s: %" PRId64 " carried, %" PRId64 " skipped, %" PRId64
-                   " refused\n",
-                str_is(t->ddl_by, "trigger") ? "by event triggers"
-                : str_is(t->ddl_by, "relation") ? "added columns only" : "not carried",
-                (int64_t) t->ddl, (int64_t) t->ddl_skipped, (int64_t) t->ddl_failed);
-    if (t->parked)
-        buf_fmt(b, "  parked       %" PRId64 " tables (twsync.parked on the target says why; "
-                   "`twsync resync` copies one again)\n", (int64_t) t->parked);
-    if (t->restarts) buf_fmt(b, "  restarts     %" PRId64 "\n", (int64_t) t->restarts);
-    if (t->last_error[0]) buf_fmt(b, "  last error   %s\n", t->last_error);
-    status_retry(b, job, t, dir, state);
-}
-
-/* A copy that stays what it is: in the page texts may change between two looks. */
-static void status_copy(struct stat_page *to, const struct stat_page *from)
-{
-    memcpy(to, from, sizeof *to);
-    for (int dir = 0; dir < 2; dir++) {
-        struct stat_task *t = &to->task[dir];
-        t->phase[sizeof t->phase - 1] = t->rung[sizeof t->rung - 1] = '\0';
-        t->last_error[sizeof t->last_error - 1] = '\0';
-    }
-}
-
-static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out, struct tw_error *e)
-{
-    struct stat_page now = {.task = {{.phase = "none"}, {.phase = "none"}}};
-    struct buf b = {0};
-    struct tw_error missing;
-    (void) e;
-    error_clear(&missing);
-    const struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
-    bool running = page && status_running(job);
-    if (page) status_copy(&now, page);
-    page = &now;
-    if (json) {
-        status_json(&b, job, page, running);
-    } else {
-        buf_fmt(&b, "job %s (%s): %s\n", job->name, tag_names[job->tag],
-                running ? "running" : "not running; what follows is its last word");
-        for (int dir = 0; dir < 2; dir++)
-            if (job->task[dir].enabled) status_task_text(&b, job, &page->task[dir], dir, running);
-    }
-    fputs(b.data, out);
-    buf_free(&b);
     return TW_OK;
 }
 
@@ -21504,7 +23624,7 @@ static status MUST_CHECK pause_run(const struct job *job, const char *task, bool
     return TW_OK;
 }
 
-/* ==== 31. tw_ ==============================================================
+/* ==== 35. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -21571,7 +23691,7 @@ tw_status tw_task_run(const tw_job *job, enum tw_direction dir, struct tw_error 
     status st = sup_instance(job, s.instance, sizeof s.instance, e);
     if (st == TW_OK) st = sup_page(&s, e);
     if (st == TW_OK) {
-        task_open(&t, job, dir, s.page, s.instance);
+        task_open(&t, job, dir, s.page, s.instance, false);
         st = task_run(&t);
         *e = t.e;
     }
@@ -21584,7 +23704,7 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 32. cli ==============================================================
+/* ==== 36. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 

@@ -138,6 +138,16 @@ class Job:
                     found.append(int(entry))
         return found
 
+    def processes(self):
+        """The pids of the run's children by what they do: forward, reverse, watch, http."""
+        found = {}
+        for pid in self.children():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as f:
+                name = f.read().strip()
+                if name.startswith("twsync:"):
+                    found[name[7:]] = pid
+        return found
+
     def kill_child(self, rng):
         """kill -9 of one task process; the run goes on."""
         children = self.children()
