@@ -886,7 +886,7 @@ struct stat_look {
     _Atomic int64_t slot_exists, slot_active;
     _Atomic int64_t held_bytes;    /* WAL that the slot keeps on the source */
     _Atomic int64_t safe_bytes;    /* how much more until the slot is lost; -1: no limit */
-    _Atomic int64_t spill_bytes;   /* of decoding, on the source's disk, since its statistics began */
+    _Atomic int64_t spill_bytes;   /* of decoding, on the source's disk, so far */
     _Atomic int64_t newest_conflict;  /* its id; of what `conflicts` shows */
     char wal_status[16], invalid[48];
     char waits[512];               /* what the session on the target waits for, and for whom */
@@ -2387,7 +2387,7 @@ static const struct job_key job_own_keys[] = {
     {"endpoint", "listen", &job_listen, AT(listen), NULL, NULL, 0, 0,
      "PORT, of this host only, or ADDRESS:PORT; nothing is asked of those who look", false},
     {"alerts", "state", &job_bool, AT(alerts.state), "yes", NULL, 0, 0,
-     "a task fails, retries or stands still, a slot is near its end, a node does not answer", false},
+     "a task fails, retries or stands still, a slot is near its end, a node is not there", false},
     {"alerts", "delay", &job_time, AT(alerts.delay_us), "0", NULL, 0, 30 * JOB_DAY,
      "a task is behind by more than this; 0: not told", false},
     {"alerts", "wal_held", &job_size, AT(alerts.wal_bytes), "0", NULL, 0, 64 * 1024 * JOB_GB,
@@ -20136,6 +20136,10 @@ static status MUST_CHECK task_run(struct task *t)
             return TW_ESTOP;
         }
         if (t->was_running && os_now() - started > 60 * USEC_SEC) t->failing_since_us = 0;
+        if (s == TW_EFENCED && t->owner.lease) {  /* the watcher finds out what comes next */
+            task_go(t, TASK_NotStarted);
+            return s;
+        }
         enum reaction r = status_reaction(s);
         if (r == REACT_STOP || !task_may_retry(t, r)) {
             task_go(t, TASK_Failed);
@@ -20463,7 +20467,7 @@ enum { LEASE_RENEW_S = 2, LEASE_EXPIRES_S = 7, WATCH_BEATS = 256, WATCH_SAMPLES 
 /* Of one task. */
 struct watch_task {
     const char *name, *slot;
-    struct { int64_t beat; usec us; } beats[WATCH_BEATS];  /* written, and not applied; oldest first */
+    struct { int64_t beat; usec us; } beats[WATCH_BEATS];  /* written and not applied, oldest first */
     int nbeats;
     int64_t last_beat;
     struct { lsn_t lsn; usec us; } samples[WATCH_SAMPLES];  /* where the source was when */
@@ -20488,6 +20492,7 @@ struct watch {
     int failures[2];
     /* The lease. */
     bool taken, told[2];   /* the row on B is ours; the node knows, and serves nobody else */
+    bool released;         /* the job is no more */
     bool lost;             /* it was ours once, in this process: what lasts is somebody else's */
     int64_t term, seen_term, seen_beat;
     usec seen_us, renew_due_us;
@@ -20542,6 +20547,13 @@ static status MUST_CHECK watch_take(struct watch *w, struct arena *a)
     return TW_OK;
 }
 
+/* It was there, when we stood by. */
+static status watch_released(struct watch *w)
+{
+    w->released = true;
+    return fail(&w->e, TW_EGAP, "job %s was released elsewhere", w->job->name);
+}
+
 /* Somebody else's, ours, nobody's? */
 static status MUST_CHECK watch_read_lease(struct watch *w)
 {
@@ -20557,8 +20569,7 @@ static status MUST_CHECK watch_read_lease(struct watch *w)
         w->seen_term = term;
         w->seen_beat = beat;
     }
-    if (s == TW_OK && !there && w->page->lease.state == LEASE_STANDBY)
-        s = fail(&w->e, TW_EGAP, "job %s was released elsewhere", w->job->name);
+    if (s == TW_OK && !there && w->page->lease.state == LEASE_STANDBY) s = watch_released(w);
     bool may = !instance || (str_is(instance, w->owner.instance) && !w->lost) ||
                os_now() - w->seen_us > LEASE_EXPIRES_S * USEC_SEC;
     if (s == TW_OK && !may) {
@@ -20732,9 +20743,9 @@ static void watch_delay(struct watch *w, int dir)
     bool stalled = x->nbeats && still > patience && now - x->beats[0].us > patience;
     t->look.stalled_us = stalled ? still : 0;
     if (stalled && !x->told_stalled)
-        log_warning("%s task has applied nothing for %d s, although there is something to apply%s%s",
-                    direction_names[dir], (int) (still / USEC_SEC), t->look.waits[0] ? ": " : "",
-                    t->look.waits);
+        log_warning("%s task has applied nothing for %d s, although there is something to apply"
+                    "%s%s", direction_names[dir], (int) (still / USEC_SEC),
+                    t->look.waits[0] ? ": " : "", t->look.waits);
     x->told_stalled = stalled;
 }
 
@@ -20920,8 +20931,8 @@ static status MUST_CHECK watch_others(struct watch *w, int node)
 static status MUST_CHECK watch_parked(struct watch *w, int dir)
 {
     static const char sql[] =
-        "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('%I.%I: %s', schema_name, table_name,"
-        " left(regexp_replace(reason, '\\s+', ' ', 'g'), 200)) AS line FROM twsync.parked WHERE"
+        "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('%I.%I: %s', schema_name,"
+        " table_name, left(regexp_replace(reason, '\\s+', ' ', 'g'), 200)) AS line FROM twsync.parked WHERE"
         " task = $1 ORDER BY 1 LIMIT 5) x";
     struct watch_task *x = &w->task[dir];
     struct stat_look *l = &w->page->task[dir].look;
@@ -21013,6 +21024,7 @@ static status MUST_CHECK watch_open(struct watch *w, int node)
     }
     if (w->set_up[node]) return TW_OK;
     TRY(slot_has_node(d, &has));
+    if (!has && w->page->lease.state == LEASE_STANDBY) return watch_released(w);
     if (!has) TRY(slot_setup_node(d));
     w->set_up[node] = true;
     return TW_OK;
@@ -21073,7 +21085,7 @@ static void watch_round(struct watch *w)
     bool beat = watch_due(&w->beat_due_us, w->job->heartbeat_us);
     bool look = watch_due(&w->look_due_us, USEC_SEC);
     bool slow = watch_due(&w->slow_due_us, WATCH_SLOW_S * USEC_SEC);
-    for (int node = 1; node >= 0; node--) watch_visit(w, node, beat, look, slow);
+    for (int node = 1; node >= 0 && !w->released; node--) watch_visit(w, node, beat, look, slow);
     for (int dir = 0; dir < 2; dir++) watch_delay(w, dir);
     if (watch_due(&w->history_due_us, HISTORY_STEP_S * USEC_SEC)) watch_history(w);
     if (w->page->lease.state == LEASE_HELD) alert_round(&w->alert);
@@ -21100,10 +21112,8 @@ static status MUST_CHECK watch_run(struct watch *w, struct tw_error *e)
     w->page->lease.state = LEASE_UNKNOWN;
     while (!stop_flag) {
         watch_round(w);
-        if (w->e.code == TW_EGAP) {
-            *e = w->e;
-            return e->code;
-        }
+        if (w->released)
+            return fail(e, TW_EGAP, "job %s was released elsewhere", w->job->name);
         if (!stop_flag) os_sleep_ms(WATCH_TURN_MS);
     }
     if (w->page->lease.state == LEASE_HELD) alert_round(&w->alert);
@@ -21820,8 +21830,369 @@ struct http {
     struct report *report;
 };
 
+/* The page at /: it asks for status.json and history.json, and is all there is of it. */
 static const char http_page[] =
-    "<!doctype html><title>twsync</title>\n";
+    "<!DOCTYPE html>\n"
+    "<html lang=en>\n"
+    "<meta charset=utf-8>\n"
+    "<meta name=viewport content='width=device-width'>\n"
+    "<link rel=icon href='data:,'>\n"
+    "<title>twsync</title>\n"
+    "<style>\n"
+    ":root { color-scheme: light dark; --forward: #0b5cb8; --reverse: #a34700;\n"
+    "  --bad: #b3261e; --warn: #7a5200; --good: #1a6b32 }\n"
+    "@media (prefers-color-scheme: dark) { :root { --forward: #6cb2ff; --reverse: #ffb066;\n"
+    "  --bad: #ff8f87; --warn: #f0c35a; --good: #7bd88f } }\n"
+    "* { box-sizing: border-box; overflow-wrap: anywhere }\n"
+    "body { margin: auto; padding: .8rem; max-width: 76rem;\n"
+    "  font: 15px/1.45 system-ui, sans-serif }\n"
+    "h1, h2, h3, p, dl, dd, ul, figure { margin: 0 }\n"
+    "h2 { font-size: 1.1rem; margin: 1.3rem 0 .4rem }\n"
+    "dt, th, text, #about { opacity: .72; font-weight: normal; text-align: left }\n"
+    ".badge { border: 1px solid; border-radius: 1em; font-size: .85rem; padding: 0 .6em;\n"
+    "  margin-left: .5em; vertical-align: middle; display: inline-block }\n"
+    ".bad { color: var(--bad) }\n"
+    ".warn { color: var(--warn) }\n"
+    ".good { color: var(--good) }\n"
+    "#gone { position: sticky; top: 0; padding: .5rem; border: 2px solid; background: Canvas;\n"
+    "  z-index: 1 }\n"
+    ".stale { filter: grayscale(1) opacity(.6) }\n"
+    ".stale .stale { filter: none }\n"
+    "ul { padding-left: 1.1rem }\n"
+    ".card { background: #8881; border: 1px solid #8886; padding: .6rem .8rem }\n"
+    "#warnings { padding: 0; list-style: none }\n"
+    "#warnings li { border: 0; border-left: .35rem solid; margin-top: .4rem }\n"
+    "#warnings p { color: CanvasText }\n"
+    ".cards { display: grid; gap: .8rem; align-items: start;\n"
+    "  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }\n"
+    ".forward { --own: var(--forward) }\n"
+    ".reverse { --own: var(--reverse) }\n"
+    ".task { border-top: .25rem solid var(--own) }\n"
+    ".delay b { font-size: 1.6rem }\n"
+    "dl { display: grid; grid-template-columns: 6rem 1fr; gap: .1rem .7rem;\n"
+    "  margin-top: .3rem }\n"
+    "dd, #warnings p { white-space: pre-line; max-height: 14rem; overflow: auto }\n"
+    "table { width: 100%; border-collapse: collapse }\n"
+    "td, th { padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: normal }\n"
+    "td.long { overflow-wrap: anywhere }\n"
+    "tr { border-bottom: 1px solid #8886 }\n"
+    "progress { width: 100%; accent-color: var(--forward) }\n"
+    "td progress { width: 6rem }\n"
+    "td:has(progress) { white-space: nowrap }\n"
+    "svg { display: block }\n"
+    "text { fill: CanvasText; font-size: 12px }\n"
+    ".grid { stroke: #8886 }\n"
+    ".curve { fill: none; stroke: var(--own); stroke-width: 1.8 }\n"
+    ".curve.reverse { stroke-dasharray: 5 3 }\n"
+    "figcaption span { display: inline-block; margin: 0 0 .5rem 1rem;\n"
+    "  border-bottom: 3px solid var(--own) }\n"
+    "figcaption .reverse { border-bottom-style: dashed }\n"
+    "@media (max-width: 700px) {\n"
+    "  thead { position: absolute; clip-path: inset(50%) }\n"
+    "  tr { display: flex; flex-wrap: wrap; gap: 0 .9rem; padding: .3rem 0 }\n"
+    "  td { padding: 0 }\n"
+    "  td::before { content: attr(data-head) ' '; opacity: .72 }\n"
+    "  .long { flex-basis: 100% } }\n"
+    "</style>\n"
+    "<h1><span id=job>twsync</span><span id=state class=badge></span></h1>\n"
+    "<p id=about>waiting for the first answer</p>\n"
+    "<p id=gone class=bad role=alert hidden></p>\n"
+    "<main id=main>\n"
+    "<section><h2 id=verdict role=status></h2><ul id=warnings></ul></section>\n"
+    "<section hidden><h2>Tasks</h2><div id=tasks class=cards></div></section>\n"
+    "<section><h2>The last hour</h2><p id=silent class=bad role=status></p>\n"
+    "<div id=charts><div id=delays></div><div id=rates></div></div></section>\n"
+    "<section hidden><h2>Copy</h2><div id=copy></div></section>\n"
+    "<section hidden><h2>Latest conflicts</h2><div id=conflicts></div></section>\n"
+    "<section hidden><h2>Nodes</h2><div id=nodes class=cards></div></section>\n"
+    "<section hidden><h2>Alerts on now</h2><ul id=alerts></ul></section>\n"
+    "</main>\n"
+    "<script>\n"
+    "'use strict';\n"
+    "const SVG = ['svg', 'title', 'desc', 'path', 'text'];\n"
+    "const TOP = 12;  // of a chart's inside\n"
+    "let past = {};  // the last history.json\n"
+    "\n"
+    "const $ = id => document.getElementById(id);\n"
+    "const list = x => x || [];\n"
+    "const has = n => typeof n === 'number' && n >= 0;\n"
+    "const last = a => a[a.length - 1];\n"
+    "const join = texts => texts.filter(x => x).join(', ');\n"
+    "\n"
+    "// attrs: or a class.  What databases say becomes text and attributes, never markup.\n"
+    "function el(tag, attrs, ...children) {\n"
+    "  const ns = SVG.includes(tag) ? '2000/svg' : '1999/xhtml';\n"
+    "  const e = document.createElementNS('http://www.w3.org/' + ns, tag);\n"
+    "  if (typeof attrs === 'string') attrs = { class: attrs };\n"
+    "  for (const k in attrs) e.setAttribute(k, attrs[k]);\n"
+    "  e.append(...children.flat(2).filter(c => c));\n"
+    "  return e;\n"
+    "}\n"
+    "\n"
+    "// Only what differs is changed: selections and screen readers stay undisturbed.\n"
+    "function morph(old, now) {\n"
+    "  if (old.isEqualNode(now)) return;\n"
+    "  if (old.nodeName !== now.nodeName || !old.attributes) return old.replaceWith(now);\n"
+    "  for (const a of now.attributes) old.setAttribute(a.name, a.value);\n"
+    "  fill(old, [...now.childNodes]);\n"
+    "}\n"
+    "\n"
+    "function fill(parent, now) {\n"
+    "  const was = [...parent.childNodes];\n"
+    "  now.forEach((n, i) => was[i] ? morph(was[i], n) : parent.append(n));\n"
+    "  was.slice(now.length).forEach(n => n.remove());\n"
+    "}\n"
+    "\n"
+    "// A section with nothing in it is not shown.\n"
+    "function show(id, nodes) {\n"
+    "  fill($(id), nodes.filter(n => n));\n"
+    "  $(id).closest('section').hidden = !nodes.length;\n"
+    "}\n"
+    "\n"
+    "function say(id, text, mood) {\n"
+    "  if ($(id).textContent !== text) $(id).textContent = text;\n"
+    "  if (mood) $(id).className = mood;\n"
+    "}\n"
+    "\n"
+    "// Rows of name, value, mood; those without a value are left out.\n"
+    "const facts = rows => el('dl', '', rows.filter(r => r[1]).map(r =>\n"
+    "  [el('dt', '', r[0]), el('dd', { 'data-fact': r[0], class: r[2] || '' }, r[1])]));\n"
+    "\n"
+    "// Columns of head, cell of x, class.  On a phone each cell says its head.\n"
+    "const table = (columns, rows) => el('table', '',\n"
+    "  el('thead', '', el('tr', '', columns.map(c => el('th', { scope: 'col' }, c[0])))),\n"
+    "  el('tbody', '', rows.map(x => el('tr', '', columns.map(c =>\n"
+    "    el('td', { 'data-head': c[0], class: c[2] || '' }, c[1](x)))))));\n"
+    "\n"
+    "const card = (name, title, mood, badge, ...rest) => el('article', `card ${name}`,\n"
+    "  el('h3', '', title, el('span', `badge ${mood}`, badge)), ...rest);\n"
+    "\n"
+    "const count = (n, how) => has(n) ? n.toLocaleString('en-US', how) : '-';\n"
+    "const short = n => count(n, { notation: 'compact' });\n"
+    "\n"
+    "function bytes(n) {\n"
+    "  let u = 0;\n"
+    "  for (; n >= 1000; u++) n /= 1000;\n"
+    "  return has(n) ? `${+n.toFixed(1)} ${'B kB MB GB TB PB EB'.split(' ')[u]}` : '-';\n"
+    "}\n"
+    "\n"
+    "function ms(n) {\n"
+    "  const [size, unit] = n < 1e3 ? [1, 'ms'] : n < 6e4 ? [1e3, 's']\n"
+    "    : n < 36e5 ? [6e4, 'min'] : [36e5, 'h'];\n"
+    "  return has(n) ? `${count(+(n / size).toFixed(1))} ${unit}` : '-';\n"
+    "}\n"
+    "\n"
+    "// As Swedes write it, which is ISO.\n"
+    "function clock(at) {\n"
+    "  const t = new Date(at);\n"
+    "  return !at || isNaN(t) ? at || '-' : t.toLocaleString('sv');\n"
+    "}\n"
+    "\n"
+    "const arrow = String.fromCharCode(8594);\n"
+    "const way = task => task === 'forward' ? `A ${arrow} B` : `B ${arrow} A`;\n"
+    "const series = (task, key) => list(past.tasks?.[task]?.[key]);\n"
+    "\n"
+    "function showHead(s) {\n"
+    "  const [state, mood] = !s.running ? ['not running', 'bad']\n"
+    "    : s.lease !== 'standby' ? ['running', 'good']\n"
+    "    : [`standing by: ${s.holder || 'another host'} works`, 'warn'];\n"
+    "  say('job', s.job || 'twsync');\n"
+    "  say('state', state, `badge ${mood}`);\n"
+    "  say('about', join([`twsync ${s.version}`, s.host && `on ${s.host}`,\n"
+    "    s.running ? `since ${clock(s.started)}` : 'what follows is its last word',\n"
+    "    s.lease === 'unknown' && 'not known yet which host works']));\n"
+    "}\n"
+    "\n"
+    "// Only the summary is read out: numbers in the texts change all the time.\n"
+    "function showWarnings(s) {\n"
+    "  const errors = list(s.warnings).filter(w => w.level === 'error');\n"
+    "  const others = list(s.warnings).filter(w => w.level !== 'error');\n"
+    "  const many = (n, what) => n && `${n} ${what}${n > 1 ? 's' : ''}`;\n"
+    "  const verdict = join([many(errors.length, 'error'), many(others.length, 'warning')]);\n"
+    "  const calm = s.running ? 'Nothing is wrong' : 'It does not run';\n"
+    "  say('verdict', verdict || calm, errors[0] ? 'bad' : others[0] ? 'warn' : 'good');\n"
+    "  document.title = `${s.job || 'twsync'}: ${verdict || calm}`;\n"
+    "  fill($('warnings'), [...errors, ...others].map(w =>\n"
+    "    el('li', w.level === 'error' ? 'card bad' : 'card warn',\n"
+    "      el('p', '', el('b', '', w.level, ': '), w.text),\n"
+    "      w.what_to_do && el('p', '', el('b', '', 'what to do: '), w.what_to_do))));\n"
+    "}\n"
+    "\n"
+    "function taskFacts(t, s) {\n"
+    "  const n = key => count(t[key]), lag = t.lag || {};\n"
+    "  const part = x => `${bytes(x?.bytes)}, ${ms(x?.ms)}`;\n"
+    "  // By the server's clock: this machine's may be wrong.\n"
+    "  const soon = at => ms(Math.max(0, new Date(at) - new Date(s.at)));\n"
+    "  return [['last error', t.last_error, 'bad'],\n"
+    "    ['retry', t.next_try && `attempt ${n('attempt')}, ` +\n"
+    "      `next in ${soon(t.next_try)}, gives up in ${soon(t.gives_up)}`, 'warn'],\n"
+    "    ['waits', t.waits, 'warn'],\n"
+    "    ['phase', t.phase],\n"
+    "    ['now', `${count(last(series(t.task, 'rows')))} rows/s`],\n"
+    "    ['rows', `${n('rows')}: ${n('inserts')} inserts, ${n('updates')} updates, ` +\n"
+    "      `${n('deletes')} deletes`],\n"
+    "    ['transactions', `${n('transactions')}, ${bytes(t.bytes)}`],\n"
+    "    ['conflicts', `${n('conflicts')}, ${n('settled')} settled`],\n"
+    "    ['parked', `${n('parked')} tables`, t.parked && 'warn'],\n"
+    "    ['not decoded', part(lag.undecoded)],\n"
+    "    ['not received', part(lag.unreceived)],\n"
+    "    ['not applied', part(lag.unapplied)]];\n"
+    "}\n"
+    "\n"
+    "function slotFacts(slot) {\n"
+    "  if (!slot?.exists) return [['slot', 'does not exist', 'warn']];\n"
+    "  const safe = slot.safe_bytes;\n"
+    "  const [use, mood] = slot.active ? ['in use'] : ['not in use', 'warn'];\n"
+    "  return [['slot', join([slot.wal_status, slot.invalid, use]), mood],\n"
+    "    ['WAL held', bytes(slot.held_bytes)],\n"
+    "    ['lost after', has(safe) ? `${bytes(safe)} more` : 'no limit'],\n"
+    "    ['spilled', bytes(slot.spill_bytes)]];\n"
+    "}\n"
+    "\n"
+    "function taskCard(t, s) {\n"
+    "  const delay = Math.max(t.heartbeat_delay_ms || 0, t.caught_up ? 0 : t.delay_ms || 0);\n"
+    "  const mood = /Failed/.test(t.state) ? 'bad' : t.state === 'Running' ? 'good' : '';\n"
+    "  return card(`task ${t.task}`, `${way(t.task)} (${t.task})`, mood, t.state,\n"
+    "    el('p', 'delay', el('b', '', ms(delay)), ' delay, ',\n"
+    "      t.caught_up ? '' : 'not ', 'caught up'),\n"
+    "    facts([...taskFacts(t, s), ...slotFacts(t.slot)]));\n"
+    "}\n"
+    "\n"
+    "const percent = x => x.chunks ? Math.floor(100 * x.chunks_done / x.chunks) : 0;\n"
+    "const bar = (x, name) => [`${percent(x)} % `,\n"
+    "  el('progress', { max: 100, value: percent(x), 'aria-label': name })];\n"
+    "\n"
+    "function showCopy(s) {\n"
+    "  const tables = list(s.copy?.tables), more = s.copy?.more;\n"
+    "  // The tasks know of all tables, the list may be cut.\n"
+    "  const sum = key => list(s.tasks).reduce((n, t) => n + (t[`copy_${key}`] || 0), 0);\n"
+    "  const all = { chunks: sum('chunks'), chunks_done: sum('chunks_done') };\n"
+    "  show('copy', !tables.length ? [] : [el('p', 'copied', bar(all, 'all tables'),\n"
+    "    `${count(sum('tables_done'))} of ${count(sum('tables'))} tables, ` +\n"
+    "    `${count(sum('rows'))} rows, ${bytes(sum('bytes'))}`),\n"
+    "  table([['table', x => x.table, 'long'], ['copied', x => bar(x, x.table)],\n"
+    "    ['rows', x => count(x.rows)], ['bytes', x => bytes(x.bytes)]], tables),\n"
+    "  more && el('p', '', `and ${count(more)} more tables`)]);\n"
+    "}\n"
+    "\n"
+    "function showConflicts(s) {\n"
+    "  const all = list(s.tasks).flatMap(t => list(t.recent_conflicts)\n"
+    "    .map(c => ({ ...c, task: way(t.task), time: clock(c.at) })));\n"
+    "  all.sort((a, b) => new Date(b.at) - new Date(a.at));\n"
+    "  const columns = 'time task kind policy outcome table key settled'.split(' ')\n"
+    "    .map(h => [h, c => c[h] || '-', /table|key/.test(h) ? 'long' : '']);\n"
+    "  show('conflicts', all.length ? [table(columns, all)] : []);\n"
+    "}\n"
+    "\n"
+    "function nodeCard(n) {\n"
+    "  const lines = of => of?.[0] ? el('ul', '', of.map(x => el('li', '', x))) : 'nothing';\n"
+    "  return card('node', `${n.node}`.toUpperCase(), n.answers ? 'good' : 'bad',\n"
+    "    n.answers ? 'answers' : 'does not answer',\n"
+    "    facts([['error', n.error, 'bad'], ['PostgreSQL', n.version],\n"
+    "      ['held up by', lines(n.holders)], ['left behind', lines(n.orphans)]]));\n"
+    "}\n"
+    "\n"
+    "function showStatus(s) {\n"
+    "  showHead(s);\n"
+    "  showWarnings(s);\n"
+    "  show('tasks', list(s.tasks).map(t => taskCard(t, s)));\n"
+    "  showCopy(s);\n"
+    "  showConflicts(s);\n"
+    "  show('nodes', list(s.nodes).map(nodeCard));\n"
+    "  show('alerts', list(s.alerts).map(a => el('li', '', el('b', '', a.alert),\n"
+    "    `: ${a.text}, since ${clock(a.since)}`, !a.told && ', not told yet')));\n"
+    "}\n"
+    "\n"
+    "// The next number that is round and has a round half.\n"
+    "function round(n) {\n"
+    "  const p = 10 ** Math.floor(Math.log10(n));\n"
+    "  return [1, 2, 4, 10].find(m => m * p >= n) * p;\n"
+    "}\n"
+    "\n"
+    "function roundTime(n) {\n"
+    "  const unit = n <= 4e4 ? 1 : n <= 24e5 ? 6e4 : 36e5;\n"
+    "  return round(n / unit) * unit;\n"
+    "}\n"
+    "\n"
+    "// The end of the y axis: a few spikes do not rule it, they are cut off.\n"
+    "function axisEnd(values) {\n"
+    "  const v = values.filter(x => x > 0).sort((a, b) => a - b);\n"
+    "  const most = v[Math.floor(v.length * .98)];\n"
+    "  return Math.max(10, last(v) > 4 * most ? 2 * most : last(v) || 0);\n"
+    "}\n"
+    "\n"
+    "// A point for every two pixels, the highest there; gaps where nothing is known.\n"
+    "function curve(v, x, y) {\n"
+    "  const per = Math.ceil(2 / (x(1) - x(0)));\n"
+    "  let d = '', pen = 'M';\n"
+    "  for (let i = 0; i < v.length; i += per) {\n"
+    "    const high = Math.max(...v.slice(i, i + per).map(n => has(n) ? n : -1));\n"
+    "    if (high >= 0) d += `${pen}${x(i).toFixed(1)} ${Math.max(TOP, y(high)).toFixed(1)}`;\n"
+    "    pen = high < 0 ? 'M' : 'L';\n"
+    "  }\n"
+    "  return d;\n"
+    "}\n"
+    "\n"
+    "function chart(id, name, key, low, unit, nice) {\n"
+    "  const left = 76, right = Math.max(200, $(id).clientWidth) - 16, says = [], drawn = [];\n"
+    "  const tasks = Object.keys(past.tasks || {});\n"
+    "  const end = nice(axisEnd(tasks.flatMap(t => series(t, key))));\n"
+    "  const x = min => right - (right - left) * min / 60;\n"
+    "  const y = n => low - (low - TOP) * n / end;\n"
+    "  for (const t of tasks) {\n"
+    "    const v = series(t, key), high = Math.max(0, ...v.filter(has));\n"
+    "    const at = i => x((v.length - 1 - i) * past.step_s / 60);\n"
+    "    drawn.push(el('path', { class: `curve ${t}`, d: curve(v, at, y) }));\n"
+    "    says.push(el('span', t, `${way(t)}: now ${unit(last(v))}, at most ${unit(high)}`,\n"
+    "      high > end && ' (cut off)'));\n"
+    "  }\n"
+    "  const label = (x, y, to, text) => el('text', { x, y, 'text-anchor': to }, text);\n"
+    "  fill($(id), [el('figure', '', el('figcaption', '', el('b', '', name), says),\n"
+    "    el('svg', { width: right + 16, height: low + 20, role: 'img' },\n"
+    "      el('title', '', `${name}, the last hour`),\n"
+    "      el('desc', '', says.map(e => e.textContent).join('; ')),\n"
+    "      [0, end / 2, end].map(n => [label(left - 6, y(n) + 4, 'end', unit(n)),\n"
+    "        el('path', { class: 'grid', d: `M${left} ${y(n)}H${right}` })]),\n"
+    "      [60, 30, 0].map(m => label(x(m), low + 16, 'middle', m ? `-${m} min` : 'now')),\n"
+    "      drawn))]);\n"
+    "}\n"
+    "\n"
+    "function showHistory() {\n"
+    "  chart('delays', 'Delay', 'delay_ms', 170, ms, roundTime);\n"
+    "  chart('rates', 'Rows/s', 'rows', 90, short, round);\n"
+    "}\n"
+    "\n"
+    "// The last answer stays on the page, greyed, with the time when it was the truth.\n"
+    "function ask(url, every, take, area, note) {\n"
+    "  let heard = new Date();\n"
+    "  const tell = text => {\n"
+    "    say(note, text);\n"
+    "    $(note).hidden = !text;\n"
+    "    $(area).classList.toggle('stale', text !== '');\n"
+    "  };\n"
+    "  const turn = async () => {\n"
+    "    let what = '';\n"
+    "    try {\n"
+    "      const r = await fetch(url,\n"
+    "        { cache: 'no-store', signal: AbortSignal.timeout(8000) });\n"
+    "      if (!r.ok) throw new Error(`HTTP ${r.status}`);\n"
+    "      const answer = await r.json();\n"
+    "      heard = new Date();\n"
+    "      what = 'This page cannot show the answer';\n"
+    "      take(answer);\n"
+    "      tell('');\n"
+    "    } catch (e) {\n"
+    "      tell(`${what || `No answer since ${clock(heard)}`} (${e.message})`);\n"
+    "    }\n"
+    "    setTimeout(turn, every);\n"
+    "  };\n"
+    "  turn();\n"
+    "}\n"
+    "\n"
+    "ask('history.json', 5000, h => { past = h; showHistory(); }, 'charts', 'silent');\n"
+    "ask('status.json', 2000, showStatus, 'main', 'gone');\n"
+    "addEventListener('resize', showHistory);\n"
+    "</script>\n";
 
 /* Does the supervisor live?  It says so every turn of its loop. */
 static bool http_healthy(const struct http *h)
@@ -22032,12 +22403,15 @@ struct sup {
         int crashes;
         usec start_at_us;
     } helper[SUP_HELPERS];
+    usec patience_us;      /* so long tasks wait for the lease to be known */
     bool released;         /* the job is no more: the watcher has seen it */
     int64_t shown_rows[2];
     usec shown_us;
 };
 
-enum { SUP_STOP_S = 7, SUP_HELPER_STOP_S = 2, EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
+enum { SUP_STOP_S = 7, SUP_HELPER_STOP_S = 2, SUP_PATIENCE_S = 5 };
+
+enum { EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
        EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_DIFFER = 7, EXIT_INTERNAL = 70 };
 
 static int sup_exit_code(status s)
@@ -22199,7 +22573,7 @@ static void sup_ended(struct sup *s, int dir, int st)
     struct stat_task *t = &s->page->task[dir];
     s->child[dir].pid = 0;
     int code = WIFEXITED(st) ? WEXITSTATUS(st) : -1;
-    bool decided = code > 0 && code != EXIT_OOM;
+    bool decided = code > 0 && code != EXIT_OOM && code != EXIT_LOCKED;
     s->child[dir].failed_as = code;
     if (decided || stop_flag || s->child[dir].paused) {
         s->child[dir].done = true;
@@ -22207,12 +22581,15 @@ static void sup_ended(struct sup *s, int dir, int st)
         return;
     }
     int wait_ms = 100 << (s->child[dir].crashes < 8 ? s->child[dir].crashes : 8);
+    if (code == EXIT_LOCKED) wait_ms = 1000 * LEASE_RENEW_S;  /* the watcher knows by then */
     s->child[dir].crashes++;
     t->restarts++;
     sup_go(s, dir, TASK_NotStarted);
     if (WIFSIGNALED(st))
         log_error("%s task was ended by signal %d; starting it again in %d ms",
                   direction_names[dir], WTERMSIG(st), wait_ms);
+    else if (code == EXIT_LOCKED)
+        log_info("%s task found another twsync at work", direction_names[dir]);
     else if (!code)
         log_info("%s task was stopped; starting it again in %d ms", direction_names[dir], wait_ms);
     else
@@ -22250,7 +22627,7 @@ static void sup_start_helper(struct sup *s, enum sup_helper which)
     s->helper[which].start_at_us = pid > 0 ? 0 : os_now() + USEC_SEC;
 }
 
-/* A helper has ended: it starts again, ever later, but for a watcher that has found the job gone. */
+/* A helper has ended: it starts again, ever later; but a watcher that has found the job gone. */
 static void sup_helper_ended(struct sup *s, enum sup_helper which, int st)
 {
     static const char *const names[] = {"watching", "status"};
@@ -22312,10 +22689,18 @@ static bool sup_reverse_ready(const struct sup *s)
            str_is(c.phase, "stream");
 }
 
+/* Not before it is known whether the job is ours; a watcher that does not find out, since a server
+ * is away, leaves it to the tasks to say so, and to try again. */
+static bool sup_may_start(const struct sup *s)
+{
+    if (s->page->lease.state == LEASE_UNKNOWN) return os_now() > s->patience_us;
+    return s->page->lease.state == LEASE_HELD;
+}
+
 /* Reverse starts by itself once forward has made it ready. */
 static void sup_wants(struct sup *s)
 {
-    if (s->page->lease.state == LEASE_STANDBY) return;
+    if (!sup_may_start(s)) return;
     if (s->job->task[TW_REVERSE].enabled && !s->child[TW_REVERSE].paused &&
         !s->child[TW_REVERSE].pid && sup_reverse_ready(s) &&
         !s->child[TW_REVERSE].done && !s->child[TW_REVERSE].start_at_us)
@@ -22533,6 +22918,7 @@ static void sup_reload(struct sup *s)
         sup_stop_helpers(s);
         s->page->lease.keep = false;
         s->page->lease.state = LEASE_UNKNOWN;
+        s->patience_us = os_now() + SUP_PATIENCE_S * USEC_SEC;
         for (int dir = 0; dir < 2; dir++)
             if (!s->child[dir].paused) sup_go(s, dir, TASK_Modifying);
         job_free(s->own);
@@ -22554,6 +22940,7 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
 {
     bool stood_by = false;
     s->child[TW_FORWARD].start_at_us = os_now();
+    s->patience_us = os_now() + SUP_PATIENCE_S * USEC_SEC;
     sup_pause(s);
     do {
         bool stands_by = s->page->lease.state == LEASE_STANDBY;
