@@ -93,7 +93,6 @@
 #include <microhttpd.h>
 #include <netdb.h>
 #include <openssl/crypto.h>
-#include <openssl/err.h>
 #include <openssl/http.h>
 #include <openssl/ssl.h>
 #include <poll.h>
@@ -967,10 +966,12 @@ struct stat_page {
     uint32_t magic;
     _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
+    _Atomic int32_t reloads_asked;  /* by `twsync reload`: more than reloads, until it was done */
     _Atomic int32_t reloads;   /* how often the job file was read again */
     char reload_failed[512];   /* why it was not taken; written before `reloads` */
     _Atomic int32_t pauses;    /* how often tasks were told to rest or to go on */
     _Atomic int32_t pauses_heard;
+    _Atomic int32_t retry_min[2];  /* of all jobs on these databases: connection, other; 0: none */
     _Atomic int64_t sup_beat_us;  /* wall clock of the supervisor's last turn */
     struct stat_task task[2];  /* by enum tw_direction */
     struct stat_node node[2];
@@ -1061,6 +1062,7 @@ enum merge_unit { MERGE_COLUMNS, MERGE_ROWS };
 enum identity { IDENTITY_FULL, IDENTITY_KEY };
 enum existing { EXISTING_ERROR, EXISTING_KEEP };
 enum job_tag { TAG_NORMAL, TAG_ONLINE };
+enum slot_end { SLOT_KEEP, SLOT_DROP };
 enum winner { WINNER_NONE, WINNER_A, WINNER_B };
 /* Of names on B; CASE_SERVICE: schemas and tables in small letters, columns as they are. */
 enum letter_case { CASE_SOURCE, CASE_SERVICE, CASE_LOWER, CASE_UPPER };
@@ -1074,6 +1076,7 @@ static const char *const bulk_names[] = {"no", "yes", "copy", "arrays", NULL};
 static const char *const identity_names[] = {"full", "key", NULL};
 static const char *const existing_names[] = {"error", "keep", NULL};
 static const char *const tag_names[] = {"normal", "online", NULL};
+static const char *const slot_end_names[] = {"keep", "drop", NULL};
 static const char *const winner_names[] = {"none", "a", "b", NULL};
 static const char *const case_names[] = {"source", "service", "lower", "upper", NULL};
 static const char *const direction_names[] = {"forward", "reverse"};
@@ -1166,6 +1169,7 @@ struct job {
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
+    enum slot_end on_failure;
     int connection_retry_min, other_retry_min;
     struct table_rules *rules;
     int nrules;
@@ -2375,7 +2379,10 @@ static const struct job_key job_own_keys[] = {
     {"slots", "retention_size", &job_size, AT(retention_bytes), "1GB", NULL, 0, 64 * 1024 * JOB_GB,
      "but never hold back more WAL than this", false},
     {"slots", "heartbeat", &job_time, AT(heartbeat_us), "10s", NULL, USEC_SEC / 10, JOB_HOUR,
-     "moves the slot of an idle database", false},
+     "how often one is written, which measures the delay and moves the slot of an idle database",
+     false},
+    {"slots", "on_failure", &job_enum, AT(on_failure), "keep", slot_end_names, 0, 0,
+     "the slot of a task that has Failed: keep, or drop, so that it holds no WAL any more", false},
     {"retry", "connection", &job_minutes, AT(connection_retry_min), "720min", NULL,
      10 * JOB_MINUTE, JOB_DAY, "when a server cannot be reached", false},
     {"retry", "other", &job_minutes, AT(other_retry_min), "10min", NULL, JOB_MINUTE, JOB_DAY,
@@ -5059,7 +5066,7 @@ static const char slot_node_sql[] =
     " at timestamptz NOT NULL);"
     "CREATE TABLE IF NOT EXISTS twsync.lease (job text PRIMARY KEY, instance text, host text,"
     " term bigint NOT NULL, beat bigint NOT NULL DEFAULT 0, renewed_at timestamptz NOT NULL"
-    " DEFAULT clock_timestamp());"
+    " DEFAULT clock_timestamp(), connection_retry int, other_retry int);"
     "REVOKE ALL ON twsync.progress, twsync.session, twsync.copied, twsync.conflict, twsync.moved,"
     " twsync.heartbeat, twsync.lease FROM PUBLIC;"
     "COMMIT";
@@ -14493,13 +14500,14 @@ static status MUST_CHECK copy_work(struct copy *c, struct db *from, struct db *t
     }
 }
 
-static _Noreturn void copy_worker(struct copy *c, int index)
+static _Noreturn void copy_worker(struct copy *c, int index, pid_t parent)
 {
     struct tw_error e;
     error_clear(&e);
     /* cppcheck-suppress autoVariables ; it never returns */
     c->e = &e;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(0);
     prctl(PR_SET_NAME, "twsync:copy");
     struct db from = {.node = c->source, .e = &e}, to = {.node = c->target, .e = &e};
     c->at = -1;
@@ -14927,11 +14935,12 @@ static status MUST_CHECK copy_run(struct copy *c, struct arena *a, struct db *fr
     int n = c->job->task[TW_FORWARD].workers;
     if (n > c->nchunks) n = c->nchunks;
     if (n > COPY_MAX_WORKERS) n = COPY_MAX_WORKERS;
+    pid_t parent = getpid();
     for (int i = 0; i < n; i++) {
         pids[i] = fork();
         if (pids[i] == 0) {
             for (int k = 0; k < ninherited; k++) close(inherited[k]);
-            copy_worker(c, i);
+            copy_worker(c, i, parent);
         }
         if (pids[i] < 0) c->shared->failed = -1;
     }
@@ -20099,6 +20108,8 @@ static status MUST_CHECK task_session(struct task *t)
 static bool task_may_retry(struct task *t, enum reaction r)
 {
     int minutes = r == REACT_RETRY ? t->job->connection_retry_min : t->job->other_retry_min;
+    int shared = t->page->retry_min[r == REACT_RETRY ? 0 : 1];  /* what another job may want less */
+    if (shared && shared < minutes) minutes = shared;
     usec now = os_now(), window = (usec) minutes * 60 * USEC_SEC;
     if (!t->failing_since_us || r != t->failing_as) {
         t->failing_since_us = now;
@@ -20124,6 +20135,35 @@ static void task_back_off(struct task *t)
     while (os_now() < until && !stop_flag) os_sleep_ms((int) ((until - os_now()) / 1000) + 1);
 }
 
+enum { TASK_DROP_TRIES = 50 };
+
+/* A task that has failed for good would let its slot hold WAL until somebody comes. */
+static void task_drop_slot(struct task *t)
+{
+    struct tw_error e;
+    struct db d;
+    error_clear(&e);
+    if (t->job->on_failure != SLOT_DROP) return;
+    task_db(t, &d, t->source, "drop");
+    d.e = &e;
+    d.tick = NULL;  /* the stream is closed */
+    status s = db_open(&d, false);
+    bool open = s == TW_OK;
+    for (int i = 0; open && i < TASK_DROP_TRIES; i++) {  /* it is active for a moment more */
+        error_clear(&e);
+        s = slot_drop(&d, t->slot);
+        if (s != TW_EBUSY) break;
+        os_sleep_ms(100);
+    }
+    db_close(&d);
+    if (s == TW_OK)
+        log_warning("slot %s on %c was dropped, as on_failure in [slots] says: what is committed"
+                    " from now on does not come", t->slot, t->source->letter);
+    else
+        log_error("slot %s on %c could not be dropped: %s; run there: SELECT"
+                  " pg_drop_replication_slot('%s')", t->slot, t->source->letter, e.msg, t->slot);
+}
+
 /* Sessions until a stop or a failure that no retry mends. */
 static status MUST_CHECK task_run(struct task *t)
 {
@@ -20142,6 +20182,7 @@ static status MUST_CHECK task_run(struct task *t)
         }
         enum reaction r = status_reaction(s);
         if (r == REACT_STOP || !task_may_retry(t, r)) {
+            task_drop_slot(t);
             task_go(t, TASK_Failed);
             return s;
         }
@@ -20328,51 +20369,47 @@ static bool alert_command(const char *command, const struct buf *b)
     return ok && waitpid(pid, &st, 0) == pid && WIFEXITED(st) && !WEXITSTATUS(st);
 }
 
-struct alert_url {
-    char *host;
-    SSL_CTX *tls;
-};
-
-/* TLS for https, when OpenSSL's HTTP client has connected. */
-static BIO *alert_tls(BIO *bio, void *arg, int connect, int detail)
+/* A connection, for https with TLS, and only to whom the certificate names.  OpenSSL's own HTTP
+ * client does not tell one answer from another. */
+static BIO *alert_connect(const char *host, const char *port, bool tls)
 {
-    struct alert_url *u = arg;
+    BIO *bio = BIO_new(BIO_s_connect());
     SSL *ssl = NULL;
-    if (!connect || !detail) return bio;
-    u->tls = SSL_CTX_new(TLS_client_method());
-    if (!u->tls || !SSL_CTX_set_default_verify_paths(u->tls)) return NULL;
-    SSL_CTX_set_verify(u->tls, SSL_VERIFY_PEER, NULL);
-    BIO *on = BIO_new_ssl(u->tls, 1);
-    if (!on || BIO_get_ssl(on, &ssl) <= 0) return NULL;
-    SSL_set_tlsext_host_name(ssl, u->host);
-    if (!SSL_set1_host(ssl, u->host)) return NULL;
+    if (!bio) return NULL;
+    BIO_set_conn_hostname(bio, host);
+    BIO_set_conn_port(bio, port);
+    if (BIO_do_connect(bio) <= 0) return BIO_free_all(bio), NULL;
+    if (!tls) return bio;
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    if (!ctx || !SSL_CTX_set_default_verify_paths(ctx)) return BIO_free_all(bio), NULL;
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+    BIO *on = BIO_new_ssl(ctx, 1);
+    SSL_CTX_free(ctx);
+    if (!on || BIO_get_ssl(on, &ssl) <= 0 || !SSL_set_tlsext_host_name(ssl, host) ||
+        !SSL_set1_host(ssl, host))
+        return BIO_free_all(bio), NULL;
     return BIO_push(on, bio);
 }
 
-/* OpenSSL's client takes 200 for an answer, and calls other 2xx unsupported. */
-static bool alert_accepted(void)
-{
-    const char *data = NULL;
-    unsigned long err = ERR_peek_last_error_data(&data, NULL);
-    return ERR_GET_LIB(err) == ERR_LIB_HTTP && data && !strncmp(data, "code=2", 6);
-}
-
+/* Posted, and answered with 2xx. */
 static bool alert_post(const char *url, const struct buf *b)
 {
-    struct alert_url u = {0};
-    char *port = NULL, *path = NULL;
-    int tls = 0;
-    ERR_clear_error();
-    if (!OSSL_HTTP_parse_url(url, &tls, NULL, &u.host, &port, NULL, &path, NULL, NULL))
-        return false;
-    BIO *body = BIO_new_mem_buf(b->data, (int) b->len);
-    BIO *answer = OSSL_HTTP_transfer(NULL, u.host, port, path, tls, NULL, NULL, NULL, NULL,
-                                     tls ? alert_tls : NULL, &u, 0, NULL, "application/json", body,
-                                     NULL, 0, 65536, ALERT_SEND_S, 0);
-    bool ok = answer || alert_accepted();
-    BIO_free(answer);
-    BIO_free(body);
-    return ok;
+    struct buf request = {0};
+    char *host = NULL, *port = NULL, *path = NULL, line[16] = "";
+    int tls = 0, got = 0, n = 1;
+    if (!OSSL_HTTP_parse_url(url, &tls, NULL, &host, &port, NULL, &path, NULL, NULL)) return false;
+    /* What follows the path in the URL: it is not taken apart. */
+    const char *query = strchr(url, '?');
+    buf_fmt(&request, "POST %s%s HTTP/1.0\r\nHost: %s:%s\r\nContent-Type: application/json\r\n"
+            "Content-Length: %zu\r\nUser-Agent: twsync/%s\r\nConnection: close\r\n\r\n%s", path,
+            query && !strchr(path, '?') ? query : "", host, port, b->len, TWSYNC_VERSION, b->data);
+    BIO *bio = alert_connect(host, port, tls);
+    if (bio && BIO_write(bio, request.data, (int) request.len) == (int) request.len)
+        for (BIO_flush(bio); n > 0 && got < 12; got += n)
+            n = BIO_read(bio, line + got, (int) sizeof line - 1 - got);
+    BIO_free_all(bio);
+    buf_free(&request);
+    return !strncmp(line, "HTTP/1.", 7) && line[8] == ' ' && line[9] == '2';
 }
 
 static _Noreturn void alert_sender(struct alert *al, int i, bool fired)
@@ -20467,7 +20504,7 @@ enum { LEASE_RENEW_S = 2, LEASE_EXPIRES_S = 7, WATCH_BEATS = 256, WATCH_SAMPLES 
 /* Of one task. */
 struct watch_task {
     const char *name, *slot;
-    struct { int64_t beat; usec us; } beats[WATCH_BEATS];  /* written and not applied, oldest first */
+    struct { int64_t beat; usec us; } beats[WATCH_BEATS];  /* not applied yet, oldest first */
     int nbeats;
     int64_t last_beat;
     struct { lsn_t lsn; usec us; } samples[WATCH_SAMPLES];  /* where the source was when */
@@ -20490,6 +20527,8 @@ struct watch {
     bool set_up[2];
     usec open_due_us[2];
     int failures[2];
+    bool noted[2];         /* the node has our retry windows */
+    int retry_min[2][2];   /* by node: the shortest of other jobs there */
     /* The lease. */
     bool taken, told[2];   /* the row on B is ours; the node knows, and serves nobody else */
     bool released;         /* the job is no more */
@@ -20910,7 +20949,33 @@ static const char watch_orphans_sql[] =
     " s.active AND j.job <> $1 AND (l.job IS NULL OR l.renewed_at < clock_timestamp() -"
     " $2 * interval '1 second')";
 
-enum { ORPHAN_S = 3600 };
+enum { ORPHAN_S = 3600, ORPHAN_NOW_S = 60 };  /* to be told; and when somebody asks */
+
+/* Jobs that share a database share the shortest of their retry windows. */
+static status MUST_CHECK watch_retry(struct watch *w, int node)
+{
+    static const char note_sql[] =
+        "UPDATE twsync.lease SET connection_retry = $2::int, other_retry = $3::int WHERE job = $1";
+    static const char sql[] =
+        "SELECT min(connection_retry), min(other_retry) FROM twsync.lease WHERE job <> $1 AND"
+        " instance IS NOT NULL AND renewed_at > clock_timestamp() - interval '5 minutes'";
+    struct arena a = {0};
+    const char *values[] = {w->job->name, arena_fmt(&a, "%d", w->job->connection_retry_min),
+                            arena_fmt(&a, "%d", w->job->other_retry_min)};
+    PGresult *r;
+    status s = TW_OK;
+    if (w->page->lease.state == LEASE_HELD && !w->noted[node])
+        s = db_exec_params(&w->db[node], "write the retry windows", note_sql, 3, values);
+    w->noted[node] = s == TW_OK && w->page->lease.state == LEASE_HELD;
+    if (s == TW_OK) s = db_query(&w->db[node], &a, "read retry windows", sql, 1, values, &r);
+    for (int i = 0; s == TW_OK && i < 2; i++) {
+        w->retry_min[node][i] = (int) db_cell_int(r, 0, i);
+        int x = w->retry_min[0][i], y = w->retry_min[1][i];
+        w->page->retry_min[i] = !x || (y && y < x) ? y : x;
+    }
+    arena_free(&a);
+    return s;
+}
 
 static status MUST_CHECK watch_others(struct watch *w, int node)
 {
@@ -20932,8 +20997,8 @@ static status MUST_CHECK watch_parked(struct watch *w, int dir)
 {
     static const char sql[] =
         "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('%I.%I: %s', schema_name,"
-        " table_name, left(regexp_replace(reason, '\\s+', ' ', 'g'), 200)) AS line FROM twsync.parked WHERE"
-        " task = $1 ORDER BY 1 LIMIT 5) x";
+        " table_name, left(regexp_replace(reason, '\\s+', ' ', 'g'), 200)) AS line FROM"
+        " twsync.parked WHERE task = $1 ORDER BY 1 LIMIT 5) x";
     struct watch_task *x = &w->task[dir];
     struct stat_look *l = &w->page->task[dir].look;
     struct arena a = {0};
@@ -21043,6 +21108,7 @@ static status MUST_CHECK watch_node(struct watch *w, int node, bool beat, bool l
     if (look) TRY(watch_waits(w, 1 - node));
     if (look) TRY(watch_conflicts(w, 1 - node));
     if (slow) TRY(watch_others(w, node));
+    if (slow) TRY(watch_retry(w, node));
     if (slow) TRY(watch_parked(w, 1 - node));
     w->page->node[node].seen_us = os_wall();
     return TW_OK;
@@ -21573,6 +21639,11 @@ static void report_json(const struct report *r, struct buf *b)
         sep = ",";
     }
     buf_char(b, ']');
+    int connection = r->page.retry_min[0], other = r->page.retry_min[1];
+    if (!connection || connection > r->job->connection_retry_min)
+        connection = r->job->connection_retry_min;
+    if (!other || other > r->job->other_retry_min) other = r->job->other_retry_min;
+    buf_fmt(b, ",\"retry_minutes\":{\"connection\":%d,\"other\":%d}", connection, other);
     report_copy_json(r, b);
     report_nodes_json(r, b);
     report_alerts_json(r, b);
@@ -22861,6 +22932,8 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
     }
     s->page->supervisor_pid = getpid();
     s->page->started_us = s->page->sup_beat_us = os_wall();
+    s->page->reloads_asked = (int) s->page->reloads;
+    s->page->retry_min[0] = s->page->retry_min[1] = 0;
     s->page->lease.state = LEASE_UNKNOWN;
     s->page->copying.n = s->page->copying.more = 0;
     for (int i = 0; i < 2; i++) s->page->node[i] = (struct stat_node){0};
@@ -22933,7 +23006,7 @@ static void sup_reload(struct sup *s)
         if (!s->child[TW_FORWARD].paused) s->child[TW_FORWARD].start_at_us = os_now();
         log_info("the job goes on by what its file says now");
     }
-    s->page->reloads++;
+    s->page->reloads_asked = ++s->page->reloads;
 }
 
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
@@ -22949,7 +23022,7 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
         if (stands_by && !stood_by) sup_stand_by(s);
         stood_by = stands_by;
         if (s->page->pauses_heard != s->page->pauses) sup_pause(s);
-        if (reload_flag) sup_reload(s);
+        if (reload_flag || s->page->reloads_asked > s->page->reloads) sup_reload(s);
         sup_wants(s);
         sup_reap(s);
         sup_show(s);
@@ -23048,8 +23121,8 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.shape WHERE job = '%1$s';"
                             " DELETE FROM twsync.parked WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.barred WHERE split_part(task, '/', 1) = '%1$s';"
-                            " END IF; IF NOT EXISTS (SELECT FROM twsync.progress) THEN"
-                            " DROP SCHEMA twsync CASCADE; END IF;"
+                            " END IF; IF NOT EXISTS (SELECT FROM twsync.progress) AND NOT EXISTS"
+                            " (SELECT FROM twsync.session) THEN DROP SCHEMA twsync CASCADE; END IF;"
                             " ELSE DROP SCHEMA IF EXISTS twsync CASCADE; END IF; END $$",
                          r->job->name);
     return n;
@@ -23148,6 +23221,152 @@ static status MUST_CHECK release_run(const struct job *job, FILE *out, int *left
     if (fd >= 0) close(fd);
     *left = r.left;
     arena_free(&a);
+    return TW_OK;
+}
+
+/* ---- reset ---- */
+
+/* The job's tables on B, one TRUNCATE. */
+static status MUST_CHECK reset_empty(const struct job *job, FILE *out, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct db from = {.node = &job->node[0], .e = e}, to = {.node = &job->node[1], .e = e};
+    struct table_list tables, here = {0}, unsupported;
+    struct qname_list missing;
+    snprintf(from.purpose, sizeof from.purpose, "%s:reset", job->name);
+    snprintf(to.purpose, sizeof to.purpose, "%s:reset", job->name);
+    status s = db_open(&from, false);
+    if (s == TW_OK) s = name_learn(job, &from, &a, NULL, &job);
+    if (s == TW_OK) s = cat_tables(&from, &a, job, &tables, &unsupported, &missing);
+    if (s == TW_OK) s = db_open(&to, false);
+    if (s == TW_OK)
+        s = cat_tables(&to, &a, name_job(job, &a, &tables), &here, &unsupported, &missing);
+    for (int i = 0; i < here.n; i++) {
+        buf_str(&b, i ? ", " : "TRUNCATE ");
+        if (here.items[i].relkind != 'p') buf_str(&b, "ONLY ");
+        sql_table(&b, here.items[i].schema, here.items[i].name);
+    }
+    if (s == TW_OK && here.n) s = db_exec(&to, "empty the tables", b.data);
+    if (s == TW_OK) fprintf(out, "-- %d tables of the job are empty on b\n", here.n);
+    if (s == TW_OK && here.n && job->existing == EXISTING_ERROR)
+        fputs("-- set existing = keep in [objects], so that they are copied into\n", out);
+    db_close(&from);
+    db_close(&to);
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+/* Of the reverse task alone: what made it is undone, and forward makes it anew. */
+static status MUST_CHECK reset_reverse(const struct job *job, FILE *out, struct tw_error *e)
+{
+    struct arena a = {0};
+    struct db db[2] = {{.node = &job->node[0], .e = e}, {.node = &job->node[1], .e = e}};
+    const char *slot = slot_name(&a, job, TW_REVERSE), *forward = task_name(&a, job, TW_FORWARD);
+    const char *reverse = task_name(&a, job, TW_REVERSE);
+    status s = TW_OK;
+    for (int i = 0; i < 2 && s == TW_OK; i++) {
+        snprintf(db[i].purpose, sizeof db[i].purpose, "%s:reset", job->name);
+        s = db_open(&db[i], false);
+    }
+    if (s == TW_OK) s = slot_drop(&db[1], slot);
+    if (s == TW_OK)
+        s = db_exec(&db[1], "drop the publication",
+                    arena_fmt(&a, "DROP PUBLICATION IF EXISTS \"%s\"", slot));
+    if (s == TW_OK)
+        s = db_exec_params(&db[0], "forget the progress", "DELETE FROM twsync.progress WHERE task ="
+                           " $1", 1, &reverse);
+    if (s == TW_OK)
+        s = db_exec_params(&db[1], "forget the progress", "UPDATE twsync.progress SET reverse_made"
+                           " = false WHERE task = $1", 1, &forward);
+    for (int i = 0; i < 2; i++) db_close(&db[i]);
+    if (s == TW_OK) {
+        unlink(arena_fmt(&a, "%s/reverse.ckpt", job->state_dir));
+        fputs("-- the reverse task begins anew when the job runs: what was committed on b until"
+              " then, and not carried, does not come\n", out);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* `twsync reset`: the job, or its reverse task, forgets what it has done; the next run begins at
+ * the beginning.  With `empty`, B's tables are emptied, so that they may be copied again. */
+static status MUST_CHECK reset_run(const struct job *job, const char *task, bool empty, FILE *out,
+                                   int *left, struct tw_error *e)
+{
+    int fd = -1;
+    *left = 0;
+    if (task && str_is(task, "forward"))
+        return fail(e, TW_EJOB, "the reverse task goes on where forward has been: reset both,"
+                                " without --task");
+    if (task && empty) return fail(e, TW_EJOB, "--empty is for the whole job");
+    if (!task) {
+        TRY(release_run(job, out, left, e));
+        return empty && !*left ? reset_empty(job, out, e) : TW_OK;
+    }
+    char ours[16];
+    TRY(sup_lock(job, false, &fd, e));
+    status s = sup_instance(job, ours, sizeof ours, e);
+    if (s == TW_OK) s = release_unused(job, ours, e);
+    if (s == TW_OK) s = reset_reverse(job, out, e);
+    close(fd);
+    return s;
+}
+
+/* ---- orphans ---- */
+
+/* One node's: told, and with `remove` the job of that name is cleaned up there. */
+static status MUST_CHECK orphans_node(const struct job *job, int node, const char *remove,
+                                      FILE *out, int *found, int *left, struct tw_error *e)
+{
+    static const char named_sql[] =
+        "SELECT 1 FROM regexp_split_to_table($1, E'\\n') x WHERE position(': job ' || $2 || ' has '"
+        " IN x) > 0";
+    struct arena a = {0};
+    struct db d = {.node = &job->node[node], .e = e};
+    const char *values[] = {job->name, "0"}, *list = NULL, *there = NULL;
+    bool has = false;
+    snprintf(d.purpose, sizeof d.purpose, "%s:orphans", job->name);
+    status s = db_open(&d, false);
+    if (s == TW_OK) s = slot_has_node(&d, &has);
+    if (s == TW_OK && !has) s = slot_setup_node(&d);
+    values[1] = arena_fmt(&a, "%d", ORPHAN_NOW_S);
+    if (s == TW_OK) s = db_value(&d, &a, "look for orphans", watch_orphans_sql, 2, values, &list);
+    if (s == TW_OK && list && remove)
+        s = db_value(&d, &a, "look for orphans", named_sql, 2, (const char *[]){list, remove},
+                     &there);
+    db_close(&d);
+    if (s == TW_OK && list && !remove)
+        fprintf(out, "%s:\n%s\n", db_label(&a, &job->node[node]), list);
+    *found += list && (!remove || there);
+    if (s == TW_OK && there) {
+        struct job dead = *job;
+        struct release r = {.job = &dead, .arena = &a, .out = out};
+        dead.name = remove;
+        release_node(&r, node);
+        *left += r.left;
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* `twsync orphans`: slots of other jobs in the same databases, which nobody uses and no twsync has
+ * said to be its own for a while. */
+static status MUST_CHECK orphans_run(const struct job *job, const char *remove, FILE *out,
+                                     int *left, struct tw_error *e)
+{
+    int found = 0;
+    *left = 0;
+    for (int node = 0; node < 2; node++)
+        TRY(orphans_node(job, node, remove, out, &found, left, e));
+    if (remove && !found)
+        return fail(e, TW_EJOB, "job %s has left nothing on either side that nobody uses: `twsync"
+                    " orphans` lists what there is", remove);
+    if (!found) fputs("nothing: every slot of twsync in these databases has its job\n", out);
+    if (found && !remove)
+        fprintf(out, "remove what a job that is no more has left: twsync orphans %s --remove"
+                " NAME\n", job->path);
     return TW_OK;
 }
 
@@ -23926,15 +24145,14 @@ static status MUST_CHECK reload_run(const struct job *job, FILE *out, struct tw_
 {
     struct tw_error missing;
     error_clear(&missing);
-    struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
+    struct stat_page *page = stat_map(job->state_dir, STAT_WRITE, &missing);
     if (!page || !status_running(job))
         return fail(e, TW_EJOB, "job %s does not run on this host: `twsync run` reads its file",
                     job->name);
     int before = page->reloads;
     usec deadline = os_now() + RELOAD_WAIT_S * USEC_SEC;
-    if (kill(page->supervisor_pid, SIGHUP))
-        return fail(e, TW_EOS, "could not signal process %d: %s", (int) page->supervisor_pid,
-                    strerror(errno));
+    /* No signal: in a container the process has another number than here. */
+    page->reloads_asked = before + 1;
     while (page->reloads == before && status_running(job) && os_now() < deadline) os_sleep_ms(20);
     if (page->reloads == before)
         return fail(e, TW_EOS, "job %s gave no answer in %d s", job->name, RELOAD_WAIT_S);
@@ -24097,8 +24315,8 @@ void tw_stop(void)
 
 struct cli {
     const char *command, *job_path, *table;
-    bool json, connect, apply, quiet;
-    const char *log, *to, *limit, *transaction;
+    bool json, connect, apply, quiet, empty;
+    const char *log, *to, *limit, *transaction, *remove;
     char **words;  /* what follows the job, from argv; or NULL */
     int nwords;
     struct conflicts_query conflicts;
@@ -24204,6 +24422,22 @@ static int cli_release(struct cli *c)
     return left ? EXIT_LEFTOVERS : 0;
 }
 
+static int cli_reset(struct cli *c)
+{
+    int left = 0;
+    status s = reset_run(c->job, c->conflicts.task, c->empty, stdout, &left, &c->e);
+    if (s != TW_OK) return cli_give_up(c, s);
+    return left ? EXIT_LEFTOVERS : 0;
+}
+
+static int cli_orphans(struct cli *c)
+{
+    int left = 0;
+    status s = orphans_run(c->job, c->remove, stdout, &left, &c->e);
+    if (s != TW_OK) return cli_give_up(c, s);
+    return left ? EXIT_LEFTOVERS : 0;
+}
+
 static int cli_resync(struct cli *c)
 {
     return cli_give_up(c, resync_run(c->job, c->table, false, stdout, &c->e));
@@ -24275,6 +24509,12 @@ static const struct command {
      "list recorded conflicts (--task forward|reverse, --kind K, --table T, --open, --limit N,\n"
      "                                             --json), or have one decided again "
      "(--resolve ID --take a|b)"},
+    {"orphans", cli_orphans, "[--remove NAME]",
+     "list what jobs that are no more have left on either server, or remove it"},
+    {"reset", cli_reset, "[--empty]",
+     "forget all that the job has done, so that it begins anew (--empty: empty its tables on B,\n"
+     "                                             to be copied again; --task reverse: the way"
+     " back alone)"},
     {"release", cli_release, "", "remove everything the job made on both servers"},
 };
 
@@ -24334,7 +24574,10 @@ static const struct cli_opt {
     {"--quiet", FLAG(quiet), {NULL}, NULL},
     {"--log", VALUE(log), {"text", "json", NULL}, NULL},
     {"--to", VALUE(to), {"a", "b", NULL}, "sequences"},
-    {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL}, "conflicts skip pause resume"},
+    {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL}, 
+     "conflicts skip pause resume reset"},
+    {"--empty", FLAG(empty), {NULL}, "reset"},
+    {"--remove", VALUE(remove), {NULL}, "orphans"},
     {"--transaction", VALUE(transaction), {NULL}, "skip"},
     {"--kind", VALUE(conflicts.kind), {NULL}, "conflicts"},
     {"--table", VALUE(conflicts.table), {NULL}, "conflicts"},
