@@ -43,7 +43,9 @@ readonly BUILD_PACKAGES=(gcc libc6-dev binutils make musl-tools bison flex perl 
 readonly ALPINE_PACKAGES=(bash build-base libpq-dev openssl-dev openssl-libs-static zlib-dev
     zlib-static inih-dev libmicrohttpd-dev libmicrohttpd-static)
 readonly TEST_PACKAGES=(python3 python3-pytest python3-psycopg2 openssl procps cppcheck
-    shellcheck libfaketime)
+    shellcheck libfaketime
+    chromium chromium-driver python3-selenium  # the status page
+    podman crun python3-seccomp python3-yaml systemd)  # jobs/: container, unit, manifest
 
 # The servers of other major versions that tests run on, and the Debian releases that have them.
 declare -rA SERVERS=([13]=bullseye [15]=bookworm [17]=trixie [18]=forky)
@@ -227,6 +229,23 @@ servers_wait() {
     [[ -n $SERVERS_PID ]] || return 0
     wait "$SERVERS_PID" || true
     cat "$SERVERS_NEWS"
+}
+
+# promtool, for the metrics: its package is unpacked only, since installed it would start a server.
+promtool_unpack() {
+    local dir=$CACHE/tools
+    rm -rf "$dir.part"
+    mkdir -p "$dir.part/get"
+    cd "$dir.part/get"
+    apt-get -q -o APT::Sandbox::User=root download prometheus
+    dpkg-deb -x prometheus_*.deb "$dir.part"
+    rm -rf "$dir" get
+    mv "$dir.part" "$dir"
+}
+
+need_promtool() {
+    command -v promtool >/dev/null || [[ -x $CACHE/tools/usr/bin/promtool ]] ||
+        step "promtool" promtool_unpack
 }
 
 # For the benchmark, which goes on without it.  The subshell lets a failure end here, not the build.
@@ -744,10 +763,12 @@ cmd_lint() { exec "$HERE/tests/lint.sh"; }
 cmd_test() {
     need "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
     need_postgres
+    need_promtool
     servers_begin
     cmd_release
     cmd_debug
     servers_wait
+    export PATH=$PATH:$CACHE/tools/usr/bin
     TWSYNC_CACHE=$CACHE exec "$HERE/tests/run.sh" "$@"
 }
 
