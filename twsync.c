@@ -83,6 +83,7 @@
  */
 #include "twsync.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
@@ -481,6 +482,35 @@ static void json_str(struct buf *b, const char *s)
     json_bytes(b, s, strlen(s));
 }
 
+/* The length of the UTF-8 character at s, or 0: it is none (RFC 3629), or is cut off. */
+static size_t utf8_length(const char *s, size_t len)
+{
+    const unsigned char *p = (const unsigned char *) s;
+    size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : (p[0] & 0xf0) == 0xe0 ? 3
+               : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
+    if (!n || n > len) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    bool odd = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+               (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f);
+    return odd ? 0 : n;
+}
+
+/* For those who look: UTF-8, whatever a server said, and wherever a text was cut. */
+static void json_shown(struct buf *b, const char *s)
+{
+    struct buf clean = {0};
+    for (size_t left = strlen(s); left;) {
+        size_t n = utf8_length(s, left);
+        if (n) buf_bytes(&clean, s, n);
+        else buf_str(&clean, "\xef\xbf\xbd");  /* U+FFFD */
+        s += n ? n : 1;
+        left -= n ? n : 1;
+    }
+    json_str(b, buf_cstr(&clean));
+    buf_free(&clean);
+}
+
 static bool str_is(const char *a, const char *b)
 {
     return strcmp(a, b) == 0;
@@ -856,6 +886,18 @@ enum throttle {
     NTHROTTLES
 };
 
+static const char *const throttle_names[] = {
+#define X(n, name, help) name,
+    THROTTLES(X)
+#undef X
+};
+
+static const char *const throttle_help[] = {
+#define X(n, name, help) help,
+    THROTTLES(X)
+#undef X
+};
+
 /* rate -1: none.  What was let through is paid for at due_ns (os_now(), in nanoseconds). */
 struct stat_limit {
     _Atomic int64_t rate, due_ns;
@@ -886,7 +928,7 @@ struct stat_look {
     _Atomic int64_t held_bytes;    /* WAL that the slot keeps on the source */
     _Atomic int64_t safe_bytes;    /* how much more until the slot is lost; -1: no limit */
     _Atomic int64_t spill_bytes;   /* of decoding, on the source's disk, so far */
-    _Atomic int64_t newest_conflict;  /* its id; of what `conflicts` shows */
+    _Atomic uint32_t edits;        /* odd while `conflicts` is written, which has to stay JSON */
     char wal_status[16], invalid[48];
     char waits[512];               /* what the session on the target waits for, and for whom */
     char parked[1024];             /* tables that are not kept in step, and why: a line each */
@@ -958,6 +1000,8 @@ struct stat_task {
     _Atomic int64_t attempts, next_us, until_us;  /* Retrying: so often, again then, until then */
     char phase[16], rung[16], ddl_by[16];
     _Atomic int64_t throttled_us;  /* wall clock, when a limit last held it back */
+    _Atomic int64_t pid;           /* of its process */
+    _Atomic int64_t failed_as;     /* tw_status of last_error */
     char last_error[2048], last_hint[512];
     struct stat_look look;
 };
@@ -1833,8 +1877,15 @@ static void job_read_listen(struct job_file *f, const struct job_key *k, const c
                             void *field)
 {
     const char *colon = strrchr(text, ':'), *port = colon ? colon + 1 : text, *rest;
+    unsigned char address[16];
+    char host[64] = "127.0.0.1";
     int64_t n;
-    if (!job_digits(port, &n, &rest) || *rest || n < 1 || n > 65535 || (colon && colon == text))
+    if (colon) snprintf(host, sizeof host, "%.*s", (int) (colon - text), text);
+    size_t len = strlen(host);
+    bool six = len > 2 && host[0] == '[' && host[len - 1] == ']';
+    if (six) host[len - 1] = '\0';
+    bool good = inet_pton(six ? AF_INET6 : AF_INET, host + six, address) == 1;
+    if (!job_digits(port, &n, &rest) || *rest || n < 1 || n > 65535 || !good)
         job_mistake(f, line, "%s must be a port, or an address and a port like 127.0.0.1:9836, not"
                     " \"%.60s\"", k->key, text);
     else
@@ -3598,6 +3649,7 @@ struct db {
     void *tick_arg;
     int tick_ms;
     int also_fd;           /* a wait also ticks when this can be read; 0 or less: none */
+    int patience_s;        /* an answer that takes longer is none; 0: no limit */
     char purpose[64];      /* "forward:apply": part of application_name */
     const struct db_owner *owner;  /* NULL: of a command */
 };
@@ -3718,6 +3770,9 @@ static status db_fail_conn(struct db *d, const char *what)
 {
     char msg[400];
     db_message(msg, sizeof msg, PQerrorMessage(d->pg));
+    if (str_is(what, "connect"))
+        return fail(d->e, TW_ECONN, "could not connect to %c: %s", d->node->letter,
+                    msg[0] ? msg : "connection lost");
     return fail(d->e, TW_ECONN, "could not %s on %c: %s", what, d->node->letter,
                 msg[0] ? msg : "connection lost");
 }
@@ -3731,6 +3786,7 @@ static status MUST_CHECK db_tick(struct db *d)
 /* Wait until the socket is ready for `events`, a tick at a time. */
 static status MUST_CHECK db_poll(struct db *d, short events)
 {
+    usec began = os_now();
     for (;;) {
         struct pollfd p[] = {{.fd = PQsocket(d->pg), .events = events},
                              {.fd = d->also_fd, .events = POLLIN}};
@@ -3738,6 +3794,9 @@ static status MUST_CHECK db_poll(struct db *d, short events)
             return fail(d->e, TW_EOS, "could not wait for a socket: %s", strerror(errno));
         TRY(db_tick(d));
         if (p[0].revents) return TW_OK;
+        if (d->patience_s && os_now() - began > d->patience_s * USEC_SEC)
+            return fail(d->e, TW_ECONN, "no answer from %c for %d s", d->node->letter,
+                        d->patience_s);
     }
 }
 
@@ -3967,11 +4026,13 @@ static status MUST_CHECK db_connect_wait(struct db *d)
     usec deadline = os_now() + DB_CONNECT_S * USEC_SEC;
     const char *set = job_node_setting(d->node, "connect_timeout");
     if (set && atoi(set) > 0) deadline = os_now() + atoi(set) * USEC_SEC;
+    if (d->patience_s && deadline > os_now() + d->patience_s * USEC_SEC)
+        deadline = os_now() + d->patience_s * USEC_SEC;
     PostgresPollingStatusType st = PGRES_POLLING_WRITING;
     while (st != PGRES_POLLING_OK) {
         if (st == PGRES_POLLING_FAILED) return db_fail_conn(d, "connect");
         if (os_now() > deadline)
-            return fail(d->e, TW_ECONN, "could not connect on %c: timed out", d->node->letter);
+            return fail(d->e, TW_ECONN, "could not connect to %c: timed out", d->node->letter);
         struct pollfd p = {.fd = PQsocket(d->pg),
                            .events = st == PGRES_POLLING_READING ? POLLIN : POLLOUT};
         int n = poll(&p, 1, d->tick_ms);
@@ -6224,8 +6285,9 @@ static void rel_choose_identity(struct rel *rel)
 static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
 {
     if (!rel->exists) {
-        fail_hint(to->e, "Create the table on %c as it is on the source, or drop it from the "
-                         "publication; the stream waits here.", to->node->letter);
+        fail_hint(to->e, "`twsync resync JOB %s` brings it to %c as it is on the source, `twsync"
+                         " skip JOB %s` leaves it out; the stream waits here.", rel->quoted,
+                  to->node->letter, rel->quoted);
         return fail(to->e, TW_ESCHEMA, "table %s does not exist on %c", rel->quoted,
                     to->node->letter);
     }
@@ -10033,8 +10095,8 @@ static status MUST_CHECK conflict_stop_record(struct apply *ap, const char *quot
     memcpy(ap->left.sql_values, record, sizeof ap->left.sql_values);
     ap->left.set = true;
     fail_detail(ap->e, "transaction committed at %s", record[10]);
-    fail_hint(ap->e, "`twsync conflicts JOB` shows it, and with --resolve and --take decides it; "
-                     "or change the row on %c, or the policy, and run again.",
+    fail_hint(ap->e, "`twsync conflicts JOB --open` lists it with its ID, `--resolve ID --take a`"
+                     " or `b` decides it; or change the row on %c, or the policy.",
               ap->to->node->letter);
     return fail(ap->e, TW_ECONFLICT, "conflict %s in table %s, key %s, under policy fail",
                 record[1], quoted, record[6]);
@@ -17171,6 +17233,7 @@ struct task {
     bool care;               /* the transaction changes tables with deferrable keys */
     bool alone;              /* the transaction holds DDL: its batch ends with it */
     bool in_txn, decided, dropping;  /* decided: whether the transaction carries our marker */
+    bool counts;             /* there is something of ours in the transaction */
     struct msg begin;
     int64_t seq;
     lsn_t seen_lsn;          /* task_handle: everything before it is applied, queued or not ours */
@@ -17421,8 +17484,9 @@ static status MUST_CHECK task_set_phase(struct task *t, const char *phase)
 
 static status task_gap_hint(struct task *t)
 {
-    fail_hint(&t->e, "The two databases may differ now.  Compare them; `twsync release %s` and a "
-                     "new run start over.", t->job->path);
+    fail_hint(&t->e, "The two databases may differ now.  To start over: stop the job, `twsync reset"
+                     " %s --empty` (it empties the job's tables on b), existing = keep in"
+                     " [objects], and run it again.", t->job->path);
     return t->e.code;
 }
 
@@ -18927,6 +18991,12 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
                   t->target->letter);
         return fail(&t->e, TW_ESCHEMA, "%s", why.msg);
     }
+    /* New columns come by event; one that is lacking without was there, and its values are lost. */
+    if (str_is(t->stat->ddl_by, "trigger") && rel->exists) {
+        fail_hint(&t->e, "`twsync resync %s %s` brings the table back as it is on %c.",
+                  t->job->path, rel->quoted, t->source->letter);
+        return fail(&t->e, TW_ESCHEMA, "%s", why.msg);
+    }
     TRY(task_add_columns(t, rel, &any));
     if (any) return rel_resolve(rel, &t->from, &t->to, t->name, &t->begin);
     t->e = why;
@@ -19523,7 +19593,10 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
         t->dropping = rel && task_is_our_mark(t, rel, m);
         if (t->dropping) return TW_OK;
     }
-    if (rel && rel->is_marker && str_is(rel->name, "ddl")) return task_ddl(t, rel, m, take);
+    if (rel && rel->is_marker && str_is(rel->name, "ddl")) {
+        t->counts = true;
+        return task_ddl(t, rel, m, take);
+    }
     if (rel && rel->is_marker && str_is(rel->name, "heartbeat")) task_note_beat(t, rel, m);
     TRY(task_rel(t, m->relid, &rel, take));
     if (!rel) return TW_OK;
@@ -19550,6 +19623,7 @@ static status MUST_CHECK task_change(struct task *t, const struct msg *m, enum t
     *take = window_add(t->w, &c);
     if (*take == TAKE_LATER) return TW_OK;
     t->seq++;
+    t->counts = true;
     if (rel->has_deferrable) t->care = true;
     if (c.m.kind == 'D' || change_moves(&c)) task_remember_delete(t, rel, m);
     return TW_OK;
@@ -19569,6 +19643,7 @@ static status MUST_CHECK task_truncate(struct task *t, const struct msg *m, enum
         n += rels[n] && !task_leaves_out(t, rels[n], OP_TRUNCATE);
     }
     if (!n) return TW_OK;
+    t->counts = true;
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
     settle_touch_all(&t->page->memory);
     return apply_truncate(&t->apply, rels, n, m->options);
@@ -19586,7 +19661,7 @@ static void task_end_txn(struct task *t, const struct msg *m)
     w->end_lsn = m->end_lsn;
     if (!t->dropping) {
         w->commit_us = m->commit_us;
-        w->transactions++;
+        w->transactions += t->counts;
     }
     int64_t rows = w->n + (t->writing ? 0 : t->apply.rows);
     w->settle = t->care;
@@ -19605,7 +19680,7 @@ static status MUST_CHECK task_message(struct task *t, const struct msg *m, enum 
         if (t->in_txn) return fail(&t->e, TW_EPROTO, "BEGIN inside a transaction");
         t->begin = *m;
         t->in_txn = true;
-        t->decided = t->care = t->alone = false;
+        t->decided = t->care = t->alone = t->counts = false;
         t->seq = 0;
         t->dropping = m->final_lsn < t->progress.applied_lsn;
         t->behind = t->repl.source_us - m->commit_us > TASK_BEHIND_MS * 1000;
@@ -19789,6 +19864,7 @@ static status MUST_CHECK task_write(struct task *t)
     t->w = &t->windows[w == t->windows];
     task_throttle_window(t);
     t->writing = true;
+    t->stat->caught_up = 0;
     t->leaves_open = !commit;
     t->to.also_fd = PQsocket(t->repl.db.pg);
     t->to.tick = task_tick_writing;
@@ -20053,18 +20129,42 @@ static void task_session_init(struct task *t)
     error_clear(&t->e);
 }
 
+/* What can be done about an error of the servers that says nothing of it. */
+static void task_advise(struct task *t)
+{
+    const char *path = t->job->path, *state = t->e.sqlstate;
+    if (str_is(state, "42501"))
+        fail_hint(&t->e, "`twsync grants %s` prints what the role lacks; it goes on by itself"
+                         " then.", path);
+    else if (str_is(state, "42704") && strstr(t->e.msg, "publication"))
+        (void) task_gap_hint(t);
+    else if (t->e.code == TW_ESERVER || t->e.code == TW_ESCHEMA)
+        fail_hint(&t->e, "Mend it on %c: it goes on by itself then.  `twsync schema %s` shows how b"
+                         " differs from a.", t->target->letter, path);
+    /* Who gives a hint need not know the job. */
+    for (char *at; (at = strstr(t->e.hint, " JOB")) && (at[4] == ' ' || at[4] == '`');) {
+        char rest[sizeof t->e.hint];
+        str_copy(rest, sizeof rest, at + 4);
+        *at = '\0';
+        size_t used = strlen(t->e.hint);
+        snprintf(t->e.hint + used, sizeof t->e.hint - used, " %s%s", path, rest);
+    }
+}
+
 /* Log a failure once, and once a minute while it stays the same. */
 static void task_report(struct task *t, const char *context)
 {
     char text[sizeof t->stat->last_error];
     snprintf(text, sizeof text, "%s%s%s", t->e.msg, t->e.detail[0] ? "; " : "", t->e.detail);
     bool same = str_is(text, t->stat->last_error) && t->attempts > 0;
+    task_advise(t);
     if (!same || os_now() - t->reported_us > 60 * USEC_SEC) {
         t->reported_us = os_now();
         log_failure(&t->e, context);
     }
     str_copy(t->stat->last_error, sizeof t->stat->last_error, text);
     str_copy(t->stat->last_hint, sizeof t->stat->last_hint, t->e.hint);
+    t->stat->failed_as = t->e.code;
 }
 
 /* Did the session fail because there was DDL meanwhile?  Then once more, with new eyes. */
@@ -20224,6 +20324,7 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
     t->owner = (struct db_owner){.name = job->name, .lease = leased ? &page->lease : NULL};
     db_short_name(t->owner.job, job->name);
     str_copy(t->owner.instance, sizeof t->owner.instance, instance);
+    t->stat->pid = getpid();
     task_restore(t);
 }
 
@@ -20337,15 +20438,15 @@ static void alert_json(struct alert *al, int i, bool fired, struct buf *b)
     char id[40];
     alert_id(i, id, sizeof id);
     buf_str(b, "{\"job\":");
-    json_str(b, al->job->name);
+    json_shown(b, al->job->name);
     buf_fmt(b, ",\"alert\":\"%s\",\"status\":\"%s\",\"at\":\"", id, fired ? "firing" : "resolved");
     buf_time(b, os_wall());
     buf_str(b, "\",\"since\":\"");
     buf_time(b, x->since_us ? x->since_us : os_wall());
     buf_str(b, "\",\"text\":");
-    json_str(b, x->text);
+    json_shown(b, x->text);
     buf_str(b, ",\"host\":");
-    json_str(b, al->host);
+    json_shown(b, al->host);
     buf_str(b, "}\n");
 }
 
@@ -20499,7 +20600,8 @@ static void alert_round(struct alert *al)
  * no delay, and whatever stands still between the source's tables and the target's shows one. */
 
 enum { LEASE_RENEW_S = 2, LEASE_EXPIRES_S = 7, WATCH_BEATS = 256, WATCH_SAMPLES = 4096,
-       WATCH_TURN_MS = 200, WATCH_SLOW_S = 10, WATCH_LONG_S = 60, WATCH_CONFLICTS = 8 };
+       WATCH_TURN_MS = 200, WATCH_PATIENCE_S = 8, WATCH_SLOW_S = 15, WATCH_LONG_S = 60,
+       WATCH_CONFLICTS = 8 };
 
 /* Of one task. */
 struct watch_task {
@@ -20669,8 +20771,13 @@ static status MUST_CHECK watch_renew(struct watch *w)
     status s = db_value(&w->db[1], &a, "renew the lease", "UPDATE twsync.lease SET beat = beat + 1,"
                         " renewed_at = clock_timestamp() WHERE job = $1 AND instance = $2 AND term"
                         " = $3::bigint RETURNING term", 3, values, &ours);
+    const char *there = NULL;
+    if (s == TW_OK && !ours)
+        s = db_value(&w->db[1], &a, "read the lease", "SELECT 1 FROM twsync.lease WHERE job = $1",
+                     1, values, &there);
     arena_free(&a);
-    if (s == TW_OK && !ours) watch_lost(w);
+    if (s == TW_OK && !ours && there) watch_lost(w);
+    if (s == TW_OK && !ours && !there) w->taken = false;  /* somebody has deleted it: anew */
     return s;
 }
 
@@ -20823,7 +20930,7 @@ static int64_t watch_between(lsn_t from, lsn_t to)
 /* Between the source's end of WAL and the target's tables: what is not decoded, not received, not
  * applied.  A source writes WAL that is none of ours: a task that has passed the last heartbeat,
  * and holds nothing, has nothing before it. */
-static void watch_lag(struct watch *w, int dir, lsn_t wal, lsn_t sent)
+static void watch_lag(struct watch *w, int dir, lsn_t wal, lsn_t sent, lsn_t confirmed)
 {
     struct watch_task *x = &w->task[dir];
     struct stat_task *t = &w->page->task[dir];
@@ -20831,6 +20938,9 @@ static void watch_lag(struct watch *w, int dir, lsn_t wal, lsn_t sent)
     usec now = os_now();
     watch_sample(x, wal, now);
     lsn_t received = t->received_lsn, passed = t->passed_lsn;
+    if (!passed) received = passed = t->applied_lsn;  /* it does not stream */
+    if (passed < confirmed) passed = confirmed;
+    if (!confirmed) received = passed = sent = wal;   /* there is no slot */
     if (!sent) sent = received;
     if (received < passed) received = passed;
     if (sent < received) sent = received;
@@ -20851,7 +20961,8 @@ static const char watch_slot_sql[] =
     " to_jsonb(s)->>'wal_status', to_jsonb(s)->>'safe_wal_size',"
     " coalesce(to_jsonb(s)->>'invalidation_reason', CASE WHEN to_jsonb(s)->>'conflicting' = 'true'"
     " THEN 'conflicting' END), (SELECT r.sent_lsn FROM pg_stat_replication r WHERE r.pid ="
-    " s.active_pid) FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1";
+    " s.active_pid), s.confirmed_flush_lsn FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON"
+    " s.slot_name = $1";
 
 static const char watch_spill_sql[] =
     "SELECT spill_bytes FROM pg_stat_replication_slots WHERE slot_name = $1";
@@ -20876,23 +20987,25 @@ static status MUST_CHECK watch_slot(struct watch *w, int dir)
     struct arena a = {0};
     PGresult *r;
     const char *spilled = NULL;
-    lsn_t wal = 0, sent = 0;
+    lsn_t wal = 0, sent = 0, confirmed = 0;
     status s = db_query(d, &a, "look at the slot", watch_slot_sql, 1, &x->slot, &r);
     if (s == TW_OK && d->version >= 140000)
         s = db_value(d, &a, "look at the slot", watch_spill_sql, 1, &x->slot, &spilled);
     if (s == TW_OK) {
         if (db_cell(r, 0, 0)) lsn_parse(db_cell(r, 0, 0), &wal);
         if (db_cell(r, 0, 7)) lsn_parse(db_cell(r, 0, 7), &sent);
+        if (db_cell(r, 0, 8)) lsn_parse(db_cell(r, 0, 8), &confirmed);
         w->page->node[dir].wal_lsn = wal;
         l->slot_exists = db_cell(r, 0, 1) != NULL;
         l->slot_active = db_cell(r, 0, 2) != NULL;
+        w->page->task[dir].from_pid = db_cell_int(r, 0, 2);
         l->held_bytes = db_cell_int(r, 0, 3);
         l->safe_bytes = db_cell(r, 0, 5) ? db_cell_int(r, 0, 5) : -1;
         l->spill_bytes = spilled ? strtoll(spilled, NULL, 10) : 0;
         str_copy(l->wal_status, sizeof l->wal_status, db_cell(r, 0, 4) ? db_cell(r, 0, 4) : "");
         str_copy(l->invalid, sizeof l->invalid, db_cell(r, 0, 6) ? db_cell(r, 0, 6) : "");
         watch_tell_wal(w, dir);
-        watch_lag(w, dir, wal, sent);
+        watch_lag(w, dir, wal, sent, confirmed);
     }
     arena_free(&a);
     return s;
@@ -21018,7 +21131,7 @@ static status MUST_CHECK watch_conflicts(struct watch *w, int dir)
     static const char sql[] =
         "SELECT jsonb_build_object('id', id, 'at', recorded_at, 'kind', kind, 'policy', policy,"
         " 'outcome', outcome, 'table', schema_name || '.' || table_name, 'key', left(key::text,"
-        " 120), 'settled', settled)::text, id FROM twsync.conflict WHERE task = $1 ORDER BY id DESC"
+        " 120), 'settled', settled)::text FROM twsync.conflict WHERE task = $1 ORDER BY id DESC"
         " LIMIT $2::int";
     struct watch_task *x = &w->task[dir];
     struct stat_task *t = &w->page->task[dir];
@@ -21035,8 +21148,9 @@ static status MUST_CHECK watch_conflicts(struct watch *w, int dir)
         buf_fmt(&b, "%s%s", b.len ? "," : "", db_cell(r, i, 0));
     }
     if (s == TW_OK) {
+        t->look.edits++;
         str_copy(t->look.conflicts, sizeof t->look.conflicts, buf_cstr(&b));
-        if (PQntuples(r)) t->look.newest_conflict = db_cell_int(r, 0, 1);
+        t->look.edits++;
         x->conflicts = now;
     }
     buf_free(&b);
@@ -21063,11 +21177,19 @@ static void watch_history(struct watch *w)
     p->history_n++;
 }
 
-/* While a node is waited for, the other's lease is renewed. */
-static status watch_tick(void *arg)
+/* While a node is waited for, the delays are kept up, and the lease is renewed if it can be. */
+static status watch_tick_b(void *arg)
+{
+    struct watch *w = arg;
+    for (int dir = 0; dir < 2; dir++) watch_delay(w, dir);
+    return TW_OK;
+}
+
+static status watch_tick_a(void *arg)
 {
     struct watch *w = arg;
     struct tw_error keep = w->e;
+    for (int dir = 0; dir < 2; dir++) watch_delay(w, dir);
     if (!w->taken || !w->db[1].pg) return TW_OK;
     if (watch_lease(w) != TW_OK) db_close(&w->db[1]);
     w->e = keep;
@@ -21079,11 +21201,12 @@ static status MUST_CHECK watch_open(struct watch *w, int node)
     struct db *d = &w->db[node];
     bool has;
     if (!d->pg) {
-        *d = (struct db){.node = &w->job->node[node], .e = &w->e, .tick_ms = 500};
-        if (node == 0) d->tick = watch_tick, d->tick_arg = w;
+        *d = (struct db){.node = &w->job->node[node], .e = &w->e, .tick_ms = 500,
+                         .tick = node ? watch_tick_b : watch_tick_a, .tick_arg = w,
+                         .patience_s = WATCH_PATIENCE_S};
         db_name(d, &w->owner, "watch", "look");
         d->owner = NULL;  /* it asks for the lease, it does not need it */
-        w->set_up[node] = false;
+        w->set_up[node] = w->told[node] = false;  /* it may have gone back meanwhile */
         TRY(db_open(d, false));
         TRY(db_commits_wait(d, false));
     }
@@ -21103,7 +21226,7 @@ static status MUST_CHECK watch_node(struct watch *w, int node, bool beat, bool l
     TRY(watch_lease_tell(w, node));
     bool held = w->page->lease.state == LEASE_HELD;
     if (beat && held) TRY(watch_beat(w, node));
-    if (beat && held && node == 0) TRY(watch_lease_note(w, 0, false));
+    if (slow && held && node == 0) TRY(watch_lease_note(w, 0, false));
     if (look) TRY(watch_slot(w, node));
     if (look) TRY(watch_waits(w, 1 - node));
     if (look) TRY(watch_conflicts(w, 1 - node));
@@ -21231,13 +21354,15 @@ struct report {
     struct arena arena;
     struct warning {
         bool error;
+        int number;  /* in the order of their making */
         const char *text, *todo;
     } *warnings;
     int nwarnings;
     int room;
 };
 
-enum { REPORT_SILENT_S = 15, REPORT_DELAY_S = 60, REPORT_STALE_S = 15 };
+enum { REPORT_SILENT_S = 15, REPORT_DELAY_S = 60, REPORT_STALE_S = 15,
+       REPORT_CLOSE_US = 2000000 };
 
 /* A page left by a kill says Running: of a job that does not run only failures are still true. */
 static enum task_state report_state(const struct report *r, int dir)
@@ -21288,41 +21413,144 @@ static void PRINTF(4, 5) report_warn(struct report *r, bool error, const char *t
         r->warnings = more;
         r->room = 2 * r->room + 8;
     }
-    r->warnings[r->nwarnings++] = (struct warning){error, arena_str(&r->arena, text), todo};
+    r->warnings[r->nwarnings] =
+        (struct warning){error, r->nwarnings, arena_str(&r->arena, text), todo};
+    r->nwarnings++;
+}
+
+/* Of the first "pid N" in a text; 0: there is none. */
+static int report_pid(const char *text)
+{
+    const char *at = strstr(text, "pid ");
+    return at ? atoi(at + 4) : 0;
+}
+
+static const char *report_when(struct report *r, usec wall_us)
+{
+    struct buf b = {0};
+    buf_time(&b, wall_us);
+    const char *text = arena_str(&r->arena, buf_cstr(&b));
+    buf_free(&b);
+    return text;
+}
+
+/* A node that does not answer is told once, for all that cannot go on without it. */
+static void report_warn_node(struct report *r, int node)
+{
+    const char *error = r->page.node[node].error, *todo;
+    char letter = r->job->node[node].letter;
+    usec until = 0;
+    if (!r->running || !error[0]) return;
+    for (int dir = 0; dir < 2; dir++)
+        if (report_state(r, dir) == TASK_Retrying && r->page.task[dir].until_us > until)
+            until = r->page.task[dir].until_us;
+    if (strstr(error, "authentication failed") || strstr(error, "no password"))
+        todo = arena_fmt(&r->arena, "Put the right password into [%c] of the job file, then: twsync"
+                                    " reload %s", letter, r->job->path);
+    else if (until)
+        todo = arena_fmt(&r->arena, "When %c answers again twsync goes on by itself; it gives up"
+                                    " at %s.", letter, report_when(r, until));
+    else
+        todo = arena_fmt(&r->arena, "When %c answers again twsync goes on by itself.", letter);
+    report_warn(r, true, todo, "%s does not answer: %s",
+                db_label(&r->arena, &r->job->node[node]), error);
+}
+
+static bool report_node_is_away(const struct report *r, int dir)
+{
+    bool away = r->page.node[0].error[0] || r->page.node[1].error[0];
+    return away && r->running && r->page.task[dir].failed_as == TW_ECONN;
+}
+
+/* After a gap nothing that was there is of use any more. */
+static void report_warn_failed(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    const char *name = direction_names[dir], *hint = t->last_hint;
+    const char *on = arena_fmt(&r->arena, r->running ? "When its cause is gone: twsync resume %s"
+                               " --task %s" : "When its cause is gone: twsync run %s",
+                               r->job->path, name);
+    if (t->failed_as == TW_EGAP) on = hint;
+    else if (hint[0]) on = arena_fmt(&r->arena, "%s  %s", hint, on);
+    report_warn(r, true, on, "%s has failed: %s", name, t->last_error);
 }
 
 static void report_warn_state(struct report *r, int dir)
 {
     const struct stat_task *t = &r->page.task[dir];
-    struct arena *a = &r->arena;
+    const struct stat_look *l = &t->look;
     const char *name = direction_names[dir], *todo = t->last_hint[0] ? t->last_hint : NULL;
-    const char *on = arena_fmt(a, "When its cause is gone: twsync %s %s --task %s",
-                               r->running ? "resume" : "run", r->job->path, name);
-    struct buf b = {0};
+    bool lost = !l->slot_exists || str_is(l->wal_status, "lost") || l->invalid[0];
     switch (report_state(r, dir)) {
     case TASK_PrecheckFailed:
         report_warn(r, true, todo, "the precheck failed: %s", t->last_error);
         break;
-    case TASK_Failed:
-        if (!r->running) on = arena_fmt(a, "When its cause is gone: twsync run %s", r->job->path);
-        report_warn(r, true, todo ? arena_fmt(a, "%s %s", todo, on) : on, "%s has failed: %s",
-                    name, t->last_error);
-        break;
+    case TASK_Failed: report_warn_failed(r, dir); break;
     case TASK_Retrying:
-        buf_fmt(&b, "attempt %" PRId64 ", next ", (int64_t) t->attempts);
-        buf_time(&b, t->next_us);
-        buf_str(&b, ", gives up ");
-        buf_time(&b, t->until_us);
-        report_warn(r, true, todo, "%s cannot go on (%s): %s", name, buf_cstr(&b), t->last_error);
+        if (!report_node_is_away(r, dir))
+            report_warn(r, true, todo, "%s cannot go on (attempt %" PRId64 ", next %s, gives up"
+                        " %s): %s", name, (int64_t) t->attempts, report_when(r, t->next_us),
+                        report_when(r, t->until_us), t->last_error);
         break;
     case TASK_Paused:
-        report_warn(r, false, arena_fmt(a, "twsync resume %s --task %s", r->job->path, name),
-                    "%s rests, and its slot keeps WAL: %s so far", name,
-                    report_bytes(a, t->look.held_bytes));
+        if (!lost || !r->running)
+            report_warn(r, false, arena_fmt(&r->arena, "twsync resume %s --task %s", r->job->path,
+                                            name), "%s rests, and its slot keeps WAL on %c: %s so"
+                        " far", name, r->job->node[dir].letter,
+                        report_bytes(&r->arena, l->held_bytes));
+        break;
+    case TASK_NotStarted:
+        if (r->running && !report_standby(r) && t->last_error[0])
+            report_warn(r, true, todo, "%s does not start: %s", name, t->last_error);
         break;
     default: break;
     }
-    buf_free(&b);
+}
+
+/* Which limits of a task are set, as `twsync throttle` takes them away. */
+static void report_warn_limit(struct report *r, int dir)
+{
+    static const enum throttle own[2][2] = {{THROTTLE_forward_rows, THROTTLE_forward_bytes},
+                                            {THROTTLE_reverse_rows, THROTTLE_reverse_bytes}};
+    static const enum throttle both[] = {THROTTLE_increments_rows, THROTTLE_increments_bytes};
+    struct buf set = {0}, off = {0};
+    for (int i = 0; i < 4; i++) {
+        enum throttle which = i < 2 ? own[dir][i] : both[i - 2];
+        int64_t rate = r->page.limits[which].rate;
+        if (rate < 0) continue;
+        buf_fmt(&set, "%s%s = %" PRId64, set.len ? ", " : "", throttle_names[which], rate);
+        buf_fmt(&off, " %s=-1", throttle_names[which]);
+    }
+    if (set.len)
+        report_warn(r, false, arena_fmt(&r->arena, "twsync throttle %s%s", r->job->path,
+                                        buf_cstr(&off)), "a limit slows %s down: %s",
+                    direction_names[dir], buf_cstr(&set));
+    buf_free(&set);
+    buf_free(&off);
+}
+
+/* Nothing is applied, although there is something: where does it stand still? */
+static void report_warn_stalled(struct report *r, int dir)
+{
+    const struct stat_task *t = &r->page.task[dir];
+    const struct stat_look *l = &t->look;
+    struct arena *a = &r->arena;
+    char source = r->job->node[dir].letter, target = r->job->node[1 - dir].letter;
+    const char *name = direction_names[dir], *since = report_time(a, l->stalled_us);
+    int pid = report_pid(l->waits);
+    if (l->waits[0])
+        report_warn(r, true, arena_fmt(a, "On %c: SELECT pg_terminate_backend(%d); or wait for it",
+                                       target, pid), "%s has applied nothing for %s, although"
+                    " there is something to apply: it is %s", name, since, l->waits);
+    else if (l->undecoded_bytes >= l->unreceived_bytes + l->unapplied_bytes)
+        report_warn(r, true, arena_fmt(a, "Look at that process: it may be decoding a large"
+                                       " transaction, or be stopped."), "%s has applied nothing"
+                    " for %s: %c does not send, %s are not decoded, walsender pid %" PRId64, name,
+                    since, source, report_bytes(a, l->undecoded_bytes), (int64_t) t->from_pid);
+    else
+        report_warn(r, true, NULL, "%s has applied nothing for %s, although there is something to"
+                    " apply: %s not received, %s received and not applied", name, since,
+                    report_bytes(a, l->unreceived_bytes), report_bytes(a, l->unapplied_bytes));
 }
 
 static void report_warn_pace(struct report *r, int dir)
@@ -21334,20 +21562,20 @@ static void report_warn_pace(struct report *r, int dir)
     enum task_state state = report_state(r, dir);
     usec now = os_wall(), silent = now - t->beat_us;
     bool works = r->running && (state == TASK_Running || state == TASK_Initializing);
+    bool slowed = works && now - t->throttled_us < 3 * USEC_SEC && stat_delay_us(t) > USEC_SEC;
     if (works && silent > REPORT_SILENT_S * USEC_SEC)
-        report_warn(r, true, "It may be stopped (SIGSTOP) or waiting for the disk: look at its"
-                    " process.", "the %s process has given no sign for %s", name,
-                    report_time(a, silent));
-    else if (works && l->stalled_us)
-        report_warn(r, true, NULL, "%s has applied nothing for %s, although there is something to"
-                    " apply%s%s", name, report_time(a, l->stalled_us), l->waits[0] ? ": " : "",
-                    l->waits);
+        report_warn(r, true, arena_fmt(a, "It may be stopped (SIGSTOP): kill -CONT %" PRId64,
+                                       (int64_t) t->pid), "the %s process, %" PRId64 ", has given"
+                    " no sign for %s", name, (int64_t) t->pid, report_time(a, silent));
+    else if (slowed)
+        report_warn_limit(r, dir);
+    else if (works && l->stalled_us && !report_node_is_away(r, dir))
+        report_warn_stalled(r, dir);
     else if (works && l->waits[0])
-        report_warn(r, false, "End that transaction, or wait for it.", "%s is %s", name, l->waits);
-    if (works && now - t->throttled_us < 3 * USEC_SEC && stat_delay_us(t) > USEC_SEC)
-        report_warn(r, false, arena_fmt(a, "twsync throttle %s lists and sets the limits",
-                                        r->job->path), "a limit slows %s down", name);
-    if (state == TASK_Running && stat_delay_us(t) > REPORT_DELAY_S * USEC_SEC)
+        report_warn(r, false, arena_fmt(a, "On %c: SELECT pg_terminate_backend(%d); or wait for it",
+                                        r->job->node[1 - dir].letter, report_pid(l->waits)),
+                    "%s is %s", name, l->waits);
+    else if (state == TASK_Running && stat_delay_us(t) > REPORT_DELAY_S * USEC_SEC)
         report_warn(r, false, NULL, "%s is %s behind: %s not decoded, %s not received, %s not"
                     " applied", name, report_time(a, stat_delay_us(t)),
                     report_bytes(a, l->undecoded_bytes), report_bytes(a, l->unreceived_bytes),
@@ -21361,20 +21589,27 @@ static void report_warn_slot(struct report *r, int dir)
     struct arena *a = &r->arena;
     char letter = r->job->node[dir].letter;
     bool streams = str_is(t->phase, "stream") || str_is(t->phase, "catchup");
-    if (!r->running || !r->page.node[dir].seen_us) return;
+    const char *over = arena_fmt(a, "To start over: stop the job, `twsync reset %s --empty` (it"
+                                 " empties the job's tables on b), existing = keep in [objects],"
+                                 " and run it again.", r->job->path);
+    const char *more = arena_fmt(a, "Raise max_slot_wal_keep_size on %c, or let the task catch"
+                                 " up%s", letter, report_state(r, dir) == TASK_Paused
+                                             ? arena_fmt(a, ": twsync resume %s --task %s",
+                                                         r->job->path, direction_names[dir]) : ".");
+    if (!r->running || !r->page.node[dir].seen_us || t->failed_as == TW_EGAP) return;
     if (streams && !l->slot_exists)
-        report_warn(r, true, NULL, "the replication slot of %s is gone from %c: what was committed"
+        report_warn(r, true, over, "the replication slot of %s is gone from %c: what was committed"
                     " since it was last read is lost", direction_names[dir], letter);
     else if (str_is(l->wal_status, "lost") || l->invalid[0])
-        report_warn(r, true, NULL, "the replication slot of %s on %c is lost%s%s",
+        report_warn(r, true, over, "the replication slot of %s on %c is lost%s%s",
                     direction_names[dir], letter, l->invalid[0] ? ": " : "", l->invalid);
     else if (str_is(l->wal_status, "unreserved"))
-        report_warn(r, true, "Raise max_slot_wal_keep_size there, or let the task catch up, now.",
-                    "the replication slot of %s on %c holds %s of WAL, more than the server is"
-                    " willing to keep: it is about to be lost", direction_names[dir], letter,
+        report_warn(r, true, more, "the replication slot of %s on %c holds %s of WAL, more than the"
+                    " server is willing to keep: it is about to be lost", direction_names[dir],
+                    letter,
                     report_bytes(a, l->held_bytes));
     else if (l->safe_bytes >= 0 && l->held_bytes > l->safe_bytes)
-        report_warn(r, false, NULL, "the replication slot of %s on %c holds %s of WAL; after %s"
+        report_warn(r, false, more, "the replication slot of %s on %c holds %s of WAL; after %s"
                     " more it is lost", direction_names[dir], letter,
                     report_bytes(a, l->held_bytes), report_bytes(a, l->safe_bytes));
 }
@@ -21383,48 +21618,56 @@ static void report_warn_tables(struct report *r, int dir)
 {
     const struct stat_task *t = &r->page.task[dir];
     const char *todo = arena_fmt(&r->arena, "When its cause is gone: twsync resync %s TABLE",
-                                 r->job->path);
+                                 r->job->path), *path = r->job->path;
     char parked[sizeof t->look.parked], *save = NULL;
     str_copy(parked, sizeof parked, t->look.parked);
     for (char *p = strtok_r(parked, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
-        report_warn(r, true, todo, "not kept in step: %s", p);
+        report_warn(r, true, arena_fmt(&r->arena, "When its cause is gone: twsync resync %s %.*s",
+                                       path, (int) strcspn(p, ":"), p), "not kept in step: %s", p);
     if (t->parked && !t->look.parked[0])
         report_warn(r, true, todo, "%" PRId64 " tables are not kept in step", (int64_t) t->parked);
 }
 
-static void report_warn_lines(struct report *r, int node, const char *text, const char *what,
-                              const char *todo)
+/* Transactions that hold things up, and what dead jobs have left. */
+static void report_warn_holders(struct report *r, int node)
 {
-    char lines[1024], *save = NULL;
-    str_copy(lines, sizeof lines, text);
+    char lines[1024], *save = NULL, letter = r->job->node[node].letter;
+    str_copy(lines, sizeof lines, r->page.node[node].holders);
+    for (char *p = strtok_r(lines, "\n", &save); p; p = strtok_r(NULL, "\n", &save)) {
+        const char *from = strchr(p, '\''), *end = from ? strstr(from, " of ") : NULL, *todo;
+        if (!strncmp(p, "prepared", 8) && end)
+            todo = arena_fmt(&r->arena, "Until it ends a slot keeps WAL, and no new one can be"
+                             " made.  In that database: COMMIT PREPARED %.*s or ROLLBACK PREPARED"
+                             " %.*s",
+                             (int) (end - from), from, (int) (end - from), from);
+        else
+            todo = arena_fmt(&r->arena, "Until it ends a slot keeps WAL, and no new one can be"
+                             " made.  On %c: SELECT pg_terminate_backend(%d)", letter,
+                             report_pid(p));
+        report_warn(r, false, todo, "on %c, %s", letter, p);
+    }
+    str_copy(lines, sizeof lines, r->page.node[node].orphans);
     for (char *p = strtok_r(lines, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
-        report_warn(r, false, todo, "on %c, %s%s", r->job->node[node].letter, what, p);
+        report_warn(r, false, arena_fmt(&r->arena, "If that job is no more: twsync orphans %s"
+                                        " --remove NAME", r->job->path), "on %c, %s", letter, p);
 }
 
 static int report_order(const void *x, const void *y)
 {
     const struct warning *a = x, *b = y;
     if (a->error != b->error) return b->error - a->error;
-    return a < b ? -1 : 1;
+    return a->number - b->number;
 }
 
 static void report_warnings(struct report *r)
 {
     const struct stat_page *p = &r->page;
-    if (!r->running)
-        report_warn(r, true, arena_fmt(&r->arena, "twsync run %s", r->job->path),
-                    "the job does not run on this host%s%s",
-                    p->sup_beat_us ? "; its last sign of life was " : "",
-                    p->sup_beat_us ? arena_fmt(&r->arena, "%s ago", report_time(&r->arena,
-                                               os_wall() - p->sup_beat_us)) : "");
+    const char *ago = report_time(&r->arena, os_wall() - p->sup_beat_us);
+    for (int node = 0; node < 2; node++) report_warn_node(r, node);
     if (r->running && os_wall() - p->sup_beat_us > REPORT_SILENT_S * USEC_SEC)
-        report_warn(r, true, "It may be stopped (SIGSTOP): look at it.", "the supervisor, process"
-                    " %d, has given no sign for %s", (int) p->supervisor_pid,
-                    report_time(&r->arena, os_wall() - p->sup_beat_us));
-    for (int i = 0; i < 2; i++)
-        if (r->running && p->node[i].error[0])
-            report_warn(r, true, NULL, "%s does not answer: %s",
-                        db_label(&r->arena, &r->job->node[i]), p->node[i].error);
+        report_warn(r, true, arena_fmt(&r->arena, "It may be stopped (SIGSTOP): kill -CONT %d",
+                                       (int) p->supervisor_pid), "the supervisor, process %d, has"
+                    " given no sign for %s", (int) p->supervisor_pid, ago);
     for (int dir = 0; dir < 2; dir++) {
         if (!r->job->task[dir].enabled) continue;
         report_warn_state(r, dir);
@@ -21433,22 +21676,39 @@ static void report_warnings(struct report *r)
         report_warn_slot(r, dir);
         report_warn_tables(r, dir);
     }
-    for (int i = 0; r->running && i < 2; i++) {
-        report_warn_lines(r, i, p->node[i].holders, "", "A slot keeps WAL until it ends, and no new"
-                          " one can be made.");
-        report_warn_lines(r, i, p->node[i].orphans, "", arena_fmt(&r->arena, "If that job is no"
-                          " more: twsync orphans %s --remove JOB", r->job->path));
-    }
+    if (!r->running)
+        report_warn(r, true, arena_fmt(&r->arena, "twsync run %s", r->job->path),
+                    "the job does not run on this host%s%s%s", p->sup_beat_us
+                    ? "; its last sign of life was " : "", p->sup_beat_us ? ago : "",
+                    p->sup_beat_us ? " ago" : "");
+    for (int node = 0; node < 2 && r->running; node++) report_warn_holders(r, node);
     if (r->nwarnings) qsort(r->warnings, (size_t) r->nwarnings, sizeof *r->warnings, report_order);
 }
 
 /* ---- the page at one moment ---- */
 
+enum { REPORT_LOOKS = 20 };
+
+/* The last conflicts of a task are either whole, or not there. */
+static void report_copy(struct report *r, const struct stat_page *page)
+{
+    bool whole[2] = {false, false};
+    for (int i = 0; i < REPORT_LOOKS && !(whole[0] && whole[1]); i++) {
+        uint32_t before[2] = {page->task[0].look.edits, page->task[1].look.edits};
+        if (i) os_sleep_ms(1);
+        memcpy(&r->page, page, sizeof r->page);
+        for (int dir = 0; dir < 2; dir++)
+            whole[dir] = before[dir] % 2 == 0 && page->task[dir].look.edits == before[dir];
+    }
+    for (int dir = 0; dir < 2; dir++)
+        if (!whole[dir]) r->page.task[dir].look.conflicts[0] = '\0';
+}
+
 static void report_read(struct report *r, const struct job *job, const struct stat_page *page,
                         bool running)
 {
     *r = (struct report){.job = job, .running = running};
-    if (page) memcpy(&r->page, page, sizeof r->page);
+    if (page) report_copy(r, page);
     for (int dir = 0; dir < 2; dir++) {
         struct stat_task *t = &r->page.task[dir];
         if (!page) str_copy(t->phase, sizeof t->phase, "none");
@@ -21484,7 +21744,7 @@ static void report_look_json(const struct report *r, struct buf *b, int dir)
     buf_fmt(b, ",\"heartbeat_delay_ms\":%" PRId64 ",\"stalled_ms\":%" PRId64 ",\"waits\":",
             l->beat_delay_us < 0 ? -1 : (int64_t) l->beat_delay_us / 1000,
             (int64_t) l->stalled_us / 1000);
-    json_str(b, l->waits);
+    json_shown(b, l->waits);
     buf_str(b, ",\"lag\":{");
     report_lag(b, "undecoded", l->undecoded_bytes, l->undecoded_us);
     buf_char(b, ',');
@@ -21494,9 +21754,9 @@ static void report_look_json(const struct report *r, struct buf *b, int dir)
     buf_fmt(b, "},\"slot\":{\"name\":\"%s\",\"exists\":%s,\"active\":%s,\"wal_status\":",
             slot_name(&a, r->job, (enum tw_direction) dir), l->slot_exists ? "true" : "false",
             l->slot_active ? "true" : "false");
-    json_str(b, l->wal_status);
+    json_shown(b, l->wal_status);
     buf_str(b, ",\"invalid\":");
-    json_str(b, l->invalid);
+    json_shown(b, l->invalid);
     buf_fmt(b, ",\"held_bytes\":%" PRId64 ",\"safe_bytes\":", (int64_t) l->held_bytes);
     if (l->safe_bytes < 0) buf_str(b, "null");
     else buf_fmt(b, "%" PRId64, (int64_t) l->safe_bytes);
@@ -21528,7 +21788,7 @@ static void report_task_json(const struct report *r, struct buf *b, int dir)
     }
     report_look_json(r, b, dir);
     buf_str(b, ",\"last_error\":");
-    json_str(b, t->last_error);
+    json_shown(b, t->last_error);
     buf_char(b, '}');
 }
 
@@ -21541,7 +21801,7 @@ static void report_lines_json(struct buf *b, const char *text)
     buf_char(b, '[');
     for (char *p = strtok_r(lines, "\n", &save); p; p = strtok_r(NULL, "\n", &save)) {
         buf_str(b, sep);
-        json_str(b, p);
+        json_shown(b, p);
         sep = ",";
     }
     buf_char(b, ']');
@@ -21553,11 +21813,11 @@ static void report_nodes_json(const struct report *r, struct buf *b)
     for (int i = 0; i < 2; i++) {
         const struct stat_node *n = &r->page.node[i];
         buf_fmt(b, "%s{\"node\":\"%c\",\"version\":", i ? "," : "", r->job->node[i].letter);
-        json_str(b, n->version);
+        json_shown(b, n->version);
         buf_fmt(b, ",\"answers\":%s,\"wal_lsn\":\"" LSN_FMT "\",\"error\":",
                 r->running && n->seen_us && !n->error[0] ? "true" : "false",
                 LSN_ARG((lsn_t) n->wal_lsn));
-        json_str(b, n->error);
+        json_shown(b, n->error);
         buf_str(b, ",\"holders\":");
         report_lines_json(b, n->holders);
         buf_str(b, ",\"orphans\":");
@@ -21579,7 +21839,7 @@ static void report_alerts_json(const struct report *r, struct buf *b)
         buf_fmt(b, "%s{\"alert\":\"%s\",\"since\":\"", sep, id);
         buf_time(b, x->since_us);
         buf_fmt(b, "\",\"told\":%s,\"text\":", x->fired ? "true" : "false");
-        json_str(b, x->text);
+        json_shown(b, x->text);
         buf_char(b, '}');
         sep = ",";
     }
@@ -21596,7 +21856,7 @@ static void report_copy_json(const struct report *r, struct buf *b)
         char name[sizeof c->tables[i].name];
         str_copy(name, sizeof name, c->tables[i].name);
         buf_fmt(b, "%s{\"table\":", sep);
-        json_str(b, name);
+        json_shown(b, name);
         buf_fmt(b, ",\"rows\":%" PRId64 ",\"bytes\":%" PRId64 ",\"chunks\":%" PRId64
                 ",\"chunks_done\":%" PRId64 "}", (int64_t) c->tables[i].rows,
                 (int64_t) c->tables[i].bytes, (int64_t) c->tables[i].chunks,
@@ -21614,10 +21874,10 @@ static void report_json(const struct report *r, struct buf *b)
     gethostname(host, sizeof host - 1);
     buf_fmt(b, "{\"job\":\"%s\",\"tag\":\"%s\",\"version\":\"%s\",\"host\":", r->job->name,
             tag_names[r->job->tag], TWSYNC_VERSION);
-    json_str(b, host);
+    json_shown(b, host);
     buf_fmt(b, ",\"running\":%s,\"lease\":\"%s\",\"holder\":", r->running ? "true" : "false",
-            r->running ? leases[r->page.lease.state % 3] : "unknown");
-    json_str(b, report_standby(r) ? r->page.lease.holder : "");
+            r->running && r->page.lease.state >= 0 ? leases[r->page.lease.state % 3] : "unknown");
+    json_shown(b, report_standby(r) ? r->page.lease.holder : "");
     buf_str(b, ",\"at\":\"");
     buf_time(b, os_wall());
     buf_str(b, "\",\"started\":\"");
@@ -21626,9 +21886,9 @@ static void report_json(const struct report *r, struct buf *b)
     for (int i = 0; i < r->nwarnings; i++) {
         buf_fmt(b, "%s{\"level\":\"%s\",\"text\":", i ? "," : "",
                 r->warnings[i].error ? "error" : "warning");
-        json_str(b, r->warnings[i].text);
+        json_shown(b, r->warnings[i].text);
         buf_str(b, ",\"what_to_do\":");
-        json_str(b, r->warnings[i].todo ? r->warnings[i].todo : "");
+        json_shown(b, r->warnings[i].todo ? r->warnings[i].todo : "");
         buf_char(b, '}');
     }
     buf_str(b, "],\"tasks\":[");
@@ -21720,7 +21980,7 @@ static void report_sample(const struct report *r, struct buf *b, const char *nam
     X(transactions, "Transactions applied.") X(rows, "Changes of rows applied.")                   \
     X(inserts, "Inserts applied.") X(updates, "Updates applied.") X(deletes, "Deletes applied.")   \
     X(truncates, "Truncates applied.") X(conflicts, "Conflicts found.")                            \
-    X(settled, "Conflicts after which both sides hold the same row again.")                        \
+    X(settled, "Rows copied to the other side after a conflict.")                                  \
     X(skipped_transactions, "Transactions of the other direction, not echoed.")                    \
     X(bytes, "Bytes of the stream.") X(restarts, "Sessions begun again after a failure.")          \
     X(copy_rows, "Rows copied.") X(copy_bytes, "Bytes copied.") X(ddl, "DDL carried.")             \
@@ -21823,7 +22083,7 @@ static void report_retry_text(const struct report *r, struct buf *b, int dir)
         buf_time(b, t->until_us);
         buf_char(b, '\n');
     }
-    if (state == TASK_Failed)
+    if (state == TASK_Failed && t->failed_as != TW_EGAP)
         buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if"
                    " nothing runs)\n", r->job->path, direction_names[dir]);
     if (state == TASK_Paused)
@@ -21836,13 +22096,14 @@ static void report_task_text(struct report *r, struct buf *b, int dir)
     const struct stat_task *t = &r->page.task[dir];
     enum task_state state = report_state(r, dir);
     buf_fmt(b, "%-8s %s", direction_names[dir], task_state_name(state));
-    if (state == TASK_Running) buf_str(b, t->caught_up ? " (caught up)" : " (delayed)");
+    bool caught_up = t->caught_up && !t->look.stalled_us && stat_delay_us(t) < REPORT_CLOSE_US;
+    if (state == TASK_Running) buf_str(b, caught_up ? " (caught up)" : " (delayed)");
     buf_fmt(b, "\n  phase        %s\n", t->phase);
     if (t->rung[0]) buf_fmt(b, "  rung         %s\n", t->rung);
     if (t->copy_tables)
         buf_fmt(b, "  copy         %" PRId64 " of %" PRId64 " tables, %" PRId64 " rows\n",
                 (int64_t) t->copy_tables_done, (int64_t) t->copy_tables, (int64_t) t->copy_rows);
-    buf_fmt(b, "  delay        %" PRId64 " ms\n", stat_delay_us(t) / 1000);
+    if (r->running) buf_fmt(b, "  delay        %" PRId64 " ms\n", stat_delay_us(t) / 1000);
     if (r->running) report_lag_text(r, b, dir);
     if (r->running) report_slot_text(r, b, dir);
     report_counts_text(t, b);
@@ -21893,12 +22154,13 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
  * the job.  It only answers GET, asks nobody who he is, and therefore listens on this host alone
  * unless the job file says otherwise. */
 
-enum { HTTP_CONNECTIONS = 32, HTTP_TIMEOUT_S = 10, HTTP_TURN_MS = 1000 };
+enum { HTTP_CONNECTIONS = 32, HTTP_TIMEOUT_S = 10, HTTP_LIFE_S = 15, HTTP_TURN_MS = 1000 };
 
 struct http {
     const struct job *job;
     const struct stat_page *page;
     struct report *report;
+    struct { struct MHD_Connection *c; usec since_us; } open[HTTP_CONNECTIONS];
 };
 
 /* The page at /: it asks for status.json and history.json, and is all there is of it. */
@@ -22122,7 +22384,8 @@ static const char http_page[] =
     "\n"
     "function taskCard(t, s) {\n"
     "  const delay = Math.max(t.heartbeat_delay_ms || 0, t.caught_up ? 0 : t.delay_ms || 0);\n"
-    "  const mood = /Failed/.test(t.state) ? 'bad' : t.state === 'Running' ? 'good' : '';\n"
+    "  const mood = /Failed/.test(t.state) ? 'bad' : t.state === 'Running' ? 'good'\n"
+    "    : t.state === 'Retrying' ? 'warn' : '';\n"
     "  return card(`task ${t.task}`, `${way(t.task)} (${t.task})`, mood, t.state,\n"
     "    el('p', 'delay', el('b', '', ms(delay)), ' delay, ',\n"
     "      t.caught_up ? '' : 'not ', 'caught up'),\n"
@@ -22240,6 +22503,9 @@ static const char http_page[] =
     "    say(note, text);\n"
     "    $(note).hidden = !text;\n"
     "    $(area).classList.toggle('stale', text !== '');\n"
+    "    if (area !== 'main') return;\n"
+    "    $('state').classList.toggle('stale', text !== '');\n"
+    "    if (text) document.title = 'twsync: no answer';\n"
     "  };\n"
     "  const turn = async () => {\n"
     "    let what = '';\n"
@@ -22393,9 +22659,34 @@ static enum MHD_Result http_handle(void *arg, struct MHD_Connection *c, const ch
     if (code == MHD_HTTP_NOT_FOUND)
         for (size_t i = 0; i < sizeof http_routes / sizeof *http_routes; i++)
             buf_fmt(&b, "%s\n", http_routes[i].path);
-    enum MHD_Result rc = http_send(c, code, route ? route->type : text, &b);
+    enum MHD_Result rc = http_send(c, code, code == MHD_HTTP_OK ? route->type : text, &b);
     buf_free(&b);
     return rc;
+}
+
+/* Which connections there are, and since when. */
+static void http_note(void *arg, struct MHD_Connection *c, void **state,
+                      enum MHD_ConnectionNotificationCode what)
+{
+    struct http *h = arg;
+    (void) state;
+    int i = 0;
+    const struct MHD_Connection *like = what == MHD_CONNECTION_NOTIFY_STARTED ? NULL : c;
+    while (i < HTTP_CONNECTIONS && h->open[i].c != like) i++;
+    if (i == HTTP_CONNECTIONS) return;
+    h->open[i].c = like ? NULL : c;
+    h->open[i].since_us = os_now();
+}
+
+/* One that sends a byte now and then is never idle: it has had its time all the same. */
+static void http_end_old(struct http *h)
+{
+    for (int i = 0; i < HTTP_CONNECTIONS; i++) {
+        if (!h->open[i].c || os_now() - h->open[i].since_us < HTTP_LIFE_S * USEC_SEC) continue;
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(h->open[i].c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (info) shutdown(info->connect_fd, SHUT_RDWR);
+    }
 }
 
 /* The socket, by "ADDRESS:PORT". */
@@ -22436,11 +22727,13 @@ static status MUST_CHECK http_run(const struct job *job, const struct stat_page 
         MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_THREAD_SAFETY, 0, NULL, NULL, http_handle, &h,
                          MHD_OPTION_LISTEN_SOCKET, fd,
                          MHD_OPTION_CONNECTION_LIMIT, (unsigned) HTTP_CONNECTIONS,
-                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned) HTTP_TIMEOUT_S, MHD_OPTION_END);
+                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned) HTTP_TIMEOUT_S,
+                         MHD_OPTION_NOTIFY_CONNECTION, http_note, &h, MHD_OPTION_END);
     if (!d) return fail(e, TW_EOS, "could not start the status endpoint");
     log_info("status by HTTP on %s", job->listen);
     while (!stop_flag) {
         MHD_run_wait(d, HTTP_TURN_MS);
+        http_end_old(&h);
         if (getppid() == 1 && page->supervisor_pid != 1) break;
     }
     MHD_stop_daemon(d);
@@ -22893,6 +23186,20 @@ static bool sup_may_wait(const struct job *job, const struct check_list *list)
     return true;
 }
 
+/* Of the items that failed the first, for `twsync status`. */
+static void sup_note_check(struct sup *s, const struct check_list *list)
+{
+    struct stat_task *t = &s->page->task[TW_FORWARD];
+    int i = 0;
+    while (i < list->n && (list->items[i].status != CHECK_FAILED || list->items[i].accepted)) i++;
+    if (i == list->n) return;
+    const struct check_item *x = &list->items[i];
+    snprintf(t->last_error, sizeof t->last_error, "%s on %c: %s (needed: %s)", x->code, x->node,
+             x->measured, x->needed ? x->needed : "");
+    snprintf(t->last_hint, sizeof t->last_hint, "%s%sThen: twsync run %s",
+             x->remedy ? x->remedy : "", x->remedy ? "  " : "", s->job->path);
+}
+
 static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
 {
     struct arena a = {0};
@@ -22903,6 +23210,7 @@ static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)
         check_print(&list, stdout, log_sink.json);
         fflush(stdout);
         st = fail(e, TW_ECHECK, "precheck failed; nothing was changed on either server");
+        sup_note_check(s, &list);
     }
     if (st == TW_OK)
         for (int i = 0; i < list.n; i++)
@@ -24073,18 +24381,6 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
 
 /* ---- throttle ---- */
 
-static const char *const throttle_names[] = {
-#define X(n, name, help) name,
-    THROTTLES(X)
-#undef X
-};
-
-static const char *const throttle_help[] = {
-#define X(n, name, help) help,
-    THROTTLES(X)
-#undef X
-};
-
 /* "full.rows=50000".  false, with the reason in `e`: there is no such limit, or no such value. */
 static bool throttle_parse(const char *word, int *which, int64_t *rate, struct tw_error *e)
 {
@@ -24574,7 +24870,7 @@ static const struct cli_opt {
     {"--quiet", FLAG(quiet), {NULL}, NULL},
     {"--log", VALUE(log), {"text", "json", NULL}, NULL},
     {"--to", VALUE(to), {"a", "b", NULL}, "sequences"},
-    {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL}, 
+    {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL},
      "conflicts skip pause resume reset"},
     {"--empty", FLAG(empty), {NULL}, "reset"},
     {"--remove", VALUE(remove), {NULL}, "orphans"},

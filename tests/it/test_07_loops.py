@@ -37,7 +37,8 @@ BEAT = {"heartbeat": "1s"}
 
 
 def assert_idle(pair, seconds=10):
-    """Neither side writes more than its heartbeats (1 s): a transaction and a few hundred bytes each.
+    """Neither side writes more than is meant: with each heartbeat (1 s) its row and the progress, every other
+    second the lease; a few hundred bytes each.
 
     A page written for the first time after a checkpoint goes to the WAL whole, so a checkpoint is made
     first and some pages are granted; the idle server's own snapshot records are small.
@@ -47,8 +48,8 @@ def assert_idle(pair, seconds=10):
     grown, seconds = growth(pair, seconds)
     beats = seconds + 2
     for node, (written, transactions) in zip(pair.nodes, grown):
-        assert transactions <= 2 * beats, f"node {node.letter}: {transactions} transactions while idle"
-        assert written <= 2 * beats * 600 + 6 * 8192, f"node {node.letter}: {written} bytes of WAL while idle"
+        assert transactions <= 3 * beats, f"node {node.letter}: {transactions} transactions while idle"
+        assert written <= 3 * beats * 600 + 6 * 8192, f"node {node.letter}: {written} bytes of WAL while idle"
 
 
 def test_no_echo(pair, make_job):

@@ -338,6 +338,11 @@ static void test_json(void)
         CHECK_STR(buf_cstr(&back), hostile[i]);
     }
     buf_reset(&b);
+    json_shown(&b, "\xc3\xa4 \xc3|\xe2\x82\xac\xe2\x82|\xf0\x9f\x98\x80\xed\xa0\x80\xff\xc0\xaf");
+    CHECK_STR(b.data, "\"\xc3\xa4 \xef\xbf\xbd|\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd|"
+                      "\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+                      "\xef\xbf\xbd\xef\xbf\xbd\"");
+    buf_reset(&b);
     json_str(&b, "a\"b\\c\nd\te\001");
     CHECK_STR(b.data, "\"a\\\"b\\\\c\\nd\\u0009e\\u0001\"");
     buf_free(&b);
@@ -605,22 +610,42 @@ static void test_ckpt_file(void)
 /* Texts of the page may be caught without their end, and its numbers may be anything. */
 static void test_status_copy(void)
 {
-    struct stat_page page = {.magic = STAT_MAGIC}, copy;
-    struct job job = {.name = "shop"};
+    struct stat_page page = {.magic = STAT_MAGIC};
+    struct job job = {.name = "shop", .path = "shop.ini"};
+    struct report *r = mem_resize(NULL, sizeof *r);
     struct buf b = {0};
     struct stat_task *t = &page.task[TW_FORWARD];
     job.task[TW_FORWARD].enabled = true;
+    job.node[0].letter = 'a';
+    job.node[1].letter = 'b';
     memset(t->rung, 'r', sizeof t->rung);
     memset(t->phase, 'p', sizeof t->phase);
     memset(t->last_error, 'e', sizeof t->last_error);
+    memset(t->look.waits, 'w', sizeof t->look.waits);
+    memset(t->look.parked, 'k', sizeof t->look.parked);
+    memset(t->look.conflicts, 'c', sizeof t->look.conflicts);
+    memset(page.node[0].holders, 'h', sizeof page.node[0].holders);
+    memset(page.copying.tables, 'n', sizeof page.copying.tables);
+    memset(page.alerts, 'a', sizeof page.alerts);
+    memset(page.lease.holder, 'l', sizeof page.lease.holder);
+    page.copying.n = 1000000;
+    page.lease.state = -1;
     t->state = -7;
-    status_copy(&copy, &page);
-    CHECK(strlen(copy.task[TW_FORWARD].rung) == sizeof t->rung - 1);
-    CHECK(strlen(copy.task[TW_FORWARD].phase) == sizeof t->phase - 1);
-    CHECK(strlen(copy.task[TW_FORWARD].last_error) == sizeof t->last_error - 1);
-    status_json(&b, &job, &copy, true);
+    t->look.edits = 1; /* and its writer is no more */
+    report_read(r, &job, &page, true);
+    CHECK(strlen(r->page.task[TW_FORWARD].rung) == sizeof t->rung - 1);
+    CHECK(strlen(r->page.task[TW_FORWARD].phase) == sizeof t->phase - 1);
+    CHECK(strlen(r->page.task[TW_FORWARD].last_error) == sizeof t->last_error - 1);
+    report_json(r, &b);
     CHECK(strstr(b.data, "\"state\":\"unknown\",\"phase\":\"ppppppppppppppp\",\"rung\":\"rrr"));
+    CHECK(strstr(b.data, "\"recent_conflicts\":[]"));
     CHECK(b.len == strlen(b.data) && str_is(b.data + b.len - 3, "]}\n"));
+    report_metrics(r, &b);
+    report_history(r, &b);
+    report_text(r, &b);
+    CHECK(b.len == strlen(b.data));
+    report_free(r);
+    mem_free(r);
     buf_free(&b);
 }
 
