@@ -4102,7 +4102,10 @@ static status MUST_CHECK db_check_owner(struct db *d)
                                     " '%s'", d->owner->name);
     status s = db_value(d, &a, "read who works on the job", sql, 0, NULL, &held);
     const char *ours = arena_fmt(&a, "%s %" PRId64, d->owner->instance, (int64_t) lease->term);
-    if (s == TW_OK && (lease->state != LEASE_HELD || !held || !str_is(held, ours)))
+    if (s == TW_OK && lease->state == LEASE_HELD && !held)
+        s = fail(d->e, TW_EBUSY, "the job's row of twsync.lease is gone from %c",
+                 d->node->letter);
+    if (s == TW_OK && (lease->state != LEASE_HELD || !str_is(held, ours)))
         s = fail(d->e, TW_EFENCED, "another twsync has taken over the job");
     arena_free(&a);
     return s;
@@ -6285,8 +6288,8 @@ static void rel_choose_identity(struct rel *rel)
 static status MUST_CHECK rel_check_columns(const struct rel *rel, struct db *to)
 {
     if (!rel->exists) {
-        fail_hint(to->e, "`twsync resync JOB %s` brings it to %c as it is on the source, `twsync"
-                         " skip JOB %s` leaves it out; the stream waits here.", rel->quoted,
+        fail_hint(to->e, "`twsync resync JOB '%s'` brings it to %c as it is on the source, `twsync"
+                         " skip JOB '%s'` leaves it out; the stream waits here.", rel->quoted,
                   to->node->letter, rel->quoted);
         return fail(to->e, TW_ESCHEMA, "table %s does not exist on %c", rel->quoted,
                     to->node->letter);
@@ -18993,7 +18996,7 @@ static status MUST_CHECK task_resolve(struct task *t, struct rel *rel)
     }
     /* New columns come by event; one that is lacking without was there, and its values are lost. */
     if (str_is(t->stat->ddl_by, "trigger") && rel->exists) {
-        fail_hint(&t->e, "`twsync resync %s %s` brings the table back as it is on %c.",
+        fail_hint(&t->e, "`twsync resync %s '%s'` brings the table back as it is on %c.",
                   t->job->path, rel->quoted, t->source->letter);
         return fail(&t->e, TW_ESCHEMA, "%s", why.msg);
     }
@@ -19485,8 +19488,9 @@ static status MUST_CHECK task_resync(struct task *t)
     struct arena a = {0};
     PGresult *r = NULL;
     bool later = false;
-    const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)}, *n = NULL;
+    const char *n = NULL;
     if (t->dir == TW_REVERSE || t->catchup_lsn || os_now() < t->resync_due_us) return TW_OK;
+    const char *values[] = {t->name, arena_fmt(&a, "%d", TASK_RESYNC_TRIES)};
     status s = db_query(&t->to, &a, "look for tables to copy again",
                         "UPDATE twsync.parked SET tries = tries + 1, wanted = tries + 1 < $2::int"
                         " WHERE task = $1 AND wanted RETURNING '\"' || replace(schema_name, '\"',"
@@ -19657,7 +19661,10 @@ static void task_end_txn(struct task *t, const struct msg *m)
     t->seen_lsn = m->end_lsn;
     if (t->dropping) t->stat->skipped_transactions++;
     bool open = t->writing ? t->leaves_open : t->apply.open;
-    if (!w->n && !open) return;
+    if (!w->n && !open) {
+        arena_reset(&w->arena);  /* what was left out; a window that is never written fills up */
+        return;
+    }
     w->end_lsn = m->end_lsn;
     if (!t->dropping) {
         w->commit_us = m->commit_us;
@@ -20136,6 +20143,10 @@ static void task_advise(struct task *t)
     if (str_is(state, "42501"))
         fail_hint(&t->e, "`twsync grants %s` prints what the role lacks; it goes on by itself"
                          " then.", path);
+    else if (str_is(state, "55006") && strstr(t->e.msg, "PID "))
+        fail_hint(&t->e, "Look at process %d on %c: it may be stopped.  There: SELECT"
+                         " pg_terminate_backend(%d)", atoi(strstr(t->e.msg, "PID ") + 4),
+                  t->source->letter, atoi(strstr(t->e.msg, "PID ") + 4));
     else if (str_is(state, "42704") && strstr(t->e.msg, "publication"))
         (void) task_gap_hint(t);
     else if (t->e.code == TW_ESERVER || t->e.code == TW_ESCHEMA)
@@ -20684,6 +20695,8 @@ static status MUST_CHECK watch_take(struct watch *w, struct arena *a)
     if (!done) return TW_OK;
     w->term = w->page->lease.term = term + 1;
     w->taken = true;
+    w->told[0] = w->told[1] = false;
+    w->page->lease.state = LEASE_UNKNOWN;
     w->renew_due_us = os_now() + LEASE_RENEW_S * USEC_SEC;
     return TW_OK;
 }
@@ -20726,6 +20739,25 @@ static status MUST_CHECK watch_read_lease(struct watch *w)
     return s;
 }
 
+static status MUST_CHECK watch_renew(struct watch *w)
+{
+    struct arena a = {0};
+    const char *values[] = {w->job->name, w->owner.instance, arena_fmt(&a, "%" PRId64, w->term)};
+    const char *ours = NULL;
+    w->renew_due_us = os_now() + LEASE_RENEW_S * USEC_SEC;
+    status s = db_value(&w->db[1], &a, "renew the lease", "UPDATE twsync.lease SET beat = beat + 1,"
+                        " renewed_at = clock_timestamp() WHERE job = $1 AND instance = $2 AND term"
+                        " = $3::bigint RETURNING term", 3, values, &ours);
+    const char *there = NULL;
+    if (s == TW_OK && !ours)
+        s = db_value(&w->db[1], &a, "read the lease", "SELECT 1 FROM twsync.lease WHERE job = $1",
+                     1, values, &there);
+    arena_free(&a);
+    if (s == TW_OK && !ours && there) watch_lost(w);
+    if (s == TW_OK && !ours && !there) w->taken = false;  /* somebody has deleted it: anew */
+    return s;
+}
+
 /* Steps 2 and 3, on one node.  *done: none of them is left. */
 static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
 {
@@ -20744,6 +20776,13 @@ static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
     const char *sessions[] = {w->owner.job, w->owner.instance};
     PGresult *r;
     status s = TW_OK;
+    /* One that wakes up and connects again must not end the sessions of its successor: on A the
+     * row says so, on B it is asked for. */
+    if (node == 1) s = watch_renew(w);
+    if (s == TW_OK && node == 1 && !w->taken) {
+        arena_free(&a);
+        return TW_OK;
+    }
     if (node == 0) s = db_value(&w->db[0], &a, "write the lease", row_sql, 4, row, &ours);
     if (s == TW_OK && node == 0 && !ours) {  /* A knows of later terms than B: go past them */
         s = db_value(&w->db[0], &a, "read the lease", "SELECT term FROM twsync.lease WHERE job ="
@@ -20759,25 +20798,6 @@ static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
                      w->job->node[node].letter);
     }
     arena_free(&a);
-    return s;
-}
-
-static status MUST_CHECK watch_renew(struct watch *w)
-{
-    struct arena a = {0};
-    const char *values[] = {w->job->name, w->owner.instance, arena_fmt(&a, "%" PRId64, w->term)};
-    const char *ours = NULL;
-    w->renew_due_us = os_now() + LEASE_RENEW_S * USEC_SEC;
-    status s = db_value(&w->db[1], &a, "renew the lease", "UPDATE twsync.lease SET beat = beat + 1,"
-                        " renewed_at = clock_timestamp() WHERE job = $1 AND instance = $2 AND term"
-                        " = $3::bigint RETURNING term", 3, values, &ours);
-    const char *there = NULL;
-    if (s == TW_OK && !ours)
-        s = db_value(&w->db[1], &a, "read the lease", "SELECT 1 FROM twsync.lease WHERE job = $1",
-                     1, values, &there);
-    arena_free(&a);
-    if (s == TW_OK && !ours && there) watch_lost(w);
-    if (s == TW_OK && !ours && !there) w->taken = false;  /* somebody has deleted it: anew */
     return s;
 }
 
@@ -21475,12 +21495,17 @@ static void report_warn_failed(struct report *r, int dir)
     report_warn(r, true, on, "%s has failed: %s", name, t->last_error);
 }
 
+static bool report_slot_lost(const struct stat_task *t)
+{
+    const struct stat_look *l = &t->look;
+    return !l->slot_exists || str_is(l->wal_status, "lost") || l->invalid[0];
+}
+
 static void report_warn_state(struct report *r, int dir)
 {
     const struct stat_task *t = &r->page.task[dir];
     const struct stat_look *l = &t->look;
     const char *name = direction_names[dir], *todo = t->last_hint[0] ? t->last_hint : NULL;
-    bool lost = !l->slot_exists || str_is(l->wal_status, "lost") || l->invalid[0];
     switch (report_state(r, dir)) {
     case TASK_PrecheckFailed:
         report_warn(r, true, todo, "the precheck failed: %s", t->last_error);
@@ -21493,7 +21518,7 @@ static void report_warn_state(struct report *r, int dir)
                         report_when(r, t->until_us), t->last_error);
         break;
     case TASK_Paused:
-        if (!lost || !r->running)
+        if (!r->running || !report_slot_lost(t))
             report_warn(r, false, arena_fmt(&r->arena, "twsync resume %s --task %s", r->job->path,
                                             name), "%s rests, and its slot keeps WAL on %c: %s so"
                         " far", name, r->job->node[dir].letter,
@@ -21622,7 +21647,7 @@ static void report_warn_tables(struct report *r, int dir)
     char parked[sizeof t->look.parked], *save = NULL;
     str_copy(parked, sizeof parked, t->look.parked);
     for (char *p = strtok_r(parked, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
-        report_warn(r, true, arena_fmt(&r->arena, "When its cause is gone: twsync resync %s %.*s",
+        report_warn(r, true, arena_fmt(&r->arena, "When its cause is gone: twsync resync %s '%.*s'",
                                        path, (int) strcspn(p, ":"), p), "not kept in step: %s", p);
     if (t->parked && !t->look.parked[0])
         report_warn(r, true, todo, "%" PRId64 " tables are not kept in step", (int64_t) t->parked);
@@ -22086,7 +22111,7 @@ static void report_retry_text(const struct report *r, struct buf *b, int dir)
     if (state == TASK_Failed && t->failed_as != TW_EGAP)
         buf_fmt(b, "  to go on     when its cause is gone: twsync resume %s --task %s (or run, if"
                    " nothing runs)\n", r->job->path, direction_names[dir]);
-    if (state == TASK_Paused)
+    if (state == TASK_Paused && !(r->running && report_slot_lost(t)))
         buf_fmt(b, "  to go on     twsync resume %s --task %s\n", r->job->path,
                 direction_names[dir]);
 }
@@ -23194,10 +23219,22 @@ static void sup_note_check(struct sup *s, const struct check_list *list)
     while (i < list->n && (list->items[i].status != CHECK_FAILED || list->items[i].accepted)) i++;
     if (i == list->n) return;
     const struct check_item *x = &list->items[i];
+    struct ckpt c;
+    bool began = ckpt_read(s->job, TW_FORWARD, &c) && str_is(c.phase, "stream");
     snprintf(t->last_error, sizeof t->last_error, "%s on %c: %s (needed: %s)", x->code, x->node,
              x->measured, x->needed ? x->needed : "");
+    /* What helps a job that begins may be the end of one that has run: nothing of it is on b. */
+    if (began && (str_is(x->code, "TARGET_TABLES") || str_is(x->code, "SLOT_NAME"))) {
+        snprintf(t->last_error, sizeof t->last_error, "b knows nothing of this job, which has run"
+                 " before: is it another server, or another database? (%s on %c: %s)", x->code,
+                 x->node, x->measured);
+        snprintf(t->last_hint, sizeof t->last_hint, "Look at [b] of the job file.  Then: twsync run"
+                 " %s", s->job->path);
+        return;
+    }
     snprintf(t->last_hint, sizeof t->last_hint, "%s%sThen: twsync run %s",
              x->remedy ? x->remedy : "", x->remedy ? "  " : "", s->job->path);
+    for (char *nl = t->last_hint; (nl = strchr(nl, '\n')); *nl = ' ') continue;
 }
 
 static status MUST_CHECK sup_precheck(struct sup *s, struct tw_error *e)

@@ -1,5 +1,6 @@
 """The job file changes while the job lives: tables join and leave, limits and policies change, mistakes change nothing."""
 
+import os
 import signal
 
 import pytest
@@ -198,3 +199,29 @@ def test_skip(pair, make_job):
     wait_for(lambda: pair.b.admin("SELECT * FROM twsync.parked") == [], "it is back")
     job.wait_synced()
     assert pair.a.sql("SELECT * FROM one ORDER BY 1") == pair.b.sql("SELECT * FROM one ORDER BY 1")
+
+
+@pytest.mark.rung("marker")
+def test_endpoint_and_password(pair, make_job, proxy_a):
+    """The server is reached by another address, with another password: the tasks go on where they were."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
+    job = make_job(pair).start()
+    job.wait_synced()
+    was = pair.a.admin("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (pair.a.role,))[0][0]
+    try:
+        pair.a.admin(f"ALTER ROLE {pair.a.role} PASSWORD 'another one'")
+        password = os.path.join(job.folder, "password")
+        tw.write_private(password, "another one\n")
+        job.change(a={**proxy_a.job_keys(), "password": None, "password_file": password})
+        code, out, err = job.command("reload", job.path)
+        assert code == 0, out + err
+        for task in tw.TASKS:
+            job.wait_state(task, "Running")
+        assert proxy_a.links, "it goes by the new address"
+        pair.a.sql("INSERT INTO t VALUES (1000)")
+        pair.b.sql("INSERT INTO t VALUES (2000)")
+        job.wait_synced()
+        compare.assert_same(pair)
+        assert job.task("forward")["copy_rows"] == 100, "nothing is copied again"
+    finally:
+        pair.a.admin("ALTER ROLE %s PASSWORD '%s'" % (pair.a.role, was))
