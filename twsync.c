@@ -20758,7 +20758,8 @@ static status MUST_CHECK watch_renew(struct watch *w)
     return s;
 }
 
-/* Steps 2 and 3, on one node.  *done: none of them is left. */
+/* Steps 2 and 3, on one node.  *done: none of them is left.  Watchers stay: others may stand by,
+ * and what a stale one writes is bound to its term. */
 static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
 {
     static const char row_sql[] =
@@ -20768,7 +20769,7 @@ static status MUST_CHECK watch_evict(struct watch *w, int node, bool *done)
     static const char others_sql[] =
         "SELECT count(*), count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE"
         " split_part(application_name, ':', 1) = 'twsync' AND split_part(application_name, ':', 2)"
-        " = $1 AND split_part(application_name, ':', 3) IN ('forward', 'reverse', 'watch') AND"
+        " = $1 AND split_part(application_name, ':', 3) IN ('forward', 'reverse') AND"
         " split_part(application_name, ':', 5) <> $2";
     struct arena a = {0};
     const char *term = arena_fmt(&a, "%" PRId64, w->term), *ours = NULL;

@@ -96,8 +96,9 @@ def test_takes_over(pair, make_job, how):
     for p in proxies if how == "cut off" else ():
         p.release()
     if how in ("stopped", "cut off"):
-        wait_for(lambda: stands_by(first), "the first finds out, and stands by", 90)
-        assert not first.processes().keys() & set(tw.TASKS) and works(other)
+        wait_for(lambda: stands_by(first) and not first.processes().keys() & set(tw.TASKS),
+                 "the first finds out, ends its tasks, and stands by", 90)
+        assert works(other)
     rows = writer.rows
     wait_for(lambda: writer.rows > rows + 200, "the writers go on")
     writer.end()
@@ -128,6 +129,25 @@ def test_to_and_fro(pair, make_job, rng):
     jobs[0].wait_synced()
     compare.assert_same(pair)
     assert pair.a.one("SELECT count(*) FROM t WHERE v = 'w'") == writer.rows
+
+
+def test_three(pair, make_job):
+    """Of those who stand by one takes over, the others go on standing by; their own sessions are in nobody's way."""
+    pair.a.sql(TABLE)
+    jobs = [make_job(pair, **POLICIES).start()]
+    jobs += [second(make_job, pair, jobs[0]).start(wait=()) for _ in range(2)]
+    for turn in range(2):
+        wait_for(lambda: sum(map(works, jobs)) == 1 and sum(map(stands_by, jobs)) == len(jobs) - 1, "one works", 60)
+        pair.a.sql(f"INSERT INTO t VALUES ({1000 + turn}, 'a')")
+        pair.b.sql(f"INSERT INTO t VALUES ({2000 + turn}, 'b')")
+        working = next(job for job in jobs if works(job))
+        working.wait_synced()
+        working.kill()
+        jobs.remove(working)
+    taken_over(jobs[0], time.monotonic())
+    jobs[0].wait_synced()
+    compare.assert_same(pair)
+    assert pair.a.one("SELECT count(*) FROM t") == 104
 
 
 def test_during_the_copy(pair, make_job):

@@ -81,7 +81,6 @@ def test_hours(pair, make_job, tmp_path):
         assert now <= was, f"{name} has {now} open files, it had {was}"
     for node in (0, 1):
         assert max(look[1][node] for look in late) <= max(look[1][node] for look in early), "sessions"
-    assert all(task["restarts"] == 0 for task in job.status()["tasks"])
     beats = pair.a.admin("SELECT beat FROM twsync.heartbeat")[0][0]
     assert beats > HOURS * 3600 / 0.1 / 20, f"only {beats} heartbeats: the clock was not fast"
 
