@@ -22791,7 +22791,7 @@ struct sup {
     struct {
         pid_t pid;
         int crashes;
-        usec start_at_us;
+        usec start_at_us, since_us;
     } helper[SUP_HELPERS];
     usec patience_us;      /* so long tasks wait for the lease to be known */
     bool released;         /* the job is no more: the watcher has seen it */
@@ -23014,6 +23014,7 @@ static void sup_start_helper(struct sup *s, enum sup_helper which)
     pid_t pid = fork();
     if (pid == 0) sup_helper(s, which, parent);
     s->helper[which].pid = pid > 0 ? pid : 0;
+    s->helper[which].since_us = os_now();
     s->helper[which].start_at_us = pid > 0 ? 0 : os_now() + USEC_SEC;
 }
 
@@ -23022,6 +23023,7 @@ static void sup_helper_ended(struct sup *s, enum sup_helper which, int st)
 {
     static const char *const names[] = {"watching", "status"};
     int *crashes = &s->helper[which].crashes;
+    if (os_now() - s->helper[which].since_us > 60 * USEC_SEC) *crashes = 0;
     int wait_ms = 100 << (*crashes < 8 ? *crashes : 8);
     s->helper[which].pid = 0;
     s->helper[which].start_at_us = os_now() + (usec) wait_ms * 1000;

@@ -114,7 +114,7 @@ TEXTS = {
     ],
     "table parked": [
         (r'^not kept in step: public.t: .*check constraint "known" of relation "t" is violated by some row',
-         r"^When its cause is gone: twsync resync JOB public\.t$"),
+         r"^When its cause is gone: twsync resync JOB 'public\.t'$"),
     ],
     "disk full on B": [
         (rf"^forward cannot go on {RETRY}: could not .* on b: could not extend file .*: No space left on device",
@@ -143,11 +143,11 @@ TEXTS = {
     ],
     "column dropped on B": [
         (rf'^forward cannot go on {RETRY}: column "v" of table "public"."t" does not exist on b',
-         r'^`twsync resync JOB "public"."t"` brings the table back as it is on a\.$'),
+         r"""^`twsync resync JOB '"public"."t"'` brings the table back as it is on a\.$"""),
     ],
     "table dropped on B": [
         (rf'^forward cannot go on {RETRY}: table "public"."t" does not exist on b',
-         r'^`twsync resync JOB "public"."t"` brings it to b as it is on the source, '),
+         r"""^`twsync resync JOB '"public"."t"'` brings it to b as it is on the source, """),
     ],
     "A is an older copy": [
         (r"^forward has failed: a has gone back: ", ANEW),
@@ -172,7 +172,7 @@ TEXTS = {
         r"!^forward +Running \(caught up\)",
     ],
     "A does not send: asked again": [
-        (rf'^forward cannot go on {RETRY}: could not start replication on a: .*slot "\w+" is active for PID PID',
+        (rf'^forward cannot go on {RETRY}: could not start replication on a: .*slot "\w+" is active for \w+ PID',
          r"stopped|pg_terminate_backend\(PID\)"),
     ],
     "progress deleted on B": [
@@ -227,7 +227,7 @@ def told(job, failure, deadline=DEADLINE, **known):
 
 def do(job, said, command):
     """Runs the command `twsync COMMAND JOB ...` that one of the texts names; what it prints."""
-    found = re.search(rf"twsync {command} {re.escape(job.path)}(?: --\w+(?: \w+)?| [\w\"]+\.[\w\"]+(?:=-?\w+)?)*",
+    found = re.search(rf"twsync {command} {re.escape(job.path)}(?: --\w+(?: \w+)?| '[^']+'| \w+\.\w+=-?\w+)*",
                       "\n".join(said.values()))
     assert found, f"no text names twsync {command}: {said}"
     args = shlex.split(found[0])[1:]
