@@ -918,7 +918,6 @@ struct memory {
 
 /* What the watcher sees of a task from outside; it alone writes this. */
 struct stat_look {
-    _Atomic int64_t beats;         /* heartbeats written on the source, by number */
     _Atomic int64_t beat_delay_us; /* of the last one applied; or how long one is on its way; -1 */
     _Atomic int64_t stalled_us;    /* for so long nothing has passed, although there is something */
     /* What lies between the source's end of WAL and the target, in bytes, and the age of it. */
@@ -18646,6 +18645,23 @@ static status MUST_CHECK task_ddl_sum(struct task *t, struct db *d, struct arena
     return db_value(d, a, "read the DDL", "SELECT " APPLY_DDL_SUM, 1, &t->job->name, sum);
 }
 
+/* A job that began before there were heartbeats has them from its next session on: one that does
+ * not come by would look like a delay for ever. */
+static status MUST_CHECK task_publish_beats(struct task *t)
+{
+    const char *missing = NULL;
+    TRY(db_value(&t->from, &t->session, "read the publication",
+                 "SELECT 1 FROM pg_publication u WHERE u.pubname = $1"
+                 " AND to_regclass('twsync.heartbeat') IS NOT NULL AND NOT EXISTS"
+                 " (SELECT FROM pg_publication_rel m WHERE m.prpubid = u.oid"
+                 " AND m.prrelid = to_regclass('twsync.heartbeat'))",
+                 1, &t->slot, &missing));
+    if (!missing) return TW_OK;
+    return db_exec(&t->from, "publish heartbeats",
+                   arena_fmt(&t->session, "ALTER PUBLICATION \"%s\" ADD TABLE ONLY"
+                                          " twsync.heartbeat", t->slot));
+}
+
 static status MUST_CHECK task_start_stream(struct task *t)
 {
     struct slot_info slot;
@@ -18663,6 +18679,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->apply.rtt_us = os_now() - began;
     t->apply.how = t->conf->bulk;
     TRY(task_retention_cap(t));
+    TRY(task_publish_beats(t));
     TRY(task_capture_ddl(t));
     TRY(task_objects(t));
     lsn_t from = t->progress.applied_lsn;
@@ -20878,7 +20895,6 @@ static status MUST_CHECK watch_beat(struct watch *w, int dir)
     status s = db_exec_params(&w->db[dir], "write a heartbeat", "INSERT INTO twsync.heartbeat"
                               " VALUES ($1, $2::bigint, clock_timestamp()) ON CONFLICT (task) DO"
                               " UPDATE SET beat = EXCLUDED.beat, at = EXCLUDED.at", 2, values);
-    if (s == TW_OK) t->look.beats++;
     arena_free(&a);
     return s;
 }

@@ -120,3 +120,16 @@ def test_after_a_restart(pair, make_job):
         other.rollback()
     job.wait_synced()
     wait_for(lambda: job.task("forward")["delay_ms"] < 1000, "it is over")
+
+
+def test_job_from_before_heartbeats(pair, make_job):
+    """A publication that was made without the table of heartbeats has it from the next session on."""
+    pair.a.sql(TABLE)
+    job = make_job(pair, **FAST).start()
+    job.wait_synced()
+    assert job.stop() == 0
+    for node, task in zip(pair.nodes, tw.TASKS):
+        node.admin(f"ALTER PUBLICATION twsync_{job.name}_{task} DROP TABLE twsync.heartbeat")
+    job.start()
+    wait_for(lambda: all(0 <= job.task(task)["heartbeat_delay_ms"] < 1000 for task in tw.TASKS), "heartbeats pass")
+    job.wait_synced()
