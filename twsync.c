@@ -8505,7 +8505,10 @@ static const char shape_operators_sql[] =
     "SELECT o.oid, o.oid::regoperator, " SHAPE_OPERATOR ","
     " obj_description(o.oid, 'pg_operator')"
     " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace"
-    " WHERE {scope} AND o.oprcode <> 0" SHAPE_OWN("pg_operator", "o.oid") " ORDER BY o.oid";
+    " WHERE {scope} AND o.oprcode <> 0" SHAPE_OWN("pg_operator", "o.oid")
+    /* One that others name and that does not name them was made after them, or it would. */
+    " ORDER BY EXISTS (SELECT FROM pg_operator y WHERE y.oprnegate = o.oid AND o.oprnegate <> y.oid"
+    "  OR y.oprcom = o.oid AND o.oprcom <> y.oid), o.oid";
 
 static status MUST_CHECK shape_operators(struct shape_plan *p)
 {
@@ -16108,6 +16111,10 @@ static const char ddl_capture_sql[] =
     " a.atttypid IN (t.oid, t.typarray) AND a.attnum > 0 JOIN twsync.shape k ON k.job = {job} AND"
     " k.obj = 'r' ||"
     " a.attrelid AND k.part = '' AND k.facet = '' WHERE '\"pg_type\" ' || t.oid = ANY (named)"
+    /* What CASCADE changes with a type is not named. */
+    " UNION SELECT c.oid FROM pg_type t JOIN pg_class c ON c.reloftype = t.oid WHERE t.typtype ="
+    " 'c' AND ('\"pg_type\" ' || t.oid = ANY (named) OR '\"pg_class\" ' || t.typrelid = ANY"
+    " (named))"
     " UNION SELECT k.conrelid FROM pg_constraint k WHERE"
     " '\"pg_constraint\" ' || k.oid = ANY (named) UNION SELECT g.tgrelid FROM pg_trigger g WHERE"
     " '\"pg_trigger\" ' || g.oid = ANY (named) UNION SELECT w.ev_class FROM pg_rewrite w WHERE"

@@ -83,7 +83,7 @@ def test_stopped_task(pair, make_job):
     try:
         os.kill(child, signal.SIGSTOP)
         wait_for(lambda: job.task("forward")["delay_ms"] > 3000, "the delay grows")
-        wait_for(lambda: "the forward process has given no sign for" in job.command("status", job.path)[1], "it is told")
+        wait_for(lambda: "has given no sign for" in job.command("status", job.path)[1], "it is told")
     finally:
         os.kill(child, signal.SIGCONT)
     job.wait_synced()
