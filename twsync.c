@@ -76,10 +76,11 @@
  *  30  watch      the lease, heartbeats, and a look at the servers
  *  31  report     what there is to tell: text, JSON, metrics
  *  32  http       the endpoint and its page
- *  33  sup        the supervisor
- *  34  release    leaving; sequences, schema, grants and other commands
- *  35  tw_        the public API
- *  36  cli        commands and main()
+ *  33  ctl        what a running job is asked
+ *  34  sup        the supervisor
+ *  35  release    leaving; sequences, schema, grants and other commands
+ *  36  tw_        the public API
+ *  37  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -111,6 +112,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -863,7 +865,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775443 };  /* "twTC": changes with the layout */
+enum { STAT_MAGIC = 0x74775444 };  /* "twTD": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -1009,11 +1011,6 @@ struct stat_page {
     uint32_t magic;
     _Atomic int32_t supervisor_pid, live_lines;
     _Atomic int64_t started_us;
-    _Atomic int32_t reloads_asked;  /* by `twsync reload`: more than reloads, until it was done */
-    _Atomic int32_t reloads;   /* how often the job file was read again */
-    char reload_failed[512];   /* why it was not taken; written before `reloads` */
-    _Atomic int32_t pauses;    /* how often tasks were told to rest or to go on */
-    _Atomic int32_t pauses_heard;
     _Atomic int32_t retry_min[2];  /* of all jobs on these databases: connection, other; 0: none */
     _Atomic int64_t sup_beat_us;  /* wall clock of the supervisor's last turn */
     struct stat_task task[2];  /* by enum tw_direction */
@@ -1037,16 +1034,12 @@ static int64_t stat_delay_us(const struct stat_task *t)
     return beat > own ? beat : own;
 }
 
-/* For the supervisor, which makes it; for others to read; or to write, if it is there. */
-enum stat_use { STAT_MAKE, STAT_READ, STAT_WRITE };
-
-static struct stat_page *stat_map(const char *state_dir, enum stat_use use, struct tw_error *e)
+/* For the supervisor, which makes it, and whose children write it; or for others to read. */
+static struct stat_page *stat_map(const char *state_dir, bool create, struct tw_error *e)
 {
-    bool create = use == STAT_MAKE;
     struct arena a = {0};
     const char *path = arena_fmt(&a, "%s/page", state_dir);
-    int fd = open(path, (use == STAT_READ ? O_RDONLY : O_RDWR | O_NOFOLLOW) |
-                        (create ? O_CREAT : 0) | O_CLOEXEC, 0600);
+    int fd = open(path, (create ? O_RDWR | O_NOFOLLOW | O_CREAT : O_RDONLY) | O_CLOEXEC, 0600);
     struct stat st = {0};
     struct stat_page *page = NULL;
     /* Allocated, not sparse: writing a mapped hole on a full disk would be a SIGBUS. */
@@ -1054,8 +1047,8 @@ static struct stat_page *stat_map(const char *state_dir, enum stat_use use, stru
     if (err || fstat(fd, &st) || st.st_size != (off_t) sizeof *page) {
         fail(e, TW_EOS, "could not use \"%s\": %s", path, err ? strerror(err) : "wrong size");
     } else {
-        page = mmap(NULL, sizeof *page, use == STAT_READ ? PROT_READ : PROT_READ | PROT_WRITE,
-                    MAP_SHARED, fd, 0);
+        page = mmap(NULL, sizeof *page, create ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
+                    fd, 0);
         if (page == MAP_FAILED) {
             fail(e, TW_EOS, "could not map \"%s\": %s", path, strerror(errno));
             page = NULL;
@@ -22186,7 +22179,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
     struct tw_error missing;
     (void) e;
     error_clear(&missing);
-    struct stat_page *page = stat_map(job->state_dir, STAT_READ, &missing);
+    struct stat_page *page = stat_map(job->state_dir, false, &missing);
     report_read(r, job, page, page && status_running(job));
     if (json) report_json(r, &b);
     else report_text(r, &b);
@@ -22790,7 +22783,184 @@ static status MUST_CHECK http_run(const struct job *job, const struct stat_page 
     return TW_OK;
 }
 
-/* ==== 33. sup ==============================================================
+/* ==== 33. ctl ==============================================================
+ * What is asked of a running job: a socket in the state directory, for its owner alone.  A request
+ * is one line, and so is its answer: "ok", or "error CODE TEXT". */
+
+enum { CTL_CLIENTS = 8, CTL_BACKLOG = 100, CTL_LINE = 1024, CTL_PATIENCE_S = 5,
+       CTL_ANSWER = sizeof(struct tw_error) + 32 };
+
+struct ctl_client {
+    int fd;          /* -1: none */
+    usec until_us;   /* so long it may take to say what it wants */
+    size_t len;
+    char line[CTL_LINE];
+};
+
+struct ctl {
+    int fd;          /* listens; -1: not */
+    struct ctl_client client[CTL_CLIENTS];
+};
+
+/* The socket of a state directory, bound or connected to.  Its name is said from inside, for in a
+ * socket's address there is room for a short one only.  -1, errno: no. */
+static int ctl_socket(const char *state_dir, bool serve)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "socket"};
+    int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1, err;
+    bool moved = here >= 0 && !chdir(state_dir);
+    if (moved) fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && serve) unlink(at.sun_path);  /* of a process that was killed */
+    mode_t mask = umask(0177);
+    bool done = fd >= 0 && (serve ? !bind(fd, (struct sockaddr *) &at, sizeof at) &&
+                                    !listen(fd, CTL_BACKLOG)
+                                  : !connect(fd, (struct sockaddr *) &at, sizeof at));
+    err = errno;
+    umask(mask);
+    if (moved && fchdir(here)) err = errno;
+    if (here >= 0) close(here);
+    if (!done && fd >= 0) close(fd);
+    errno = err;
+    return done ? fd : -1;
+}
+
+static void ctl_open(struct ctl *c, const char *state_dir)
+{
+    for (int i = 0; i < CTL_CLIENTS; i++) c->client[i].fd = -1;
+    c->fd = ctl_socket(state_dir, true);
+    if (c->fd < 0)
+        log_warning("no socket in \"%s\" (%s): this job does not hear `twsync pause` and its like",
+                    state_dir, strerror(errno));
+}
+
+static void ctl_close(struct ctl *c)
+{
+    for (int i = 0; i < CTL_CLIENTS; i++)
+        if (c->client[i].fd >= 0) close(c->client[i].fd);
+    if (c->fd >= 0) close(c->fd);
+    c->fd = -1;
+}
+
+static void ctl_remove(const char *state_dir)
+{
+    struct arena a = {0};
+    unlink(arena_fmt(&a, "%s/socket", state_dir));
+    arena_free(&a);
+}
+
+/* A place for one more; NULL: whoever comes waits until one of these has gone, in seconds. */
+static struct ctl_client *ctl_room(struct ctl *c)
+{
+    for (int i = 0; i < CTL_CLIENTS; i++)
+        if (c->client[i].fd < 0) return &c->client[i];
+    return NULL;
+}
+
+static void ctl_accept(struct ctl *c, struct ctl_client *x)
+{
+    x->fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    x->len = 0;
+    x->until_us = os_now() + CTL_PATIENCE_S * USEC_SEC;
+}
+
+/* Ends a client; its answer, if it gets one: what came of what it asked. */
+static void ctl_answer(struct ctl_client *x, const struct tw_error *e)
+{
+    char line[CTL_ANSWER];
+    if (e && e->code == TW_OK) str_copy(line, sizeof line, "ok");
+    else if (e) snprintf(line, sizeof line, "error %d %s", (int) e->code, e->msg);
+    if (e) {
+        for (char *p = line; (p = strchr(p, '\n')); *p = ' ') continue;
+        size_t n = strlen(line);
+        line[n] = '\n';
+        ssize_t ignored = send(x->fd, line, n + 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void) ignored;
+    }
+    close(x->fd);
+    x->fd = -1;
+}
+
+/* More of a client's line.  true: it is whole, and ends with NUL. */
+static bool ctl_read(struct ctl_client *x)
+{
+    ssize_t n = recv(x->fd, x->line + x->len, sizeof x->line - x->len, 0);
+    char *end = n > 0 ? memchr(x->line + x->len, '\n', (size_t) n) : NULL;
+    if (end) {
+        *end = '\0';
+        return strlen(x->line) == (size_t) (end - x->line);
+    }
+    if (n > 0) x->len += (size_t) n;
+    bool waits = n > 0 ? x->len < sizeof x->line : n < 0 && (errno == EAGAIN || errno == EINTR);
+    if (!waits || os_now() > x->until_us) ctl_answer(x, NULL);
+    return false;
+}
+
+/* Waits for `ms`, or until somebody has asked for something: who, or NULL. */
+static struct ctl_client *ctl_wait(struct ctl *c, int ms)
+{
+    struct ctl_client *room = ctl_room(c);
+    struct pollfd p[CTL_CLIENTS + 1] = {{.fd = room ? c->fd : -1, .events = POLLIN}};
+    for (int i = 0; i < CTL_CLIENTS; i++)
+        p[i + 1] = (struct pollfd){.fd = c->client[i].fd, .events = POLLIN};
+    if (poll(p, CTL_CLIENTS + 1, ms) < 0) return NULL;
+    for (int i = 0; i < CTL_CLIENTS; i++) {
+        struct ctl_client *x = &c->client[i];
+        bool late = x->fd >= 0 && os_now() > x->until_us;
+        if ((p[i + 1].revents || late) && ctl_read(x)) return x;
+    }
+    if (p[0].revents) ctl_accept(c, room);
+    return NULL;
+}
+
+/* The answer to a request, within `wait_s`.  The job's own error comes as e. */
+static status MUST_CHECK ctl_hear(int fd, int wait_s, struct tw_error *e)
+{
+    char line[CTL_ANSWER];
+    size_t len = 0;
+    usec deadline = os_now() + wait_s * USEC_SEC;
+    bool whole = false, open = true;
+    while (!whole && open && os_now() < deadline && len < sizeof line - 1) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        if (poll(&p, 1, 100) <= 0) continue;
+        ssize_t n = recv(fd, line + len, sizeof line - 1 - len, 0);
+        open = n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+        if (n > 0) len += (size_t) n;
+        whole = len && line[len - 1] == '\n';
+    }
+    line[whole ? len - 1 : len] = '\0';
+    if (whole && str_is(line, "ok")) return TW_OK;
+    char *text = NULL;
+    long code = whole && !strncmp(line, "error ", 6) ? strtol(line + 6, &text, 10) : 0;
+    if (code > TW_OK && code < TW_NSTATUS && *text) return fail(e, (status) code, "%s", text + 1);
+    if (!open) return fail(e, TW_EOS, "the running job ended without an answer");
+    return fail(e, TW_EOS, "the running job gave no answer in %d s", wait_s);
+}
+
+/* Asks the job that runs on this host.  *running false: none does, and nothing was asked. */
+static status MUST_CHECK ctl_ask(const struct job *job, const char *request, int wait_s,
+                                 bool *running, struct tw_error *e)
+{
+    char line[CTL_LINE];
+    int fd = -1, n = snprintf(line, sizeof line, "%s\n", request);
+    usec deadline = os_now() + wait_s * USEC_SEC;
+    *running = status_running(job);
+    if (n >= (int) sizeof line) return fail(e, TW_EJOB, "too much is asked at once");
+    while (*running && (fd = ctl_socket(job->state_dir, false)) < 0 && os_now() < deadline) {
+        os_sleep_ms(20);  /* it begins, or it ends */
+        *running = status_running(job);
+    }
+    if (!*running && fd >= 0) close(fd);
+    if (!*running) return TW_OK;
+    if (fd < 0)
+        return fail(e, TW_EOS, "job %s runs, but \"%s/socket\" cannot be used: %s", job->name,
+                    job->state_dir, strerror(errno));
+    status s = send(fd, line, (size_t) n, MSG_NOSIGNAL) == n ? ctl_hear(fd, wait_s, e)
+             : fail(e, TW_EOS, "could not ask the running job: %s", strerror(errno));
+    close(fd);
+    return s;
+}
+
+/* ==== 34. sup ==============================================================
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
 
@@ -22802,6 +22972,7 @@ struct sup {
     struct job *own;       /* read again; NULL: job is the caller's */
     struct stat_page *page;
     int lock_fd;
+    struct ctl ctl;
     char instance[16];
     struct {
         pid_t pid;
@@ -22822,7 +22993,7 @@ struct sup {
     usec shown_us;
 };
 
-enum { SUP_STOP_S = 7, SUP_HELPER_STOP_S = 2, SUP_PATIENCE_S = 5 };
+enum { SUP_STOP_S = 7, SUP_HELPER_STOP_S = 2, SUP_PATIENCE_S = 5, SUP_TURN_MS = 50 };
 
 enum { EXIT_FAILED = 1, EXIT_JOB = 2, EXIT_CHECK = 3, EXIT_LOCKED = 4,
        EXIT_CONNECT = 5, EXIT_LEFTOVERS = 6, EXIT_DIFFER = 7, EXIT_INTERNAL = 70 };
@@ -22959,6 +23130,7 @@ static _Noreturn void sup_child(struct sup *s, enum tw_direction dir, pid_t pare
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(0);
     prctl(PR_SET_NAME, dir == TW_FORWARD ? "twsync:forward" : "twsync:reverse");
+    ctl_close(&s->ctl);
     log_sink.task = direction_names[dir];
     task_open(&t, s->job, dir, s->page, s->instance, true);
     status st = task_run(&t);
@@ -23019,6 +23191,7 @@ static _Noreturn void sup_helper(struct sup *s, enum sup_helper which, pid_t par
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(0);
     prctl(PR_SET_NAME, which == SUP_WATCH ? "twsync:watch" : "twsync:http");
+    ctl_close(&s->ctl);
     error_clear(&e);
     if (which == SUP_WATCH) {
         struct watch *w = mem_resize(NULL, sizeof *w);
@@ -23181,7 +23354,6 @@ static void sup_stand_by(struct sup *s)
 /* Tasks rest, or go on: also those that have failed. */
 static void sup_pause(struct sup *s)
 {
-    int heard = s->page->pauses;
     bool want[2], stop[2], goes_on[2];
     pause_read(s->job->state_dir, want);
     for (int dir = 0; dir < 2; dir++) {
@@ -23199,7 +23371,6 @@ static void sup_pause(struct sup *s)
         log_info("%s task %s", direction_names[dir],
                  goes_on[dir] ? "goes on" : "rests: `twsync resume` lets it go on");
     }
-    s->page->pauses_heard = heard;
 }
 
 static void sup_on_signal(int sig)
@@ -23295,7 +23466,7 @@ static void sup_limits(struct sup *s)
 
 static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
 {
-    s->page = stat_map(s->job->state_dir, STAT_MAKE, e);
+    s->page = stat_map(s->job->state_dir, true, e);
     if (!s->page) return e->code;
     if (s->page->magic != STAT_MAGIC) {
         memset(s->page, 0, sizeof *s->page);
@@ -23303,7 +23474,6 @@ static status MUST_CHECK sup_page(struct sup *s, struct tw_error *e)
     }
     s->page->supervisor_pid = getpid();
     s->page->started_us = s->page->sup_beat_us = os_wall();
-    s->page->reloads_asked = (int) s->page->reloads;
     s->page->retry_min[0] = s->page->retry_min[1] = 0;
     s->page->lease.state = LEASE_UNKNOWN;
     s->page->copying.n = s->page->copying.more = 0;
@@ -23345,39 +23515,93 @@ static status MUST_CHECK sup_read_again(const struct sup *s, struct job **out, s
 
 /* The job file has changed: the tasks end, and begin again by what it says now.  A file that is
  * wrong changes nothing. */
-static void sup_reload(struct sup *s)
+static void sup_reload(struct sup *s, struct tw_error *e)
 {
-    struct tw_error e;
     struct job *now;
-    error_clear(&e);
     reload_flag = 0;
     log_info("reading \"%s\" again", s->job->path);
-    s->page->reload_failed[0] = '\0';
-    if (sup_read_again(s, &now, &e) != TW_OK) {
-        str_copy(s->page->reload_failed, sizeof s->page->reload_failed, e.msg);
-        log_error("the job goes on as it was: %s", e.msg);
-    } else {
-        sup_stop(s);
-        s->page->lease.keep = true;
-        sup_stop_helpers(s);
-        s->page->lease.keep = false;
-        s->page->lease.state = LEASE_UNKNOWN;
-        s->patience_us = os_now() + SUP_PATIENCE_S * USEC_SEC;
-        for (int dir = 0; dir < 2; dir++)
-            if (!s->child[dir].paused) sup_go(s, dir, TASK_Modifying);
-        job_free(s->own);
-        s->job = s->own = now;
-        sup_limits(s);
-        for (int dir = 0; dir < 2; dir++) {
-            s->page->task[dir].enabled = now->task[dir].enabled;
-            s->child[dir].done = false;
-            s->child[dir].start_at_us = 0;
-            if (!s->child[dir].paused) sup_go(s, dir, TASK_NotStarted);
-        }
-        if (!s->child[TW_FORWARD].paused) s->child[TW_FORWARD].start_at_us = os_now();
-        log_info("the job goes on by what its file says now");
+    if (sup_read_again(s, &now, e) != TW_OK) {
+        log_error("the job goes on as it was: %s", e->msg);
+        return;
     }
-    s->page->reloads_asked = ++s->page->reloads;
+    sup_stop(s);
+    s->page->lease.keep = true;
+    sup_stop_helpers(s);
+    s->page->lease.keep = false;
+    s->page->lease.state = LEASE_UNKNOWN;
+    s->patience_us = os_now() + SUP_PATIENCE_S * USEC_SEC;
+    for (int dir = 0; dir < 2; dir++)
+        if (!s->child[dir].paused) sup_go(s, dir, TASK_Modifying);
+    job_free(s->own);
+    s->job = s->own = now;
+    sup_limits(s);
+    for (int dir = 0; dir < 2; dir++) {
+        s->page->task[dir].enabled = now->task[dir].enabled;
+        s->child[dir].done = false;
+        s->child[dir].start_at_us = 0;
+        if (!s->child[dir].paused) sup_go(s, dir, TASK_NotStarted);
+    }
+    if (!s->child[TW_FORWARD].paused) s->child[TW_FORWARD].start_at_us = os_now();
+    log_info("the job goes on by what its file says now");
+}
+
+/* ---- what it is asked ---- */
+
+/* "full.rows=50000".  false, with the reason in `e`: there is no such limit, or no such value. */
+static bool throttle_parse(const char *word, int *which, int64_t *rate, struct tw_error *e)
+{
+    const char *equals = strchr(word, '=');
+    for (*which = 0; equals && *which < NTHROTTLES; ++*which) {
+        const char *name = throttle_names[*which];
+        if (strlen(name) != (size_t) (equals - word) || strncmp(name, word, strlen(name))) continue;
+        if (job_parse_rate(name, equals + 1, rate)) return true;
+        char why[200];
+        job_rate_wrong(why, sizeof why, name, equals + 1);
+        (void) fail(e, TW_EJOB, "%s", why);
+        return false;
+    }
+    (void) fail(e, TW_EJOB, "there is no limit \"%.60s\": NAME=VALUE, and `twsync throttle JOB`"
+                            " lists the names", word);
+    return false;
+}
+
+/* "pause forward reverse", "resume forward": what is written down holds for the next run, too. */
+static void sup_asked_pause(struct sup *s, bool rest, char *words, struct tw_error *e)
+{
+    bool paused[2];
+    char *rest_of = words, *word;
+    pause_read(s->job->state_dir, paused);
+    while ((word = strsep(&rest_of, " ")))
+        for (int dir = 0; dir < 2; dir++)
+            if (str_is(word, direction_names[dir]) && s->job->task[dir].enabled) paused[dir] = rest;
+    if (pause_write(s->job->state_dir, paused, e) == TW_OK) sup_pause(s);
+}
+
+/* "throttle NAME=VALUE ...": all of them, or none. */
+static void sup_asked_limits(struct sup *s, char *words, struct tw_error *e)
+{
+    int which[NTHROTTLES], n = 0;
+    int64_t rate[NTHROTTLES];
+    char *rest = words, *word;
+    for (; n < NTHROTTLES && (word = strsep(&rest, " ")); n++)
+        if (!throttle_parse(word, &which[n], &rate[n], e)) return;
+    for (int i = 0; i < n; i++) {
+        s->page->limits[which[i]].rate = rate[i];
+        s->page->limits[which[i]].due_ns = 0;
+    }
+}
+
+static void sup_asked(struct sup *s, struct ctl_client *x)
+{
+    struct tw_error e;
+    char *words = x->line, *verb = strsep(&words, " ");
+    error_clear(&e);
+    if (str_is(verb, "reload")) sup_reload(s, &e);
+    else if (str_is(verb, "pause") && words) sup_asked_pause(s, true, words, &e);
+    else if (str_is(verb, "resume") && words) sup_asked_pause(s, false, words, &e);
+    else if (str_is(verb, "throttle") && words) sup_asked_limits(s, words, &e);
+    else (void) fail(&e, TW_EJOB, "a running job is not asked for \"%.60s\"", verb);
+    ctl_answer(x, &e);
 }
 
 static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
@@ -23392,12 +23616,16 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
         sup_helpers(s);
         if (stands_by && !stood_by) sup_stand_by(s);
         stood_by = stands_by;
-        if (s->page->pauses_heard != s->page->pauses) sup_pause(s);
-        if (reload_flag || s->page->reloads_asked > s->page->reloads) sup_reload(s);
+        if (reload_flag) {
+            struct tw_error why;  /* it is in the log */
+            error_clear(&why);
+            sup_reload(s, &why);
+        }
         sup_wants(s);
         sup_reap(s);
         sup_show(s);
-        if (!stop_flag) os_sleep_ms(50);
+        struct ctl_client *x = stop_flag ? NULL : ctl_wait(&s->ctl, SUP_TURN_MS);
+        if (x) sup_asked(s, x);
     } while (!stop_flag && !s->released && sup_alive(s));
     if (stop_flag || s->released) {
         log_info("stopping");
@@ -23420,6 +23648,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     struct sup s = {.job = job, .lock_fd = -1};
     sup_signals();
     TRY(sup_lock(job, true, &s.lock_fd, e));
+    ctl_open(&s.ctl, job->state_dir);
     status st = sup_instance(job, s.instance, sizeof s.instance, e);
     if (st == TW_OK) st = sup_page(&s, e);
     if (st == TW_OK) st = sup_precheck(&s, e);
@@ -23433,11 +23662,13 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     }
     if (s.page) s.page->supervisor_pid = 0;
     job_free(s.own);
+    ctl_close(&s.ctl);
+    ctl_remove(job->state_dir);
     close(s.lock_fd);
     return st;
 }
 
-/* ==== 34. release ==========================================================
+/* ==== 35. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
  * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
  * status. */
@@ -23564,7 +23795,7 @@ static void release_node(struct release *r, int node)
 static void release_state(const struct job *job)
 {
     static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "paused",
-                                        "instance", "lock"};
+                                        "instance", "socket", "lock"};
     struct arena a = {0};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         unlink(arena_fmt(&a, "%s/%s", job->state_dir, files[i]));
@@ -24444,44 +24675,33 @@ static status MUST_CHECK conflicts_run(const struct job *job, const struct confl
 
 /* ---- throttle ---- */
 
-/* "full.rows=50000".  false, with the reason in `e`: there is no such limit, or no such value. */
-static bool throttle_parse(const char *word, int *which, int64_t *rate, struct tw_error *e)
-{
-    const char *equals = strchr(word, '=');
-    for (*which = 0; equals && *which < NTHROTTLES; ++*which) {
-        const char *name = throttle_names[*which];
-        if (strlen(name) != (size_t) (equals - word) || strncmp(name, word, strlen(name))) continue;
-        if (job_parse_rate(name, equals + 1, rate)) return true;
-        char why[200];
-        job_rate_wrong(why, sizeof why, name, equals + 1);
-        (void) fail(e, TW_EJOB, "%s", why);
-        return false;
-    }
-    (void) fail(e, TW_EJOB, "there is no limit \"%.60s\": NAME=VALUE, and `twsync throttle JOB`"
-                            " lists the names", word);
-    return false;
-}
+enum { PAUSE_WAIT_S = 30, RELOAD_WAIT_S = 60 };
 
 /* `twsync throttle`: show the limits of a job, or set some until it starts anew. */
 static status MUST_CHECK throttle_run(const struct job *job, char *const *words, int n, FILE *out,
                                       struct tw_error *e)
 {
-    int which[NTHROTTLES];
-    int64_t rate[NTHROTTLES];
+    int which;
+    int64_t rate;
     struct tw_error missing;
     error_clear(&missing);
     if (n > NTHROTTLES) return fail(e, TW_EJOB, "more limits than there are");
-    for (int i = 0; i < n; i++)
-        if (!throttle_parse(words[i], &which[i], &rate[i], e)) return e->code;
-    struct stat_page *page = stat_map(job->state_dir, n ? STAT_WRITE : STAT_READ, &missing);
-    bool running = page && status_running(job);
+    struct buf asked = {0};
+    bool running = status_running(job);
+    status s = TW_OK;
+    buf_str(&asked, "throttle");
+    for (int i = 0; i < n && s == TW_OK; i++) {
+        if (!throttle_parse(words[i], &which, &rate, e)) s = e->code;
+        buf_fmt(&asked, " %s", words[i]);
+    }
+    if (n && s == TW_OK) s = ctl_ask(job, buf_cstr(&asked), PAUSE_WAIT_S, &running, e);
+    buf_free(&asked);
+    TRY(s);
     if (n && !running)
         return fail(e, TW_EJOB, "job %s does not run on this host: set its limits in [throttle] of"
                     " its file", job->name);
-    for (int i = 0; i < n; i++) {
-        page->limits[which[i]].rate = rate[i];
-        page->limits[which[i]].due_ns = 0;
-    }
+    struct stat_page *page = stat_map(job->state_dir, false, &missing);
+    running = running && page;
     for (int i = 0; i < NTHROTTLES; i++) {
         struct job_key k = {.key = throttle_names[i]};
         int64_t now = running ? (int64_t) page->limits[i].rate : job->throttle[i];
@@ -24497,34 +24717,22 @@ static status MUST_CHECK throttle_run(const struct job *job, char *const *words,
 
 /* ---- reload ---- */
 
-enum { RELOAD_WAIT_S = 60 };
-
 /* `twsync reload`: the supervisor reads the file again, and says whether it took it. */
 static status MUST_CHECK reload_run(const struct job *job, FILE *out, struct tw_error *e)
 {
-    struct tw_error missing;
-    error_clear(&missing);
-    struct stat_page *page = stat_map(job->state_dir, STAT_WRITE, &missing);
-    if (!page || !status_running(job))
+    bool running;
+    struct tw_error why;
+    error_clear(&why);
+    status s = ctl_ask(job, "reload", RELOAD_WAIT_S, &running, &why);
+    if (s != TW_OK) return fail(e, s, "the job goes on as it was: %s", why.msg);
+    if (!running)
         return fail(e, TW_EJOB, "job %s does not run on this host: `twsync run` reads its file",
                     job->name);
-    int before = page->reloads;
-    usec deadline = os_now() + RELOAD_WAIT_S * USEC_SEC;
-    /* No signal: in a container the process has another number than here. */
-    page->reloads_asked = before + 1;
-    while (page->reloads == before && status_running(job) && os_now() < deadline) os_sleep_ms(20);
-    if (page->reloads == before)
-        return fail(e, TW_EOS, "job %s gave no answer in %d s", job->name, RELOAD_WAIT_S);
-    if (page->reload_failed[0])
-        return fail(e, TW_ECHECK, "the job goes on as it was: %s", page->reload_failed);
     fputs("the job goes on by what its file says now\n", out);
-    munmap(page, sizeof *page);
     return TW_OK;
 }
 
 /* ---- pause, resume ---- */
-
-enum { PAUSE_WAIT_S = 30 };
 
 /* What a slot keeps while its task rests, and how much it may. */
 static void pause_tell(const struct job *job, int dir, FILE *out)
@@ -24559,36 +24767,28 @@ static void pause_tell(const struct job *job, int dir, FILE *out)
 static status MUST_CHECK pause_run(const struct job *job, const char *task, bool rest, FILE *out,
                                    struct tw_error *e)
 {
-    struct tw_error missing;
-    bool paused[2];
+    char asked[64];
+    bool paused[2], running;
     pause_read(job->state_dir, paused);
     for (int dir = 0; dir < 2; dir++)
         if (job->task[dir].enabled && (!task || str_is(task, direction_names[dir])))
             paused[dir] = rest;
     if (task && !job->task[str_is(task, "reverse")].enabled)
         return fail(e, TW_EJOB, "task %s of this job is not enabled", task);
-    TRY(pause_write(job->state_dir, paused, e));
-    error_clear(&missing);
-    struct stat_page *page = stat_map(job->state_dir, STAT_WRITE, &missing);
-    bool running = page && status_running(job);
-    if (running) page->pauses++;
-    usec deadline = os_now() + PAUSE_WAIT_S * USEC_SEC;
-    while (running && page->pauses_heard != page->pauses && status_running(job) &&
-           os_now() < deadline)
-        os_sleep_ms(20);
-    if (running && page->pauses_heard != page->pauses)
-        return fail(e, TW_EOS, "job %s gave no answer in %d s", job->name, PAUSE_WAIT_S);
+    snprintf(asked, sizeof asked, "%s %s", rest ? "pause" : "resume", task ? task : "forward"
+             " reverse");
+    TRY(ctl_ask(job, asked, PAUSE_WAIT_S, &running, e));
+    if (!running) TRY(pause_write(job->state_dir, paused, e));
     for (int dir = 0; dir < 2; dir++) {
         if (!job->task[dir].enabled || (task && !str_is(task, direction_names[dir]))) continue;
         fprintf(out, "%s task %s%s\n", direction_names[dir], rest ? "rests" : "goes on",
                 running ? "" : " when the job runs: it does not on this host");
         if (rest) pause_tell(job, dir, out);
     }
-    if (page) munmap(page, sizeof *page);
     return TW_OK;
 }
 
-/* ==== 35. tw_ ==============================================================
+/* ==== 36. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -24668,7 +24868,7 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 36. cli ==============================================================
+/* ==== 37. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 
