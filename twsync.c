@@ -21074,6 +21074,28 @@ static status MUST_CHECK watch_waits(struct watch *w, int dir)
     return s;
 }
 
+/* A deadlock ends the session that looks for one when it is complete, and each looks but once.
+ * Ours, if it waited first, has looked already: it begins its transaction again, and the application
+ * never hears of it. */
+static status MUST_CHECK watch_deadlock(struct watch *w, int dir)
+{
+    static const char sql[] =
+        "SELECT pg_cancel_backend(w.pid) FROM pg_stat_activity w WHERE w.pid = $1::int AND"
+        " starts_with(w.application_name, 'twsync:') AND EXISTS (SELECT FROM"
+        " unnest(pg_blocking_pids(w.pid)) p WHERE p <> 0 AND w.pid = ANY (pg_blocking_pids(p)))";
+    const struct stat_task *t = &w->page->task[dir];
+    struct arena a = {0};
+    const char *pid = arena_fmt(&a, "%" PRId64, (int64_t) t->to_pid), *ended = NULL;
+    status s = TW_OK;
+    if (!t->caught_up && t->to_pid && t->state == TASK_Running)
+        s = db_value(&w->db[1 - dir], &a, "look for deadlocks", sql, 1, &pid, &ended);
+    if (ended)
+        log_info("the %s task met a session of an application in a deadlock on %c and gives way",
+                 direction_names[dir], w->db[1 - dir].node->letter);
+    arena_free(&a);
+    return s;
+}
+
 /* Old transactions: a slot keeps WAL, and a new one cannot be made, until they end. */
 static const char watch_holders_sql[] =
     "SELECT string_agg(x.line, E'\\n') FROM (SELECT format('pid %s (%s%s), %s, its transaction is"
@@ -21264,6 +21286,7 @@ static status MUST_CHECK watch_node(struct watch *w, int node, bool beat, bool l
     bool held = w->page->lease.state == LEASE_HELD;
     if (beat && held) TRY(watch_beat(w, node));
     if (slow && held && node == 0) TRY(watch_lease_note(w, 0, false));
+    if (held) TRY(watch_deadlock(w, 1 - node));
     if (look) TRY(watch_slot(w, node));
     if (look) TRY(watch_waits(w, 1 - node));
     if (look) TRY(watch_conflicts(w, 1 - node));

@@ -1,5 +1,7 @@
 """Defects of the bulk path that were found, and what it promises of memory."""
 
+import contextlib
+
 import pytest
 
 import pg
@@ -87,3 +89,26 @@ def test_g4_what_came_while_the_target_was_asked(pair, make_job):
     finally:
         job.clean_up()
         to_b.close()
+
+
+@pytest.mark.rung("origin")
+def test_g5_deadlock_closed_by_the_application(pair, make_job):
+    """A session looks for a deadlock once.  Ours had looked, and found none, before the application closed the
+    circle: it was the application that was ended."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int); "
+               "INSERT INTO t VALUES (1, 0); INSERT INTO u VALUES (1, 0)")
+    job = make_job(pair).start()
+    job.wait_synced()
+    with contextlib.closing(pair.a.server.connect(pair.a.dbname, "postgres")) as conn, conn.cursor() as cur:
+        cur.execute("SET deadlock_timeout = '10s'")
+        for n in range(1, 4):
+            cur.execute("BEGIN; LOCK TABLE u")
+            pair.b.sql("UPDATE t SET v = v + 1; UPDATE u SET v = v + 1")
+            wait_for(lambda: pair.a.admin(
+                "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE %s AND wait_event_type = 'Lock' AND "
+                "clock_timestamp() - query_start > '0.5s'", (f"twsync:{job.name}:reverse:apply%",)),
+                "it waits, and has looked for a deadlock")
+            cur.execute("LOCK TABLE t; COMMIT")
+            job.wait_synced()
+            assert pair.a.one("SELECT t.v * 10 + u.v FROM t, u") == 11 * n
+    assert job.task("reverse")["restarts"] == 0 and "gives way" in job.log_text()
