@@ -11951,8 +11951,15 @@ struct check_list {
     bool unreachable;  /* a server could not be connected to */
 };
 
+/* Who runs the server: what can be done there, and by whom, differs. */
+enum provider { SELF_MANAGED, POLARDB, ALIBABA_RDS, AWS_RDS, NPROVIDERS };
+
+static const char *const provider_names[NPROVIDERS] = {
+    "self-managed", "PolarDB for PostgreSQL", "Alibaba Cloud RDS", "Amazon RDS or Aurora"};
+
 struct check_node {
     const struct node *node;
+    enum provider provider;
     struct db db, repl;
     bool up, repl_up;        /* connected, and to be asked */
     const char *role, *dbname;  /* as SQL identifiers */
@@ -11990,6 +11997,7 @@ struct check_row {
     status (*run)(struct check *c, struct check_node *n);  /* n: NULL for BOTH and LOCAL */
 };
 
+enum { CHECK_SESSIONS = 8 };       /* of a job on one node, beside a copy's workers */
 enum { CHECK_NAMES = 20 };         /* longer lists of names are cut here */
 enum { CHECK_LONG_S = 300 };       /* a transaction open longer is worth a warning */
 enum { CHECK_CLOCK_MS = 1000 };    /* a difference of the clocks beyond this too */
@@ -12110,6 +12118,133 @@ static enum tw_direction check_direction_from(int i)
     return i == 0 ? TW_FORWARD : TW_REVERSE;
 }
 
+/* ---- who runs it, and what helps there ---- */
+
+/* By the names that providers give their servers, for one that cannot be asked. */
+static enum provider provider_of_host(const char *host)
+{
+    static const struct {
+        const char *part;
+        enum provider provider;
+    } known[] = {{".polardb.", POLARDB}, {".aliyuncs.com", ALIBABA_RDS},
+                 {".rds.amazonaws.com", AWS_RDS}};
+    for (size_t i = 0; host && i < sizeof known / sizeof *known; i++)
+        if (strstr(host, known[i].part)) return known[i].provider;
+    return SELF_MANAGED;
+}
+
+/* By settings and roles that no other server has: https://docs.aws.amazon.com/AmazonRDS, chapter
+ * on roles; Alibaba Cloud's help on failover slots.  Both have a role rds_superuser. */
+static const char provider_sql[] =
+    "SELECT CASE WHEN current_setting('polar_version', true) IS NOT NULL THEN 1"
+    " WHEN current_setting('rds.logical_replication', true) IS NOT NULL"
+    "  OR to_regproc('pg_catalog.aurora_version') IS NOT NULL OR to_regrole('rdsadmin') IS NOT NULL"
+    "  THEN 3 WHEN current_setting('rds_failover_slot_mode', true) IS NOT NULL"
+    "  OR to_regrole('alicloud_rds_admin') IS NOT NULL OR to_regrole('rds_superuser') IS NOT NULL"
+    "  THEN 2 ELSE 0 END";
+
+enum advice { ADVISE_REPLICATION, ADVISE_LET_IN, ADVISE_REACH, ADVISE_PRIMARY, ADVISE_DIRECT,
+              ADVISE_ORIGIN, ADVISE_EVENT_TRIGGER, ADVISE_REPLICA_ROLE, ADVISE_TLS, NADVICE };
+
+/* {role} and {database} are filled in. */
+static const char *const provider_advice[NADVICE][NPROVIDERS] = {
+    [ADVISE_REPLICATION] =
+        {"ALTER ROLE {role} REPLICATION;",
+         "use a privileged account: the console makes one, under Accounts",
+         "use a privileged account: the console makes one, under Accounts",
+         "GRANT rds_replication TO {role};"},
+    [ADVISE_LET_IN] =
+        {"host {database} {role} <address of this machine>/32 scram-sha-256  -- in pg_hba.conf\n"
+         "SELECT pg_reload_conf();",
+         "add the address of this machine to the cluster's whitelist, in the console",
+         "add the address of this machine to the instance's IP whitelist, in the console",
+         "sslmode = require in the job; and let this machine in by the instance's security group"},
+    [ADVISE_REACH] =
+        {"check host and port in the job, listen_addresses on the server, and firewalls",
+         "check host and port in the job (the primary endpoint), the cluster's whitelist, and that"
+         " this machine is in its network or it has a public endpoint",
+         "check host and port in the job, the instance's IP whitelist, and that this machine is in"
+         " its network or it has a public endpoint",
+         "check host and port in the job, the instance's security group, and that this machine is"
+         " in its network or it is publicly accessible"},
+    [ADVISE_PRIMARY] =
+        {"connect to its primary: host and port in the job",
+         "give the primary endpoint in the job: others lead to read-only nodes",
+         "give the address of the primary instance in the job, not of a read-only one",
+         "give the endpoint of the writer in the job"},
+    [ADVISE_DIRECT] =
+        {"give the address of the server itself in the job, not of a pooler or proxy",
+         "give the primary endpoint in the job, not the cluster endpoint",
+         "give the instance's own address in the job, not that of the database proxy",
+         "give the instance's or the writer's endpoint in the job, not that of RDS Proxy"},
+    [ADVISE_ORIGIN] =
+        {"ALTER ROLE {role} SUPERUSER;",
+         "nothing on this version: only superusers may, and there are none for customers",
+         "nothing on this version: only superusers may, and there are none for customers",
+         "nothing on this version: only superusers may, and there are none for customers"},
+    [ADVISE_EVENT_TRIGGER] =
+        {"connect as a superuser; or ddl = no in [forward]",
+         "use a privileged account; or ddl = no in [forward]",
+         "use a privileged account; or ddl = no in [forward]",
+         "GRANT rds_superuser TO {role};  -- or ddl = no in [forward]"},
+    [ADVISE_REPLICA_ROLE] =
+        {"ALTER ROLE {role} SET session_replication_role = replica;  -- by a superuser; it holds"
+         " for all its sessions",
+         "use a privileged account",
+         "use a privileged account",
+         "GRANT rds_superuser TO {role};"},
+    [ADVISE_TLS] =
+        {"host {database} {role} <address of this machine>/32 scram-sha-256  -- in pg_hba.conf\n"
+         "SELECT pg_reload_conf();  -- or sslmode = require in the job, if only TLS is let in",
+         "add the address of this machine to the cluster's whitelist, in the console; or sslmode ="
+         " require in the job, if only TLS is let in",
+         "add the address of this machine to the instance's IP whitelist, in the console; or"
+         " sslmode = require in the job, if only TLS is let in",
+         "sslmode = require in the job; and let this machine in by the instance's security group"},
+};
+
+/* A remedy with {role} and {database} filled in as SQL identifiers. */
+static const char *check_fill(struct check *c, const struct check_node *n, const char *template)
+{
+    struct buf b = {0};
+    for (const char *p = template; *p; p++) {
+        if (!strncmp(p, "{role}", 6)) {
+            buf_str(&b, n->role);
+            p += 5;
+        } else if (!strncmp(p, "{database}", 10)) {
+            buf_str(&b, n->dbname);
+            p += 9;
+        } else {
+            buf_char(&b, *p);
+        }
+    }
+    const char *s = arena_str(c->arena, buf_cstr(&b));
+    buf_free(&b);
+    return s;
+}
+
+static const char *check_advice(struct check *c, const struct check_node *n, enum advice which)
+{
+    return check_fill(c, n, provider_advice[which][n->provider]);
+}
+
+/* What gives a setting of the server a value. */
+static const char *check_set(struct check *c, const struct check_node *n, const char *name,
+                             const char *value, bool restart)
+{
+    static const char *const where[NPROVIDERS] = {
+        NULL, "in PolarDB's console, Parameters", "in the RDS console, Parameters",
+        "in the parameter group of the instance, or of the cluster"};
+    bool aws_logical = n->provider == AWS_RDS && str_is(name, "wal_level");
+    if (n->provider == SELF_MANAGED)
+        return check_text(c, "ALTER SYSTEM SET %s = %s;%s", name, value,
+                          restart ? "  -- then restart the server" : "\nSELECT pg_reload_conf();");
+    return check_text(c, "set %s = %s %s%s", aws_logical ? "rds.logical_replication" : name,
+                      aws_logical ? "1" : value, where[n->provider],
+                      !restart ? "" : n->provider == AWS_RDS ? ", and reboot it"
+                               : "; that restarts it");
+}
+
 /* ---- connecting ---- */
 
 /* Why a connection failed, by SQLSTATE and, where that is not enough, the server's function that
@@ -12118,53 +12253,53 @@ static enum tw_direction check_direction_from(int i)
 struct check_reason {
     const char *state, *where, *text;
     const char *code, *needed, *remedy;
+    enum advice advice;  /* where remedy is NULL */
 };
 
-static const char check_hba_remedy[] =
-    "host {database} {role} <address of this machine>/32 scram-sha-256  -- in pg_hba.conf\n"
-    "SELECT pg_reload_conf();";
 static const char check_tls_needed[] = "TLS settings that fit the server";
 static const char check_tls_remedy[] =
     "check sslmode, sslrootcert, sslcert, sslkey, sslpassword in the job, and ssl on the server";
 
 static const struct check_reason check_reasons[] = {
     {"28P01", NULL, NULL, "CONNECT_PASSWORD", "the right password of an existing role",
-     "set password_file or passfile in the job, or: ALTER ROLE {role} PASSWORD '...';"},
+     "set password_file or passfile in the job, or: ALTER ROLE {role} PASSWORD '...';", NADVICE},
     {"28", "InitializeSessionUserId", NULL, "CONNECT_ROLE", "a role that may log in",
-     "CREATE ROLE {role} LOGIN REPLICATION;  -- if it exists: ALTER ROLE {role} LOGIN;"},
-    {"28", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
-    {"28", NULL, NULL, "CONNECT_HBA", "a line in pg_hba.conf that lets this machine in",
-     check_hba_remedy},
+     "CREATE ROLE {role} LOGIN REPLICATION;  -- if it exists: ALTER ROLE {role} LOGIN;", NADVICE},
+    {"28", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy, NADVICE},
+    {"28", NULL, "no encryption", "CONNECT_HBA", "a server that lets this machine in without TLS",
+     NULL, ADVISE_TLS},
+    {"28", NULL, "SSL off", "CONNECT_HBA", "a server that lets this machine in without TLS", NULL,
+     ADVISE_TLS},
+    {"28", NULL, NULL, "CONNECT_HBA", "a server that lets this machine in", NULL, ADVISE_LET_IN},
     {"3D000", NULL, NULL, "CONNECT_DATABASE", "an existing database",
-     "CREATE DATABASE {database};"},
+     "CREATE DATABASE {database};", NADVICE},
     {"42501", NULL, NULL, "CONNECT_RIGHT", "the right CONNECT on the database",
-     "GRANT CONNECT ON DATABASE {database} TO {role};"},
+     "GRANT CONNECT ON DATABASE {database} TO {role};", NADVICE},
     {"53300", NULL, NULL, "CONNECT_LIMIT", "a free connection",
-     "ALTER ROLE {role} CONNECTION LIMIT -1;\n"
-     "ALTER SYSTEM SET max_connections = ...;  -- then restart the server"},
+     "ALTER ROLE {role} CONNECTION LIMIT -1;  -- or raise max_connections, and restart the server",
+     NADVICE},
     {"57P03", NULL, NULL, "CONNECT_STARTING", "a server that accepts connections",
-     "wait until the server has started, and check again"},
+     "wait until the server has started, and check again", NADVICE},
     {"", NULL, "no password supplied", "CONNECT_PASSWORD", "a password",
-     "set password_file or passfile in the job"},
+     "set password_file or passfile in the job", NADVICE},
     {"", NULL, "authentication method", "CONNECT_HBA", "an authentication both ends accept",
-     "change require_auth in the job, or the method in pg_hba.conf"},
-    {"", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
-    {"", NULL, "SSL", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
-    {"", NULL, "private key", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
-    {"", NULL, "channel binding", "CONNECT_TLS", check_tls_needed, check_tls_remedy},
-    {"", NULL, NULL, "CONNECT_REACH", "a server that listens at this address",
-     "check host and port in the job, listen_addresses on the server, and firewalls"},
+     "change require_auth in the job, or the method in pg_hba.conf", NADVICE},
+    {"", NULL, "ertificate", "CONNECT_TLS", check_tls_needed, check_tls_remedy, NADVICE},
+    {"", NULL, "SSL", "CONNECT_TLS", check_tls_needed, check_tls_remedy, NADVICE},
+    {"", NULL, "private key", "CONNECT_TLS", check_tls_needed, check_tls_remedy, NADVICE},
+    {"", NULL, "channel binding", "CONNECT_TLS", check_tls_needed, check_tls_remedy, NADVICE},
+    {"", NULL, NULL, "CONNECT_REACH", "a server that listens at this address", NULL, ADVISE_REACH},
 };
 
 static const struct check_reason check_replication_reasons[] = {
-    {"42501", NULL, NULL, "REPLICATION_CONNECT", "a role with the right of replication",
-     "ALTER ROLE {role} REPLICATION;  -- on RDS: GRANT rds_replication TO {role};"},
-    {"28", NULL, NULL, "REPLICATION_CONNECT", "a line in pg_hba.conf that lets this machine in",
-     check_hba_remedy},
+    {"42501", NULL, NULL, "REPLICATION_CONNECT", "a role with the right of replication", NULL,
+     ADVISE_REPLICATION},
+    {"28", NULL, NULL, "REPLICATION_CONNECT", "a server that lets this machine in for replication",
+     NULL, ADVISE_LET_IN},
     {"53300", NULL, NULL, "REPLICATION_CONNECT", "a free walsender",
-     "ALTER SYSTEM SET max_wal_senders = ...;  -- then restart the server"},
+     "raise max_wal_senders, and restart the server", NADVICE},
     {"", NULL, NULL, "REPLICATION_CONNECT", "a server that accepts replication connections",
-     "give the address of the server itself, not of a pooler or proxy"},
+     NULL, ADVISE_DIRECT},
 };
 
 /* The SQLSTATE in a verbose message, "...:  28P01: password ...": five capitals or digits. */
@@ -12187,26 +12322,6 @@ static const struct check_reason *check_find_reason(const struct check_reason *k
     }
 }
 
-/* A remedy with {role} and {database} filled in as SQL identifiers. */
-static const char *check_fill(struct check *c, const struct check_node *n, const char *template)
-{
-    struct buf b = {0};
-    for (const char *p = template; *p; p++) {
-        if (!strncmp(p, "{role}", 6)) {
-            buf_str(&b, n->role);
-            p += 5;
-        } else if (!strncmp(p, "{database}", 10)) {
-            buf_str(&b, n->dbname);
-            p += 9;
-        } else {
-            buf_char(&b, *p);
-        }
-    }
-    const char *s = arena_str(c->arena, buf_cstr(&b));
-    buf_free(&b);
-    return s;
-}
-
 static void check_refused(struct check *c, const struct check_node *n,
                           const struct check_reason *reasons)
 {
@@ -12214,7 +12329,8 @@ static void check_refused(struct check *c, const struct check_node *n,
     const struct check_reason *k = check_find_reason(reasons, state, c->e.msg);
     char *where = strstr(c->e.msg, " LOCATION:  ");
     if (where) *where = '\0';  /* the rest is for developers of the server */
-    check_add(c, CHECK_FAILED, c->e.msg, k->needed, check_fill(c, n, k->remedy));
+    check_add(c, CHECK_FAILED, c->e.msg, k->needed,
+              k->remedy ? check_fill(c, n, k->remedy) : check_advice(c, n, k->advice));
     c->list->items[c->list->n - 1].code = k->code;
     error_clear(&c->e);
 }
@@ -12259,6 +12375,7 @@ static status check_connect(struct check *c, struct check_node *n)
 {
     n->role = check_given(c, n, "user");
     n->dbname = check_given(c, n, "dbname");
+    n->provider = provider_of_host(job_node_setting(n->node, "host"));
     status s = check_open(c, n, false);
     if (s == TW_ESTOP) return s;
     n->up = s == TW_OK;
@@ -12277,10 +12394,10 @@ static status MUST_CHECK check_identify(struct check *c, struct check_node *n)
 {
     static const char sql[] =
         "SELECT quote_ident(current_user), quote_ident(d.datname), d.oid,"
-        " pg_postmaster_start_time(), current_setting('server_version'),"
-        " current_setting('polar_version', true)"
+        " pg_postmaster_start_time(), current_setting('server_version')"
         " FROM pg_database d WHERE d.datname = current_database()";
     PGresult *r;
+    const char *provider;
     TRY(db_query(&n->db, c->arena, "identify the server", sql, 0, NULL, &r));
     if (PQntuples(r) != 1)
         return fail(&c->e, TW_EPROTO, "database of the session is not in pg_database");
@@ -12288,9 +12405,12 @@ static status MUST_CHECK check_identify(struct check *c, struct check_node *n)
     n->dbname = PQgetvalue(r, 0, 1);
     n->dboid = PQgetvalue(r, 0, 2);
     n->started = PQgetvalue(r, 0, 3);
-    const char *polar = db_cell(r, 0, 5);
-    n->version = check_text(c, "%s %s", polar ? "PolarDB for PostgreSQL" : "PostgreSQL",
-                            PQgetvalue(r, 0, 4));
+    TRY(db_value(&n->db, c->arena, "ask who runs the server", provider_sql, 0, NULL, &provider));
+    if (*provider != '0') n->provider = (enum provider) (*provider - '0');
+    n->version = check_text(c, "%s %s%s%s",
+                            n->provider == POLARDB ? "PolarDB for PostgreSQL" : "PostgreSQL",
+                            PQgetvalue(r, 0, 4), *provider > '1' ? ", " : "",
+                            *provider > '1' ? provider_names[n->provider] : "");
     return TW_OK;
 }
 
@@ -12330,8 +12450,9 @@ static status check_replication(struct check *c, struct check_node *n)
 
 static status check_recovery(struct check *c, struct check_node *n)
 {
-    return check_rows(c, n, CHECK_FAILED, "SELECT 'a standby' WHERE pg_is_in_recovery()", 0, NULL,
-                      "not a standby", "a server that can be written");
+    const char *remedy = check_advice(c, n, ADVISE_PRIMARY);
+    return check_rows(c, n, CHECK_FAILED, "SELECT 'a standby', $1::text WHERE pg_is_in_recovery()",
+                      1, &remedy, "not a standby", "a server that can be written");
 }
 
 static status MUST_CHECK check_pid(struct check *c, struct db *d, const char *sql, const char **pid)
@@ -12362,7 +12483,7 @@ static status check_pooler(struct check *c, struct check_node *n)
     TRY(check_pid(c, &n->db, "SELECT pg_backend_pid()", &pid));
     bool behind = atoi(pid) != PQbackendPID(n->db.pg);
     if (behind) TRY(check_backend_moves(c, n, pid, &moves));
-    const char *remedy = "give the address of the server itself in the job";
+    const char *remedy = check_advice(c, n, ADVISE_DIRECT);
     if (moves)
         check_add(c, CHECK_FAILED, "the backend changes between transactions",
                   "a session of its own", remedy);
@@ -12436,9 +12557,7 @@ static status check_wal_level(struct check *c, struct check_node *n)
         check_ok(c, "wal_level is logical");
     else
         check_add(c, CHECK_FAILED, check_text(c, "wal_level is %s", level ? level : "unknown"),
-                  "wal_level = logical",
-                  "ALTER SYSTEM SET wal_level = logical;  -- then restart the server; on RDS:"
-                  " rds.logical_replication = 1");
+                  "wal_level = logical", check_set(c, n, "wal_level", "logical", true));
     return TW_OK;
 }
 
@@ -12462,8 +12581,8 @@ static status MUST_CHECK check_free(struct check *c, struct check_node *n, const
         check_ok(c, "%s", measured);
     else
         check_add(c, CHECK_FAILED, measured, check_text(c, "%d free", need),
-                  check_text(c, "ALTER SYSTEM SET %s = %d;  -- then restart the server", setting,
-                             taken + need > 10 ? taken + need : 10));
+                  check_set(c, n, setting,
+                            check_text(c, "%d", taken + need > 10 ? taken + need : 10), true));
     return TW_OK;
 }
 
@@ -12509,9 +12628,243 @@ static status check_create_right(struct check *c, struct check_node *n)
     static const char sql[] =
         "SELECT 'no CREATE on database ' || quote_ident(current_database()),"
         " format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user)"
-        " WHERE NOT has_database_privilege(current_database(), 'CREATE')";
-    return check_rows(c, n, CHECK_FAILED, sql, 0, NULL, "CREATE on the database",
-                      "the right to create schema twsync and publications");
+        " WHERE NOT has_database_privilege(current_database(), 'CREATE')"
+        " UNION ALL SELECT 'no TEMPORARY on database ' || quote_ident(current_database()),"
+        " format('GRANT TEMPORARY ON DATABASE %I TO %I;', current_database(), current_user)"
+        " WHERE $1::bool AND NOT has_database_privilege(current_database(), 'TEMPORARY')";
+    const char *target = check_is_target(c, check_index(c, n)) ? "true" : "false";
+    return check_rows(c, n, CHECK_FAILED, sql, 1, &target, "CREATE on the database",
+                      "the right to create schema twsync, publications and temporary tables");
+}
+
+/* Is the right there, is the disk, does nobody forbid it?  All that twsync will make, made and
+ * rolled back. */
+static status check_write_trial(struct check *c, struct check_node *n)
+{
+    static const struct {
+        const char *state, *needed, *remedy;
+    } known[] = {
+        {"25006", "a server that can be written", NULL},
+        {"53100", "free space on the server's disk", "free some, or extend the disk"},
+        {"", "a server that lets this role make a schema, a table and a publication",
+         "see who refuses it: an event trigger, a policy of the provider, a setting of the role"},
+    };
+    char state[6];
+    bool ok;
+    const char *may;
+    TRY(db_value(&n->db, c->arena, "read rights", "SELECT has_database_privilege("
+                 "current_database(), 'CREATE, TEMPORARY')", 0, NULL, &may));
+    if (c->initialised || !str_is(may, "t")) {
+        check_ok(c, "not tried");  /* it has written, or CREATE_RIGHT says what it lacks */
+        return TW_OK;
+    }
+    TRY(check_try(&n->db, check_text(c,
+        "SET LOCAL lock_timeout = '3s'; CREATE SCHEMA twsync_probe_%1$d; CREATE TABLE"
+        " twsync_probe_%1$d.t (id int PRIMARY KEY); INSERT INTO twsync_probe_%1$d.t VALUES (1);"
+        " CREATE TEMP TABLE twsync_probe_%1$d (id int);%2$s", (int) getpid(),
+        check_is_source(c, check_index(c, n))
+            ? check_text(c, "CREATE PUBLICATION twsync_probe_%1$d FOR TABLE ONLY"
+                            " twsync_probe_%1$d.t", (int) getpid())
+            : ""), &ok, state));
+    if (ok) {
+        check_ok(c, "a schema, a table and a publication can be made");
+        return TW_OK;
+    }
+    int i = 0;
+    while (known[i].state[0] && !str_is(known[i].state, state)) i++;
+    check_add(c, CHECK_FAILED, check_text(c, "tried and rolled back: SQLSTATE %s", state),
+              known[i].needed, known[i].remedy ? known[i].remedy
+                                               : check_advice(c, n, ADVISE_PRIMARY));
+    return TW_OK;
+}
+
+enum { CHECK_SLOT_WAIT_S = 5 };
+
+/* A slot can be made, of this plugin, by this role, by this connection: one is, and dropped. */
+static status check_slot_trial(struct check *c, struct check_node *n)
+{
+    static const struct {
+        const char *state, *needed;
+        enum advice advice;
+    } known[] = {{"42501", "the right to make replication slots", ADVISE_REPLICATION},
+                 {"55000", "a server that decodes: a primary with wal_level = logical",
+                  ADVISE_PRIMARY},
+                 {"", "a replication slot that can be made", ADVISE_DIRECT}};
+    const char *level, *name = check_text(c, "twsync_probe_%d", (int) getpid());
+    PGresult *r = NULL;
+    TRY(check_setting(c, n, "wal_level", &level));
+    if (c->initialised || !n->repl_up || !level || !str_is(level, "logical")) {
+        check_ok(c, "not tried");  /* it has slots, or others say why it cannot */
+        return TW_OK;
+    }
+    n->repl.patience_s = CHECK_SLOT_WAIT_S;
+    status s = db_attempt(&n->repl, check_text(c, "CREATE_REPLICATION_SLOT %s TEMPORARY LOGICAL"
+                                                  " pgoutput NOEXPORT_SNAPSHOT", name), 0, NULL,
+                          &r);
+    if (s == TW_ESTOP) return s;
+    const char *code = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
+    bool full = code && str_is(code, "53400");  /* SLOTS says so */
+    if (s != TW_OK) {
+        check_ok(c, "not tried to the end: making a slot waits for open transactions");
+        db_close(&n->repl);
+        error_clear(&c->e);
+    } else if (full || db_result_ok(r)) {
+        check_ok(c, full ? "no slot is free" : "a slot can be made");
+    } else {
+        int i = 0;
+        while (known[i].state[0] && !str_is(known[i].state, code ? code : "")) i++;
+        check_add(c, CHECK_FAILED, check_text(c, "tried: %s", PQresultErrorMessage(r)),
+                  known[i].needed, check_advice(c, n, known[i].advice));
+    }
+    bool made = s == TW_OK && db_result_ok(r);
+    PQclear(r);
+    if (!made) return TW_OK;
+    TRY(db_attempt(&n->repl, check_text(c, "DROP_REPLICATION_SLOT %s", name), 0, NULL, &r));
+    PQclear(r);
+    return TW_OK;
+}
+
+/* Sessions: the tasks' readers and writers, the watcher, and a copy's workers. */
+static status check_connections(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "WITH s AS (SELECT usename, datname FROM pg_stat_activity WHERE backend_type = 'client"
+        " backend' AND NOT starts_with(application_name, 'twsync:' || $1 || ':'))"
+        " SELECT current_setting('max_connections')::int"
+        " - current_setting('superuser_reserved_connections')::int"
+        " - coalesce(current_setting('reserved_connections', true)::int, 0)"
+        " - (SELECT count(*) FROM s),"
+        " nullif(r.rolconnlimit, -1) - (SELECT count(*) FROM s WHERE usename = current_user),"
+        " nullif(d.datconnlimit, -1) - (SELECT count(*) FROM s WHERE datname = current_database())"
+        " FROM pg_roles r, pg_database d"
+        " WHERE r.rolname = current_user AND d.datname = current_database()";
+    static const char *const what[] = {"the server", "this role", "this database"};
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "count connections", sql, 1, &c->job->name, &r));
+    int need = c->job->task[TW_FORWARD].workers + CHECK_SESSIONS, least = -1;
+    for (int i = 0; i < 3; i++)
+        if (!PQgetisnull(r, 0, i) && (least < 0 || db_cell_int(r, 0, i) < db_cell_int(r, 0, least)))
+            least = i;
+    int64_t left = least < 0 ? need : db_cell_int(r, 0, least);
+    if (least < 0 || left >= need) {
+        check_ok(c, "%" PRId64 " connections are free", left);
+        return TW_OK;
+    }
+    const char *remedy[] = {
+        check_set(c, n, "max_connections", "...", true),
+        check_fill(c, n, "ALTER ROLE {role} CONNECTION LIMIT -1;"),
+        check_fill(c, n, "ALTER DATABASE {database} CONNECTION LIMIT -1;")};
+    check_add(c, least ? CHECK_FAILED : CHECK_WARNING,
+              check_text(c, "%" PRId64 " connections are free for %s", left, what[least]),
+              check_text(c, "up to %d for this job", need),
+              check_text(c, "%s\nor fewer workers in [forward]", remedy[least]));
+    return TW_OK;
+}
+
+/* Releases before these can lose changes of a table that joins a publication while it is written:
+ * https://www.postgresql.org/docs/release/, 13.22 to 17.6. */
+static int check_fixed_in(int version)
+{
+    static const int fixed[] = {130022, 140019, 150014, 160010, 170006};
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        if (version / 10000 == fixed[i] / 10000 && version < fixed[i]) return fixed[i];
+    return 0;
+}
+
+static status check_minor_version(struct check *c, struct check_node *n)
+{
+    int fixed = check_fixed_in(n->db.version);
+    static const char *const remedy[NPROVIDERS] = {
+        "install the newest minor release, and restart the server",
+        "update the minor version in the console", "update the minor engine version in the console",
+        "modify the instance: a newer engine version"};
+    if (fixed)
+        check_add(c, CHECK_WARNING, n->version,
+                  check_text(c, "%d.%d or later: older ones can lose changes of a table that joins"
+                                " a publication while it is written", fixed / 10000, fixed % 10000),
+                  remedy[n->provider]);
+    else
+        check_ok(c, "%s", n->version);
+    return TW_OK;
+}
+
+/* Settings that end what lasts: slots that rest, snapshots of a long copy, transactions. */
+static status check_timeouts(struct check *c, struct check_node *n)
+{
+    static const struct {
+        const char *name, *off, *needed;
+        int64_t enough;  /* in the setting's unit */
+        bool restart;
+    } settings[] = {
+        {"idle_replication_slot_timeout", "0", "0, or more than twsync may ever be away: a slot"
+         " that rests for longer is lost", 86400, false},
+        {"old_snapshot_threshold", "-1", "-1: a copy that takes longer fails", 1440, true},
+        {"polar_transaction_timeout", "0", "0: a copy, or a large transaction, takes longer",
+         86400000, false},
+    };
+    bool any = false;
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        const char *value;
+        TRY(check_setting(c, n, settings[i].name, &value));
+        int64_t v = value ? strtoll(value, NULL, 10) : 0;
+        if (v <= 0 && !(v == 0 && value && settings[i].restart)) continue;
+        if (v >= settings[i].enough) continue;
+        check_add(c, CHECK_WARNING, check_text(c, "%s is %" PRId64, settings[i].name, v),
+                  settings[i].needed,
+                  check_set(c, n, settings[i].name, settings[i].off, settings[i].restart));
+        any = true;
+    }
+    if (!any) check_ok(c, "nothing ends what lasts");
+    return TW_OK;
+}
+
+/* A session's origin takes a slot in shared memory of the server that is written. */
+static status check_origins(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT x.name, current_setting(x.name)::int, (SELECT count(*) FROM"
+        " pg_replication_origin_status WHERE external_id NOT LIKE 'twsync\\_' || $1 || '\\_%')"
+        " FROM (SELECT CASE WHEN current_setting('max_active_replication_origins', true) IS NULL"
+        " THEN 'max_replication_slots' ELSE 'max_active_replication_origins' END AS name) x";
+    PGresult *r = NULL;
+    if (!n->rights.origin) {
+        check_ok(c, "no origins are used");
+        return TW_OK;
+    }
+    TRY(db_attempt(&n->db, sql, 1, &c->job->name, &r));
+    bool seen = db_result_ok(r);  /* their view is a superuser's, unless granted */
+    int max = seen ? atoi(PQgetvalue(r, 0, 1)) : 0, used = seen ? atoi(PQgetvalue(r, 0, 2)) : 0;
+    int need = 1 + c->one_cluster + (c->job->task[TW_REVERSE].enabled ? 1 : 0);
+    const char *name = seen ? arena_str(c->arena, PQgetvalue(r, 0, 0)) : "";
+    PQclear(r);
+    if (!seen)
+        check_ok(c, "how many are used is not for this role to see");
+    else if (max - used >= need)
+        check_ok(c, "%s is %d, %d origins used by others", name, max, used);
+    else
+        check_add(c, CHECK_FAILED,
+                  check_text(c, "%s is %d, %d origins used by others", name, max, used),
+                  check_text(c, "%d free", need),
+                  check_set(c, n, name, check_text(c, "%d", used + need + 8), true));
+    return TW_OK;
+}
+
+/* Indexes of text built by other rules of order may hold duplicates, and not find rows. */
+static status check_collation_version(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('database %s: made by version %s, the system has %s', d.datname,"
+        " d.datcollversion, pg_database_collation_actual_version(d.oid)), format('REINDEX DATABASE"
+        " %1$I;\nALTER DATABASE %1$I REFRESH COLLATION VERSION;', d.datname) FROM pg_database d"
+        " WHERE d.datname = current_database() AND d.datcollversion <>"
+        " pg_database_collation_actual_version(d.oid)";
+    if (n->db.version < 150000) {
+        check_ok(c, "not kept before 15");
+        return TW_OK;
+    }
+    return check_rows(c, n, CHECK_WARNING, sql, 0, NULL, "the one the database was made by",
+                      "the version the indexes were built by: otherwise they may hold duplicates"
+                      " and not find rows");
 }
 
 /* Rows of twsync.progress are what the stream is resumed by, and what tells echoes from changes:
@@ -12551,7 +12904,7 @@ static status MUST_CHECK check_origin_remedy(struct check *c, struct check_node 
     if (n->db.version >= 140000)
         TRY(db_value(&n->db, c->arena, "read function rights", check_origin_grants, 0, NULL,
                      remedy));
-    if (!*remedy) *remedy = check_fill(c, n, "ALTER ROLE {role} SUPERUSER;");
+    if (!*remedy) *remedy = check_advice(c, n, ADVISE_ORIGIN);
     return TW_OK;
 }
 
@@ -12572,7 +12925,7 @@ static status check_latest(struct check *c, struct check_node *n)
     else if (!n->rights.commit_ts)
         check_add(c, CHECK_FAILED, "track_commit_timestamp is off",
                   "on, since the job says latest",
-                  "ALTER SYSTEM SET track_commit_timestamp = on;  -- then restart the server");
+                  check_set(c, n, "track_commit_timestamp", "on", true));
     else if (!n->rights.origin)
         return check_latest_origin(c, n);
     else
@@ -12595,15 +12948,21 @@ static status check_rung(struct check *c, struct check_node *n)
 
 static status check_event_trigger(struct check *c, struct check_node *n)
 {
-    if (!c->job->task[TW_FORWARD].ddl) {
+    const char *fire;
+    TRY(check_setting(c, n, "event_triggers", &fire));  /* since 17 */
+    if (!c->job->task[TW_FORWARD].ddl)
         check_ok(c, "ddl = no: no DDL is carried");
-    } else if (n->rights.event_trigger) {
+    else if (!n->rights.event_trigger)
+        check_add(c, CHECK_WARNING, "event triggers cannot be created by this role",
+                  "the right to: otherwise of DDL only added columns are carried, and the task"
+                  " waits at others until they were done on b",
+                  check_advice(c, n, ADVISE_EVENT_TRIGGER));
+    else if (fire && str_is(fire, "off"))
+        check_add(c, CHECK_FAILED, "event_triggers is off",
+                  "on: otherwise DDL is not seen, and not carried",
+                  check_set(c, n, "event_triggers", "on", false));
+    else
         check_ok(c, "event triggers can be created by this role: DDL is carried");
-    } else {
-        check_add(c, CHECK_OK, "event triggers cannot be created by this role: of DDL only added"
-                  " columns are carried", "nothing; a superuser, or the provider's role for it, can"
-                  " raise it", "");
-    }
     return TW_OK;
 }
 
@@ -12641,34 +13000,87 @@ static status check_wal_keep(struct check *c, struct check_node *n)
     TRY(check_setting(c, n, "max_slot_wal_keep_size", &keep));  /* in MB, since 13 */
     int64_t mb = keep ? strtoll(keep, NULL, 10) : -1;
     int64_t want_mb = (c->job->retention_bytes + (1 << 20) - 1) >> 20;
-    if (mb < 0 || mb > want_mb)
-        check_ok(c, mb < 0 ? "slots keep WAL without limit" : "slots keep %" PRId64 " MB", mb);
+    if (mb < 0)
+        check_add(c, CHECK_OK, "slots keep WAL without limit",
+                  "a limit, if a full disk of the server is worse than a slot that is lost",
+                  check_set(c, n, "max_slot_wal_keep_size", "'<a part of the disk>'", false));
+    else if (mb > want_mb)
+        check_ok(c, "slots keep %" PRId64 " MB", mb);
     else
         check_add(c, CHECK_WARNING, check_text(c, "max_slot_wal_keep_size is %" PRId64 " MB", mb),
                   check_text(c, "more than retention_size, %" PRId64 " MB: a slot that falls behind"
                                 " is lost", want_mb),
-                  check_text(c, "ALTER SYSTEM SET max_slot_wal_keep_size = '%" PRId64 "MB';\n"
-                                "SELECT pg_reload_conf();", want_mb * 4 + 1024));
+                  check_set(c, n, "max_slot_wal_keep_size",
+                            check_text(c, "'%" PRId64 "MB'", want_mb * 4 + 1024), false));
     return TW_OK;
+}
+
+/* Standbys that stream from it, as far as can be seen. */
+static status MUST_CHECK check_standbys(struct check *c, struct check_node *n, int *count)
+{
+    const char *text;
+    TRY(db_value(&n->db, c->arena, "count standbys", "SELECT count(*) FROM pg_stat_replication s"
+                 " WHERE NOT EXISTS (SELECT FROM pg_replication_slots l WHERE l.active_pid = s.pid"
+                 " AND l.slot_type = 'logical') AND NOT starts_with(coalesce(application_name, ''),"
+                 " 'twsync:')", 0, NULL, &text));
+    *count = atoi(text);
+    return TW_OK;
+}
+
+/* What becomes of the slot when a standby takes over, where the provider has a setting for it.
+ * PolarDB: polar_failover_slot_mode, async by default, not there on 14; Alibaba RDS:
+ * rds_failover_slot_mode (polardb.md; Alibaba Cloud's help). */
+static void check_failover_mode(struct check *c, const struct check_node *n, const char *name,
+                                const char *mode)
+{
+    if (mode && str_is(mode, "sync"))
+        check_ok(c, "%s is sync", name);
+    else if (mode && str_is(mode, "async") && n->provider == ALIBABA_RDS)
+        check_ok(c, "%s is async: a failover keeps the slot", name);
+    else if (mode && str_is(mode, "async"))
+        check_add(c, CHECK_WARNING, check_text(c, "%s is async", name),
+                  "sync: otherwise after a failover b may have changes that a has lost",
+                  check_set(c, n, name, "sync", false));
+    else if (mode)
+        check_add(c, CHECK_WARNING, check_text(c, "%s is %s", name, mode),
+                  "sync: otherwise a failover loses the slot",
+                  check_set(c, n, name, "sync", false));
+    else
+        check_add(c, CHECK_WARNING, check_text(c, "%s is not there", name),
+                  "a version that keeps slots at a failover: this one loses them",
+                  n->db.version / 10000 == 14 && n->provider == POLARDB
+                      ? "another major version than 14" : "update the minor version");
 }
 
 static status check_slot_failover(struct check *c, struct check_node *n)
 {
-    const char *polar, *mode;
-    TRY(db_value(&n->db, c->arena, "read a setting",
-                 "SELECT current_setting('polar_version', true)", 0, NULL, &polar));
-    TRY(check_setting(c, n, "polar_failover_slot_mode", &mode));
-    if (polar && (!mode || !str_is(mode, "sync")))
-        check_add(c, CHECK_WARNING,
-                  check_text(c, "polar_failover_slot_mode is %s", mode ? mode : "not there"),
-                  "sync: otherwise a failover loses the slot, or changes with it",
-                  mode ? "set polar_failover_slot_mode = sync" : "use another version than 14");
-    else if (polar)
-        check_ok(c, "polar_failover_slot_mode is sync");
-    else if (n->db.version >= 170000)
-        check_ok(c, "failover slots: standbys with sync_replication_slots = on keep them");
+    static const char *const settings[NPROVIDERS] = {
+        NULL, "polar_failover_slot_mode", "rds_failover_slot_mode", NULL};
+    const char *mode, *named;
+    int standbys;
+    if (settings[n->provider]) {
+        TRY(check_setting(c, n, settings[n->provider], &mode));
+        check_failover_mode(c, n, settings[n->provider], mode);
+        return TW_OK;
+    }
+    TRY(check_standbys(c, n, &standbys));
+    TRY(check_setting(c, n, "synchronized_standby_slots", &named));  /* since 17 */
+    if (n->provider == AWS_RDS)
+        check_ok(c, "storage keeps slots at a failover within a Multi-AZ instance or Aurora");
+    else if (!standbys)
+        check_ok(c, "no standby streams from it");
+    else if (!named)
+        check_add(c, CHECK_WARNING, check_text(c, "%d standbys stream from it", standbys),
+                  "slots that survive a failover: before PostgreSQL 17 they do not",
+                  "PostgreSQL 17; or the extension pg_failover_slots; or slots that Patroni keeps");
+    else if (!named[0])
+        check_add(c, CHECK_WARNING, "synchronized_standby_slots is empty",
+                  "the standby's physical slot: otherwise after a failover b may have changes that"
+                  " a has lost; and on the standby sync_replication_slots = on,"
+                  " hot_standby_feedback = on, primary_slot_name, and dbname in primary_conninfo",
+                  check_set(c, n, "synchronized_standby_slots", "'<slot of the standby>'", false));
     else
-        check_ok(c, "slots do not survive a failover before PostgreSQL 17");
+        check_ok(c, "failover slots: %s must have received what b gets", named);
     return TW_OK;
 }
 
@@ -12689,7 +13101,7 @@ static status check_encoding(struct check *c, struct check_node *unused)
         check_add(c, CHECK_FAILED, measured, needed, remedy);
     else if (ascii_a)
         check_add(c, CHECK_WARNING, measured, "text that is valid UTF-8: other bytes are refused",
-                  "");
+                  "-- a database with ENCODING 'UTF8' on each side, filled from pg_dump -E UTF8");
     else if (!str_is(enc[0], enc[1]))
         check_add(c, CHECK_WARNING, measured,
                   "the same encoding: a character that one end lacks stops its task", remedy);
@@ -12714,7 +13126,9 @@ static status check_collation(struct check *c, struct check_node *unused)
         check_ok(c, "%s", got[0]);
     else
         check_add(c, CHECK_WARNING, check_text(c, "a: %s; b: %s", got[0], got[1]),
-                  "the same locale: order and comparison of text differ otherwise", "");
+                  "the same locale: order and comparison of text differ otherwise",
+                  check_text(c, "CREATE DATABASE %s LOCALE ... TEMPLATE template0;  -- on b, as a"
+                                " has it; or leave it: rows are the same", c->n[1].dbname));
     return TW_OK;
 }
 
@@ -12872,7 +13286,8 @@ static status check_ownership(struct check *c, struct check_node *n)
         " FROM pg_class t WHERE t.oid = ANY ($1::oid[]) AND NOT CASE WHEN $2::bool"
         " THEN pg_has_role(t.relowner, 'USAGE') ELSE has_table_privilege(t.oid, 'SELECT')"
         " AND has_table_privilege(t.oid, 'INSERT') AND has_table_privilege(t.oid, 'UPDATE')"
-        " AND has_table_privilege(t.oid, 'DELETE') END ORDER BY 1";
+        " AND has_table_privilege(t.oid, 'DELETE') AND has_table_privilege(t.oid, 'TRUNCATE') END"
+        " ORDER BY 1";
     bool owner = check_is_source(c, check_index(c, n));
     const char *values[] = {n->oids, owner ? "true" : "false"};
     return check_rows(c, n, CHECK_FAILED, sql, 2, values,
@@ -12962,12 +13377,69 @@ static status check_replica_identity(struct check *c, struct check_node *n)
                       "REPLICA IDENTITY FULL: twsync sets it when it initialises the task");
 }
 
+/* REPLICA IDENTITY FULL meets a publication of somebody else's that leaves columns out: the server
+ * would refuse the application's updates and deletes from then on.
+ * https://www.postgresql.org/docs/current/logical-replication-col-lists.html */
+static status check_other_publications(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('%s is in publication %I with a list of columns', x.t::regclass, p.pubname),"
+        " format('ALTER PUBLICATION %I DROP TABLE %s; ALTER PUBLICATION %1$I ADD TABLE %2$s;"
+        "  -- or identity = key in the job', p.pubname, r.prrelid::regclass)"
+        " FROM unnest($1::oid[]) x(t) JOIN pg_publication_rel r ON r.prrelid = x.t OR r.prrelid IN"
+        " (SELECT relid FROM pg_partition_ancestors(x.t)) JOIN pg_publication p ON p.oid ="
+        " r.prpubid WHERE to_jsonb(r)->>'prattrs' IS NOT NULL AND (p.pubupdate OR p.pubdelete)"
+        " AND p.pubname NOT IN ('twsync_' || $2 || '_forward', 'twsync_' || $2 || '_reverse')"
+        " UNION ALL SELECT format('%s has generated columns, which publication %I leaves out',"
+        " k.oid::regclass, p.pubname), format('ALTER PUBLICATION %I SET (publish_generated_columns"
+        " = stored);', p.pubname) FROM pg_publication_tables v JOIN pg_publication p USING"
+        " (pubname) JOIN pg_namespace s ON s.nspname = v.schemaname JOIN pg_class k ON"
+        " k.relnamespace = s.oid AND k.relname = v.tablename WHERE k.oid = ANY ($1::oid[]) AND"
+        " (p.pubupdate OR p.pubdelete) AND to_jsonb(p)->>'pubgencols' = 'n' AND NOT starts_with("
+        " p.pubname, 'twsync_' || $2 || '_') AND EXISTS (SELECT FROM pg_attribute a WHERE"
+        " a.attrelid = k.oid AND to_jsonb(a)->>'attgenerated' = 's' AND NOT a.attisdropped)";
+    const char *values[] = {n->oids, c->job->name};
+    if (c->job->task[check_direction_from(check_index(c, n))].identity == IDENTITY_KEY ||
+        n->db.version < 150000) {
+        check_ok(c, "nothing that REPLICA IDENTITY FULL would break");
+        return TW_OK;
+    }
+    return check_rows(c, n, CHECK_FAILED, sql, 2, values,
+                      "nothing that REPLICA IDENTITY FULL would break",
+                      "no publication beside ours that leaves columns out: with REPLICA IDENTITY"
+                      " FULL the server would refuse the application's updates");
+}
+
+/* What our sessions do not rest: it happens on both sides, or comes back as a change. */
+static status check_firing(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('trigger %I of %s', g.tgname, g.tgrelid::regclass), format('ALTER TABLE %s"
+        " ENABLE TRIGGER %I;  -- for the applications'' writes only', g.tgrelid::regclass,"
+        " g.tgname) FROM pg_trigger g WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND"
+        " g.tgenabled IN ('A', 'R') UNION ALL SELECT format('rule %I of %s', w.rulename,"
+        " w.ev_class::regclass), format('ALTER TABLE %s ENABLE RULE %I;  -- for the applications''"
+        " writes only', w.ev_class::regclass, w.rulename) FROM pg_rewrite w WHERE w.ev_class = ANY"
+        " ($1::oid[]) AND w.rulename <> '_RETURN' AND w.ev_enabled IN ('A', 'R') UNION ALL SELECT"
+        " format('%s, which is not in the job, refers to %s', f.conrelid::regclass,"
+        " f.confrelid::regclass), format('add %s to the job; or ALTER TABLE %1$s DROP CONSTRAINT"
+        " %I;', f.conrelid::regclass, f.conname) FROM pg_constraint f WHERE f.contype = 'f' AND"
+        " f.confrelid = ANY ($1::oid[]) AND f.conrelid <> ALL ($1::oid[]) AND f.conparentid = 0"
+        " AND $2::bool ORDER BY 1";
+    const char *values[] = {n->oids, n->rights.replica_role ? "true" : "false"};
+    return check_rows(c, n, CHECK_WARNING, sql, 2, values, "nothing fires on our writes for good",
+                      "nothing that fires on twsync's writes, too (what it writes is carried as"
+                      " well), and no table outside the job that our deletes leave behind");
+}
+
 /* Another job's publication on one of our tables: two jobs would write it, and each would take the
  * other's marks for changes.  A native subscription is somebody else's third node. */
 static status check_topology(struct check *c, struct check_node *n)
 {
     static const char jobs_sql[] =
-        "SELECT DISTINCT format('%s is in publication %I', r.prrelid::regclass, p.pubname)"
+        "SELECT DISTINCT format('%s is in publication %I', r.prrelid::regclass, p.pubname),"
+        " format('twsync release <the job file of %s>;  or %s under exclude in this one',"
+        " substring(p.pubname FROM '^twsync_(.*)_'), r.prrelid::regclass)"
         " FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
         " WHERE r.prrelid = ANY ($1::oid[]) AND p.pubname ~ '^twsync_.*_(forward|reverse)$'"
         " AND p.pubname NOT IN ('twsync_' || $2 || '_forward', 'twsync_' || $2 || '_reverse')"
@@ -13111,6 +13583,146 @@ static status MUST_CHECK check_columns(struct check *c, struct check_node *has,
     return TW_OK;
 }
 
+/* ---- columns that are otherwise on B ---- */
+
+enum { CHECK_EXACT = 1000 };
+
+/* "timestamp(3) with time zone": its name without the modifier, and how exact it is, by the
+ * modifier's last number: digits after the point. */
+static int check_modifier(const char *type, char *name, size_t size)
+{
+    const char *open = strchr(type, '('), *close = open ? strchr(open, ')') : NULL;
+    const char *comma = open ? strchr(open, ',') : NULL;
+    if (!close) {
+        str_copy(name, size, type);
+        return CHECK_EXACT;
+    }
+    snprintf(name, size, "%.*s%s", (int) (open - type), type, close + 1);
+    if (str_is(name, "numeric") && !comma) return 0;
+    return atoi(comma ? comma + 1 : open + 1);
+}
+
+static bool check_in(const char *text, const char *const *list)
+{
+    while (*list && !str_is(*list, text)) list++;
+    return *list;
+}
+
+/* Would values change on the way, without an error?  By the names of built-in types. */
+static bool check_changes_values(const char *from, const char *to)
+{
+    static const char *const whole[] = {"smallint", "integer", "bigint", "numeric", NULL};
+    static const char *const texts[] = {"text", "character varying", NULL};
+    static const char *const floats[] = {"real", "double precision", NULL};
+    char a[80], b[80];
+    int x = check_modifier(from, a, sizeof a), y = check_modifier(to, b, sizeof b);
+    if (str_is(from, to)) return false;
+    bool same = str_is(a, b);
+    if (same && str_is(a, "numeric")) return y < x;  /* fewer digits are refused */
+    if (same && !strncmp(a, "time", 4)) return y < x && y < 6;
+    if (check_in(a, texts) && check_in(b, texts)) return false;
+    if (check_in(a, whole) && check_in(b, whole)) return str_is(a, "numeric");
+    if (check_in(a, floats) && check_in(b, floats)) return str_is(b, "real");
+    return true;
+}
+
+/* Columns that are on both, with their types of the system's own, by their names on B. */
+static status MUST_CHECK check_read_types(struct check *c, struct check_node *n,
+                                          struct str_list *out)
+{
+    static const char sql[] =
+        "SELECT n.nspname, c.relname, x.attname, format_type(x.atttypid, x.atttypmod)"
+        " FROM pg_attribute x JOIN pg_class c ON c.oid = x.attrelid JOIN pg_namespace n ON n.oid ="
+        " c.relnamespace WHERE c.oid = ANY ($1::oid[]) AND x.attnum > 0 AND NOT x.attisdropped AND"
+        " x.atttypid < 16384";
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "read columns", sql, 1, &n->oids, &r));
+    out->items = arena_array(c->arena, const char *, PQntuples(r) + 1);
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *schema = PQgetvalue(r, i, 0), *table = PQgetvalue(r, i, 1);
+        const char *column = PQgetvalue(r, i, 2), *name = sql_quoted_table(c->arena, schema, table);
+        if (n == &c->n[0]) {
+            const struct table_rules *rules = job_rules(c->job, schema, table);
+            bool set = false;
+            for (int k = 0; rules && k < rules->nsets; k++)
+                set = set || str_is(rules->sets[k].column, column);
+            column = set ? NULL : name_column(rules, column);
+            name = name_quoted(c->job, c->arena, schema, table);
+        }
+        if (column)
+            out->items[out->n++] = check_text(c, "%s.%s\t%s", name, check_ident(c, column),
+                                              PQgetvalue(r, i, 3));
+    }
+    qsort(out->items, (size_t) out->n, sizeof *out->items, check_by_text);
+    return TW_OK;
+}
+
+/* Of two sorted lists of "name\ttype", the types of a name that is in both. */
+static status check_target_columns(struct check *c, struct check_node *n)
+{
+    struct str_list a = {0}, b = {0};
+    struct gather g = {0};
+    bool both = c->job->task[TW_REVERSE].enabled;
+    if (c->initialised && c->job->task[TW_FORWARD].ddl) {
+        check_ok(c, "initialised by this job");
+        return TW_OK;
+    }
+    TRY(check_read_types(c, &c->n[0], &a));
+    TRY(check_read_types(c, n, &b));
+    for (int i = 0, k = 0; i < a.n; i++) {
+        size_t len = strcspn(a.items[i], "\t") + 1;
+        while (k < b.n && strncmp(b.items[k], a.items[i], len) < 0) k++;
+        if (k == b.n || strncmp(b.items[k], a.items[i], len)) continue;
+        const char *from = a.items[i] + len, *to = b.items[k] + len;
+        if (check_changes_values(from, to) || (both && check_changes_values(to, from)))
+            gather_add(&g, ", ", check_text(c, "%.*s is %s on a, %s on b", (int) len - 1,
+                                            a.items[i], from, to));
+    }
+    if (g.n)
+        check_add(c, CHECK_FAILED, gather_end(c, &g, ", "),
+                  "types that hold the same values: others are rounded, cut, filled up or refused",
+                  "ALTER TABLE ... ALTER COLUMN ... TYPE ...;  -- on b, as it is on a");
+    else
+        check_ok(c, "columns of both sides hold the same values");
+    return TW_OK;
+}
+
+/* A table on B without the key of A's: rows would come twice, and every change read all of it. */
+static status check_target_keys(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT n.nspname, c.relname, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND"
+        " i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL) FROM"
+        " pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1::oid[])";
+    struct str_list bare = {0};
+    struct gather g = {0}, mend = {0};
+    PGresult *r;
+    TRY(db_query(&n->db, c->arena, "read keys", sql, 1, &n->oids, &r));
+    bare.items = arena_array(c->arena, const char *, PQntuples(r) + 1);
+    for (int i = 0; i < PQntuples(r); i++)
+        if (!db_cell_true(r, i, 2))
+            bare.items[bare.n++] = sql_quoted_table(c->arena, PQgetvalue(r, i, 0),
+                                                    PQgetvalue(r, i, 1));
+    qsort(bare.items, (size_t) bare.n, sizeof *bare.items, check_by_text);
+    for (int i = 0; i < c->tables.n && !c->initialised; i++) {
+        const struct table *t = &c->tables.items[i];
+        const char *name = name_quoted(c->job, c->arena, t->schema, t->name);
+        if (!t->has_key || !check_lists(&bare, name)) continue;
+        gather_add(&g, ", ", name);
+        gather_add(&mend, "\n", check_text(c, "ALTER TABLE %s ADD PRIMARY KEY (...);  -- on b, as"
+                                               " on a", name));
+    }
+    if (!g.n) {
+        check_ok(c, c->initialised ? "initialised by this job" : "tables have the keys of a's");
+        return TW_OK;
+    }
+    const char *names = gather_end(c, &g, ", ");
+    check_add(c, CHECK_FAILED, names,
+              "a key, as a's table has: rows would come twice, each change read the whole table",
+              gather_end(c, &mend, "\n"));
+    return TW_OK;
+}
+
 static status check_target_tables(struct check *c, struct check_node *n)
 {
     const struct task_conf *f = &c->job->task[TW_FORWARD];
@@ -13184,16 +13796,144 @@ static status check_partitions(struct check *c, struct check_node *n)
                       "a partitioned table with all its partitions");
 }
 
+/* A sequence that makes the numbers of a key: how each side goes on. */
+struct numbers {
+    const char *schema, *table, *column, *sequence;
+    int64_t step, next, min, max;
+};
+
+struct numbers_list {
+    struct numbers *items;
+    int n;
+};
+
+static const char check_numbers_sql[] =
+    "SELECT DISTINCT n.nspname, c.relname, a.attname, q.seqrelid::regclass, q.seqincrement,"
+    " q.seqmin, q.seqmax, format('SELECT last_value + CASE WHEN is_called THEN %s ELSE 0 END FROM"
+    " %s', q.seqincrement, q.seqrelid::regclass) FROM pg_index i JOIN pg_class c ON c.oid ="
+    " i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid ="
+    " c.oid AND a.attnum = ANY (i.indkey) LEFT JOIN pg_attrdef f ON f.adrelid = c.oid AND f.adnum ="
+    " a.attnum JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.refclassid ="
+    " 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i'"
+    " OR d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid ="
+    " 'pg_class'::regclass JOIN pg_sequence q ON q.seqrelid IN (d.objid, d.refobjid) WHERE"
+    " i.indrelid = ANY ($1::oid[]) AND i.indisunique AND has_sequence_privilege(q.seqrelid,"
+    " 'SELECT') ORDER BY 1, 2, 3";
+
+static status MUST_CHECK check_read_numbers(struct check *c, struct check_node *n,
+                                            struct numbers_list *out)
+{
+    struct buf ask = {0};
+    PGresult *r, *next;
+    TRY(db_query(&n->db, c->arena, "read sequences", check_numbers_sql, 1, &n->oids, &r));
+    out->n = PQntuples(r);
+    out->items = arena_array(c->arena, struct numbers, out->n + 1);
+    for (int i = 0; i < out->n; i++) {
+        out->items[i] = (struct numbers){
+            .schema = PQgetvalue(r, i, 0), .table = PQgetvalue(r, i, 1),
+            .column = PQgetvalue(r, i, 2), .sequence = PQgetvalue(r, i, 3),
+            .step = db_cell_int(r, i, 4), .min = db_cell_int(r, i, 5),
+            .max = db_cell_int(r, i, 6)};
+        buf_fmt(&ask, "%s%s", i ? " UNION ALL " : "", PQgetvalue(r, i, 7));
+    }
+    status s = out->n ? db_query(&n->db, c->arena, "read sequences", ask.data, 0, NULL, &next)
+                      : TW_OK;
+    buf_free(&ask);
+    for (int i = 0; s == TW_OK && i < out->n; i++) out->items[i].next = db_cell_int(next, i, 0);
+    return s;
+}
+
+/* B's numbers for the key that is A's `x`; NULL: none yet, or left out. */
+static const struct numbers *check_numbers_of(const struct check *c, const struct numbers_list *b,
+                                              const struct numbers *x, const char *column)
+{
+    const char *schema = name_schema(c->job, x->schema);
+    const char *table = name_table(c->job, x->schema, x->table);
+    for (int i = 0; i < b->n; i++)
+        if (str_is(b->items[i].column, column) && str_is(b->items[i].table, table) &&
+            str_is(b->items[i].schema, schema))
+            return &b->items[i];
+    return NULL;
+}
+
+/* Do two sides that count so meet in a number? */
+static bool check_numbers_meet(const struct numbers *a, const struct numbers *b)
+{
+    int64_t step = a->step < 0 ? -a->step : a->step;
+    if (a->max < b->min || b->max < a->min) return false;
+    return a->step != b->step || step < 2 || (a->next - b->next) % step == 0;
+}
+
+/* First A's: while it counts by one, which numbers will be left to B changes with each. */
+static const char *check_numbers_remedy(struct check *c, const struct numbers *a,
+                                        const struct numbers *b)
+{
+    if (a->step == 1 || a->step == -1)
+        return check_text(c, "ALTER SEQUENCE %s INCREMENT BY %d;  -- on a; then check again",
+                          a->sequence, a->step < 0 ? -2 : 2);
+    if (!b) return check_text(c, "-- check again when the job runs: it says what b's is to be");
+    return check_text(c, "ALTER SEQUENCE %s INCREMENT BY %" PRId64 " RESTART %" PRId64 ";  -- on b",
+                      b->sequence, a->step, a->next + a->step * 500 + (a->step < 0 ? -1 : 1));
+}
+
 static status check_sequences(struct check *c, struct check_node *n)
 {
-    const char *count;
-    TRY(db_value(&n->db, c->arena, "count sequences",
-                 "SELECT count(*) FROM pg_depend d JOIN pg_class s ON s.oid = d.objid"
-                 " AND s.relkind = 'S' WHERE d.classid = 'pg_class'::regclass"
-                 " AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
-                 " AND d.refobjid = ANY ($1::oid[])", 1, &n->oids, &count));
-    check_ok(c, "sequences that belong to the tables and come with them: %s", count);
+    struct gather g = {0}, mend = {0};
+    struct numbers_list a = {0}, b = {0};
+    TRY(check_read_numbers(c, n, &a));
+    TRY(check_read_numbers(c, &c->n[1], &b));
+    for (int i = 0; i < a.n && c->job->task[TW_REVERSE].enabled; i++) {
+        const struct numbers *x = &a.items[i];
+        const char *column = name_column(job_rules(c->job, x->schema, x->table), x->column);
+        const struct numbers *y = column ? check_numbers_of(c, &b, x, column) : NULL;
+        if (!column || !check_numbers_meet(x, y ? y : x)) continue;  /* one to come is like A's */
+        gather_add(&g, ", ", check_text(c, "%s.%s", sql_quoted_table(c->arena, x->schema, x->table),
+                                        check_ident(c, x->column)));
+        gather_add(&mend, "\n", check_numbers_remedy(c, x, y));
+    }
+    if (!g.n) {
+        check_ok(c, "keys made of sequences: %d", a.n);
+        return TW_OK;
+    }
+    const char *names = gather_end(c, &g, ", ");
+    check_add(c, CHECK_WARNING, check_text(c, "both sides count alike: %s", names),
+              "numbers of its own for each side, or applications that insert on one side only: two"
+              " rows that get one number are a conflict, and one of them is lost",
+              gather_end(c, &mend, "\n"));
     return TW_OK;
+}
+
+/* What no stream carries: large objects, and what is a number here and another one there. */
+static status check_not_carried(struct check *c, struct check_node *n)
+{
+    static const char sql[] =
+        "SELECT format('%s.%I (%s)', a.attrelid::regclass, a.attname, format_type(a.atttypid,"
+        " NULL)), 'keep the bytes in a column of type bytea, or the name in one of type text;"
+        " large objects go by pg_dump --large-objects' FROM pg_attribute a WHERE a.attrelid = ANY"
+        " ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND (a.atttypid IN"
+        " ('regclass'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,"
+        " 'regoperator'::regtype, 'regtype'::regtype, 'regrole'::regtype, 'regnamespace'::regtype)"
+        " OR a.atttypid IN ('oid'::regtype, to_regtype('lo')) AND EXISTS (SELECT FROM"
+        " pg_largeobject_metadata)) ORDER BY 1 LIMIT 20";
+    return check_rows(c, n, CHECK_WARNING, sql, 1, &n->oids, "no large objects, no object names",
+                      "columns that hold what they mean: of a large object only its number travels,"
+                      " and a reg... type needs the object by that name on the other side");
+}
+
+/* Types of the system's own that an older server lacks. */
+static status check_types(struct check *c, struct check_node *n)
+{
+    static const char used_sql[] =
+        "SELECT coalesce(json_agg(DISTINCT format_type(a.atttypid, NULL)), '[]') FROM pg_attribute"
+        " a WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND"
+        " a.atttypid < 16384";
+    static const char sql[] =
+        "SELECT 'type ' || t, 'upgrade b, or change the type on a, or exclude the tables' FROM"
+        " json_array_elements_text($1::json) t WHERE to_regtype(t) IS NULL ORDER BY 1";
+    const char *used;
+    TRY(db_value(&c->n[0].db, c->arena, "read types", used_sql, 1, &c->n[0].oids, &used));
+    return check_rows(c, n, CHECK_FAILED, sql, 1, &used, "the system knows all types that a uses",
+                      "a server that knows the types of a's columns");
 }
 
 /* Extensions behind types, defaults, checks and indexes of the tables.  pg_depend leads from each
@@ -13319,10 +14059,9 @@ static status check_replica_role(struct check *c, struct check_node *n)
     check_add(c, CHECK_WARNING, check_column(c, r, 0, ", "),
               "session_replication_role = replica: otherwise triggers fire and foreign keys are"
               " checked and act on both ends",
-              check_fill(c, n, n->db.version >= 150000
-                                   ? "GRANT SET ON PARAMETER session_replication_role TO {role};"
-                                   : "ALTER ROLE {role} SET session_replication_role = replica;"
-                                     "  -- by a superuser; it holds for all its sessions"));
+              n->db.version >= 150000 && n->provider == SELF_MANAGED
+                  ? check_fill(c, n, "GRANT SET ON PARAMETER session_replication_role TO {role};")
+                  : check_advice(c, n, ADVISE_REPLICA_ROLE));
     return TW_OK;
 }
 
@@ -13770,16 +14509,23 @@ static const struct check_row check_table[] = {
     {"SLOTS", SOURCES, STAGE_SERVER, false, check_slots},
     {"SENDERS", SOURCES, STAGE_SERVER, false, check_senders},
     {"SLOT_NAME", SOURCES, STAGE_SERVER, false, check_slot_name},
+    {"SLOT_TRIAL", SOURCES, STAGE_SERVER, false, check_slot_trial},
     {"CREATE_RIGHT", EACH, STAGE_SERVER, false, check_create_right},
+    {"WRITE_TRIAL", EACH, STAGE_SERVER, false, check_write_trial},
+    {"CONNECTIONS", EACH, STAGE_SERVER, false, check_connections},
+    {"MINOR_VERSION", SOURCES, STAGE_SERVER, false, check_minor_version},
     {"SCHEMA_TWSYNC", EACH, STAGE_SERVER, false, check_schema_twsync},
     {"RUNG", TARGETS, STAGE_SERVER, false, check_rung},
+    {"ORIGINS", TARGETS, STAGE_SERVER, false, check_origins},
     {"LATEST", EACH, STAGE_SERVER, false, check_latest},
     {"EVENT_TRIGGER", ONLY_A, STAGE_SERVER, false, check_event_trigger},
     {"LONG_TRANSACTIONS", SOURCES, STAGE_SERVER, false, check_long_transactions},
     {"WAL_KEEP", SOURCES, STAGE_SERVER, false, check_wal_keep},
+    {"TIMEOUTS", EACH, STAGE_SERVER, false, check_timeouts},
     {"SLOT_FAILOVER", SOURCES, STAGE_SERVER, false, check_slot_failover},
     {"ENCODING", BOTH, STAGE_SERVER, false, check_encoding},
     {"COLLATION", BOTH, STAGE_SERVER, false, check_collation},
+    {"COLLATION_VERSION", EACH, STAGE_SERVER, false, check_collation_version},
     {"CLOCK", BOTH, STAGE_SERVER, false, check_clock},
     {"OBJECTS", ONLY_A, STAGE_SERVER, false, check_objects},
     {"UNSUPPORTED", ONLY_A, STAGE_TABLES, false, check_unsupported},
@@ -13788,11 +14534,17 @@ static const struct check_row check_table[] = {
     {"ROW_SECURITY", EACH, STAGE_TABLES, false, check_row_security},
     {"KEY", ONLY_A, STAGE_TABLES, false, check_key},
     {"REPLICA_IDENTITY", SOURCES, STAGE_TABLES, false, check_replica_identity},
+    {"OTHER_PUBLICATIONS", SOURCES, STAGE_TABLES, false, check_other_publications},
+    {"FIRING", TARGETS, STAGE_TABLES, false, check_firing},
     {"TOPOLOGY", EACH, STAGE_TABLES, false, check_topology},
     {"TARGET_TABLES", ONLY_B, STAGE_TABLES, false, check_target_tables},
+    {"TARGET_COLUMNS", ONLY_B, STAGE_TABLES, true, check_target_columns},
+    {"TARGET_KEYS", ONLY_B, STAGE_TABLES, false, check_target_keys},
     {"FOREIGN_KEYS", ONLY_A, STAGE_TABLES, true, check_foreign_keys},
     {"PARTITIONS", ONLY_A, STAGE_TABLES, true, check_partitions},
     {"SEQUENCES", ONLY_A, STAGE_TABLES, false, check_sequences},
+    {"NOT_CARRIED", SOURCES, STAGE_TABLES, false, check_not_carried},
+    {"TYPES", ONLY_B, STAGE_TABLES, false, check_types},
     {"EXTENSIONS", ONLY_B, STAGE_TABLES, false, check_extensions},
     {"DEPENDENCIES", ONLY_B, STAGE_TABLES, false, check_dependencies},
     {"REPLICA_ROLE", TARGETS, STAGE_TABLES, false, check_replica_role},
@@ -21075,8 +21827,8 @@ static status MUST_CHECK watch_waits(struct watch *w, int dir)
 }
 
 /* A deadlock ends the session that looks for one when it is complete, and each looks but once.
- * Ours, if it waited first, has looked already: it begins its transaction again, and the application
- * never hears of it. */
+ * Ours, if it waited first, has looked already: it begins its transaction again, and the
+ * application never hears of it. */
 static status MUST_CHECK watch_deadlock(struct watch *w, int dir)
 {
     static const char sql[] =
@@ -24358,12 +25110,14 @@ static status MUST_CHECK schema_run(const struct job *job, bool apply, FILE *out
 /* What a role needs there, as statements that it has not got yet; run by a superuser or, where the
  * database is managed by others, by whom they let. */
 static const char grants_role_sql[] =
-    "SELECT format('ALTER ROLE %I REPLICATION;', r.rolname) || CASE WHEN EXISTS (SELECT FROM"
-    " pg_roles x WHERE x.rolname = 'rds_replication') THEN format('  -- on Amazon RDS: GRANT"
-    " rds_replication TO %I;', r.rolname) ELSE '' END FROM pg_roles r WHERE r.rolname ="
-    " current_user AND $1::boolean AND NOT r.rolreplication AND NOT r.rolsuper"
-    " UNION ALL SELECT format('GRANT CREATE ON DATABASE %I TO %I;', current_database(),"
-    " current_user) WHERE NOT has_database_privilege(current_database(), 'CREATE')"
+    "SELECT CASE WHEN to_regrole('rds_replication') IS NULL THEN format('ALTER ROLE %I"
+    " REPLICATION;', r.rolname) ELSE format('GRANT rds_replication TO %I;', r.rolname) END FROM"
+    " pg_roles r WHERE r.rolname = current_user AND $1::boolean AND NOT r.rolreplication AND NOT"
+    " r.rolsuper AND NOT coalesce(pg_has_role(to_regrole('rds_replication'), 'USAGE'), false)"
+    " UNION ALL SELECT format('GRANT %s ON DATABASE %I TO %I;', string_agg(p, ', '),"
+    " current_database(), current_user) FROM unnest(ARRAY['CREATE', 'TEMPORARY']) p WHERE NOT"
+    " has_database_privilege(current_database(), p) AND (p = 'CREATE' OR $5::boolean) HAVING"
+    " count(*) > 0"
     " UNION ALL SELECT format('GRANT %s ON SCHEMA %I TO %I;', CASE WHEN $2::boolean THEN 'USAGE,"
     " CREATE' ELSE 'USAGE' END, n.nspname, current_user) FROM pg_namespace n WHERE n.nspname ="
     " ANY ($3::text[]) AND NOT (has_schema_privilege(n.oid, 'USAGE') AND (NOT $2::boolean OR"
@@ -24442,8 +25196,9 @@ static status MUST_CHECK grants_ask(const struct job *job, struct db *d, struct 
     TRY(cat_tables(d, a, seen, &here, &unsupported, &missing));
     if (!on_b) *tables = here;
     const char *values[] = {!on_b || job->task[TW_REVERSE].enabled ? "t" : "f", on_b ? "t" : "f",
-                            grants_schemas(job, a, on_b, tables), cat_oid_array(a, &here)};
-    TRY(db_query(d, a, "look for rights", grants_role_sql, 4, values, &r));
+                            grants_schemas(job, a, on_b, tables), cat_oid_array(a, &here),
+                            on_b || job->task[TW_REVERSE].enabled ? "t" : "f"};
+    TRY(db_query(d, a, "look for rights", grants_role_sql, 5, values, &r));
     for (int i = 0; i < PQntuples(r); i++) buf_fmt(b, "%s\n", db_cell(r, i, 0));
     TRY(db_attempt(d, "SET session_replication_role = replica", 0, NULL, &may));
     bool ok = db_result_ok(may);
