@@ -650,7 +650,7 @@ static usec os_wall(void)
 
 static void os_sleep_ms(int ms)
 {
-    poll(NULL, 0, ms);  /* ends early on a signal, as every wait here should */
+    poll(NULL, 0, ms > 0 ? ms : 0);  /* ends early on a signal, as every wait here should */
 }
 
 /* A named place where tests make the program fail.  TWSYNC_FAULT=name:nth:kind arms one; kinds:
@@ -3088,12 +3088,24 @@ static void job_default_ssl(struct job *job, struct node *n)
         job_add_setting(n, "sslrootcert", "system", false);
 }
 
+/* Of several hosts the one that can be written, however a failover has changed them. */
+static void job_default_host(struct node *n)
+{
+    const char *host = job_node_setting(n, "host"), *addr = job_node_setting(n, "hostaddr");
+    bool several = (host && strchr(host, ',')) || (addr && strchr(addr, ','));
+    if (!several || job_node_setting(n, "target_session_attrs")) return;
+    job_add_setting(n, "target_session_attrs", "primary", false);
+}
+
 static void job_defaults(struct job_file *f)
 {
     struct job *job = f->job;
     if (!job_given(f, "job", "name")) job_default_name(f);
     if (!job_given(f, "job", "state_dir") && job->name) job_default_state_dir(f);
-    for (int i = 0; i < 2; i++) job_default_ssl(job, &job->node[i]);
+    for (int i = 0; i < 2; i++) {
+        job_default_ssl(job, &job->node[i]);
+        job_default_host(&job->node[i]);
+    }
 }
 
 /* ---- what must fit together ---- */
@@ -3727,6 +3739,7 @@ static const struct {
     {"08", TW_ECONN},     {"57P", TW_ECONN},  /* shutdown, crash, starting up, idle timeout */
     {"53300", TW_ECONN},  /* too_many_connections */
     {"25P03", TW_ECONN},  {"25P04", TW_ECONN},  /* idle-in-transaction, transaction timeout */
+    {"25006", TW_ECONN},  /* read_only_sql_transaction: a standby, or a server that was locked */
 };
 
 static status db_state_status(const char *state)
@@ -5553,6 +5566,7 @@ struct repl_frame {
 struct repl {
     struct db db;
     bool started;
+    bool refused;        /* the source itself ended the stream with an error */
     struct repl_frame *first, **last;  /* frames read ahead, oldest first */
     size_t ahead_bytes;
     lsn_t held_lsn;      /* repl_pull: end of the last WAL that is in our hands */
@@ -5668,9 +5682,10 @@ static status MUST_CHECK repl_take(struct repl *r, char **frame, int *len)
     if (*len >= 0) return TW_OK;
     if (*len < -1) return db_fail_conn(&r->db, "read the replication stream");
     PGresult *res = PQgetResult(r->db.pg);
-    status s = db_result_ok(res) ? fail(r->db.e, TW_ECONN, "%c ended the replication stream",
-                                        r->db.node->letter)
-                                 : db_fail_result(&r->db, res, "read the replication stream");
+    r->refused = !db_result_ok(res);
+    status s = r->refused ? db_fail_result(&r->db, res, "read the replication stream")
+                          : fail(r->db.e, TW_ECONN, "%c ended the replication stream",
+                                 r->db.node->letter);
     PQclear(res);
     return s;
 }
@@ -10483,7 +10498,8 @@ static status MUST_CHECK careful_insert_conflict(struct apply *ap, struct arena 
 static status careful_refused(struct apply *ap, const struct rel *rel)
 {
     return fail(ap->e, TW_ESERVER, "could not write to %s: %s refuses the row, and what is in its "
-                "way cannot be told", rel->quoted, ap->violated);
+                "way cannot be told", rel->quoted,
+                str_is(ap->violated, "?") ? "a key of it" : ap->violated);
 }
 
 static status MUST_CHECK careful_insert(struct apply *ap, struct arena *a, const struct change *c,
@@ -17944,10 +17960,10 @@ struct progress {
 enum { TASK_BEATS = 16 };
 
 /* Held-back feedback: when positions were applied, in buckets (design 4.3). */
-enum { RETENTION_BUCKETS = 64, RETENTION_SPACING = RETENTION_BUCKETS - 2 };
+enum { RETENTION_BUCKETS = 64, RETENTION_SPACING = RETENTION_BUCKETS - 2, RETENTION_IDLE = 15 };
 
 struct retention {
-    struct { usec since_us; lsn_t lsn; } bucket[RETENTION_BUCKETS];  /* oldest first */
+    struct { usec until_us; lsn_t lsn; } bucket[RETENTION_BUCKETS];  /* oldest first */
     int n;
     int64_t cap_bytes;
 };
@@ -17976,6 +17992,7 @@ struct task {
     struct settle settle;    /* forward only */
     struct progress progress;
     struct source_id source_id;
+    bool promoted;           /* it continues, on another timeline, what the progress speaks of */
     struct retention retention;
     /* Of the stream. */
     struct window windows[2];
@@ -17999,8 +18016,9 @@ struct task {
     int nbeats;
     lsn_t solo_until_lsn;    /* commit each transaction by itself until past this one */
     /* Of the retries. */
-    usec failing_since_us, reported_us;
-    int attempts;
+    usec reported_us;
+    int attempts;            /* since something was applied, or the stream ran for a while */
+    struct task_retry { usec since_us, last_us; } failing[2];  /* of connections; of all else */
     enum reaction failing_as;
     bool was_running;
     lsn_t past_lsn;          /* what is before it need not come: the opposite task wrote it */
@@ -19034,6 +19052,7 @@ static status MUST_CHECK task_check_timeline(struct task *t)
     const struct progress *p = &t->progress;
     struct arena a = {0};
     PGresult *r;
+    t->promoted = false;
     if (t->source_id.timeline == p->source_timeline) return TW_OK;
     status s = db_query(&t->repl.db, &a, "read the timeline history",
                         arena_fmt(&a, "TIMELINE_HISTORY %d", t->source_id.timeline), 0, NULL, &r);
@@ -19055,10 +19074,8 @@ static status MUST_CHECK task_check_timeline(struct task *t)
     }
     log_info("%c is on a new timeline, %d, which continues ours", t->source->letter,
              t->source_id.timeline);
-    const char *values[] = {t->name, arena_fmt(&t->session, "%d", t->source_id.timeline)};
-    return db_exec_params(&t->to, "write the progress",
-                          "UPDATE twsync.progress SET source_timeline = $2::int WHERE task = $1", 2,
-                          values);
+    t->promoted = true;  /* noted with the epoch */
+    return TW_OK;
 }
 
 static status MUST_CHECK task_check_systems(struct task *t)
@@ -19116,6 +19133,35 @@ static status MUST_CHECK task_check_slot(struct task *t, struct slot_info *s)
     return t->e.code == TW_OK ? TW_OK : task_gap_hint(t);
 }
 
+/* ---- holding back what the source may forget ---- */
+
+/* Something was applied on top of `before`: that is held for as long as `keep`, and a little more,
+ * for what comes soon after is held with it. */
+static void retention_note(struct retention *r, lsn_t before, usec now, usec keep)
+{
+    if (!keep) return;
+    for (int i = 0; i < r->n; i++)
+        if (r->bucket[i].until_us >= now + keep) return;
+    if (r->n == RETENTION_BUCKETS) {
+        r->n--;
+        memmove(r->bucket, r->bucket + 1, sizeof *r->bucket * (size_t) r->n);
+    }
+    r->bucket[r->n].until_us = now + keep + keep / RETENTION_SPACING;
+    r->bucket[r->n++].lsn = before;
+}
+
+/* What may be confirmed: all but what is held, and at the most cap_bytes less than everything. */
+static lsn_t retention_limit(struct retention *r, lsn_t applied, usec now)
+{
+    int drop = 0;
+    while (drop < r->n && (now > r->bucket[drop].until_us ||
+                           applied - r->bucket[drop].lsn > (lsn_t) r->cap_bytes))
+        drop++;
+    r->n -= drop;
+    memmove(r->bucket, r->bucket + drop, sizeof *r->bucket * (size_t) r->n);
+    return r->n ? r->bucket[0].lsn : applied;
+}
+
 /* ---- starting the stream ---- */
 
 /* Take the rung the rights allow (design 5), and rest triggers and foreign keys where we may. */
@@ -19138,14 +19184,17 @@ static status MUST_CHECK task_session_setup(struct task *t)
 
 /* A new epoch: whoever still writes under the old one meets no row.  The source hears of it first,
  * so it never knows less than the target, unless it was put back to an older copy of itself, which
- * its system identifier and timeline would not show (failures A5). */
+ * its system identifier and timeline would not show (failures A5).  A standby that was promoted may
+ * know less: its timeline has shown that nothing which is applied is missing there. */
 static status MUST_CHECK task_new_epoch(struct task *t)
 {
     const char *known = NULL;
-    const char *values[] = {t->name, arena_fmt(&t->session, "%" PRId64, t->progress.epoch + 1)};
+    const char *values[] = {t->name, arena_fmt(&t->session, "%" PRId64, t->progress.epoch + 1),
+                            arena_fmt(&t->session, "%d", t->source_id.timeline)};
     TRY(db_value(&t->from, &t->session, "read the session", "SELECT epoch FROM twsync.session"
                  " WHERE task = $1", 1, values, &known));
-    if (t->progress.epoch && (!known || strtoll(known, NULL, 10) < t->progress.epoch)) {
+    int64_t sessions = known ? strtoll(known, NULL, 10) : 0;
+    if (sessions < t->progress.epoch && !t->promoted) {
         fail(&t->e, TW_EGAP, "%c has gone back: it knows of session %s of task %s, and there were %"
              PRId64, t->source->letter, known ? known : "none", t->name, t->progress.epoch);
         return task_gap_hint(t);
@@ -19157,8 +19206,9 @@ static status MUST_CHECK task_new_epoch(struct task *t)
     const char *epoch = NULL, *applied = NULL;
     PGresult *r;
     TRY(db_query(&t->to, &t->session, "write the progress",
-                 "UPDATE twsync.progress SET epoch = $2::bigint, updated_at = clock_timestamp()"
-                 " WHERE task = $1 RETURNING epoch, applied_lsn", 2, values, &r));
+                 "UPDATE twsync.progress SET epoch = $2::bigint, source_timeline = $3::int,"
+                 " updated_at = clock_timestamp() WHERE task = $1 RETURNING epoch, applied_lsn", 3,
+                 values, &r));
     if (PQntuples(r) == 1) epoch = db_cell(r, 0, 0), applied = db_cell(r, 0, 1);
     if (!epoch || !lsn_parse(applied, &t->progress.applied_lsn))
         return fail(&t->e, TW_EGAP, "the progress of task %s is gone from %c", t->name,
@@ -19442,11 +19492,8 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->stat->applied_lsn = from;  /* a target that crashed may have lost what it had */
     t->repl.confirmed_lsn = slot.confirmed_lsn;
     t->retention.n = 0;
-    if (from > slot.confirmed_lsn && t->job->retention_us) {
-        t->retention.bucket[0].since_us = os_now();
-        t->retention.bucket[0].lsn = slot.confirmed_lsn;
-        t->retention.n = 1;
-    }
+    if (from > slot.confirmed_lsn)
+        retention_note(&t->retention, slot.confirmed_lsn, os_now(), t->job->retention_us);
     TRY(repl_start(&t->repl, t->slot, from));
     t->to.tick_ms = t->from.tick_ms = t->repl.db.tick_ms;
     /* Longer each time: it may be busy with something huge that is none of our tables. */
@@ -19460,35 +19507,6 @@ static status MUST_CHECK task_start_stream(struct task *t)
     log_info("streaming from " LSN_FMT " (%s rung)", LSN_ARG(from), t->stat->rung);
     task_settle_setup(t);
     return TW_OK;
-}
-
-/* ---- holding back what the source may forget ---- */
-
-/* A batch was applied on top of `before`. */
-static void retention_note(struct retention *r, lsn_t before, usec now, usec keep)
-{
-    if (!keep) return;
-    if (r->n && now - r->bucket[r->n - 1].since_us < keep / RETENTION_SPACING) return;
-    if (r->n == RETENTION_BUCKETS) {
-        r->n--;
-        memmove(r->bucket, r->bucket + 1, sizeof *r->bucket * (size_t) r->n);
-    }
-    r->bucket[r->n].since_us = now;
-    r->bucket[r->n++].lsn = before;
-}
-
-/* What may be confirmed: all that was applied longer than `keep` ago, and at the most cap_bytes
- * less than everything.  Where nothing was applied nothing is held: an idle slot advances. */
-static lsn_t retention_limit(struct retention *r, lsn_t applied, usec now, usec keep)
-{
-    int drop = 0;
-    while (drop < r->n &&
-           (now - r->bucket[drop].since_us > keep + keep / RETENTION_SPACING ||
-            applied - r->bucket[drop].lsn > (lsn_t) r->cap_bytes))
-        drop++;
-    r->n -= drop;
-    memmove(r->bucket, r->bucket + drop, sizeof *r->bucket * (size_t) r->n);
-    return r->n ? r->bucket[0].lsn : applied;
 }
 
 /* ---- the stream ---- */
@@ -20605,7 +20623,6 @@ static void task_applied(struct task *t, lsn_t before)
     task_pass_beats(t);
     t->stat->delay_us = t->repl.source_us > t->apply.commit_us
                             ? t->repl.source_us - t->apply.commit_us : 0;
-    t->failing_since_us = 0;
     t->attempts = 0;
     task_up(t);
     assert_task(t);
@@ -20686,8 +20703,12 @@ static status MUST_CHECK task_confirm(struct task *t)
     bool idle = task_batch_empty(t) && !t->in_txn;
     bool due = now >= t->beat_due_us || (t->catchup_lsn && t->seen_lsn >= t->catchup_lsn);
     if (idle && t->seen_lsn > ap->applied_lsn && due) {
+        lsn_t before = ap->applied_lsn;
         t->beat_due_us = now + t->job->heartbeat_us;
         TRY(apply_idle(ap, t->seen_lsn));
+        /* No change lies between, but a target that fails over may forget that, too.  Not as long:
+         * slots are synchronized to standbys by their moving on. */
+        retention_note(&t->retention, before, now, t->job->retention_us / RETENTION_IDLE);
     }
     if (t->catchup_lsn && idle && ap->applied_lsn >= t->catchup_lsn) {
         TRY(task_finish_init(t));
@@ -20703,7 +20724,7 @@ static status MUST_CHECK task_confirm(struct task *t)
     t->repl.received_lsn = t->seen_lsn;
     t->stat->passed_lsn = task_batch_empty(t) && !t->in_txn ? t->seen_lsn : ap->applied_lsn;
     task_pass_beats(t);
-    lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now, t->job->retention_us);
+    lsn_t may = retention_limit(&t->retention, ap->applied_lsn, now);
     TRY(repl_confirm(&t->repl, may < ap->durable_lsn ? may : ap->durable_lsn));
     return repl_keepalive(&t->repl);
 }
@@ -20830,12 +20851,18 @@ static void task_context(const struct task *t, char *out, size_t size)
 /* The source could not send a row: "invalid memory alloc request size" (MaxAllocSize, memutils.h),
  * or "cannot enlarge string buffer".  It does not say of which table; what it described last is
  * the best guess, for after a failure it describes each table anew.  True: what it could not send
- * was written by the opposite task, and the next session goes on after it. */
+ * was written by the opposite task, and the next session goes on after it, once all that came
+ * before is applied.  What the target refuses by the same SQLSTATE is another matter. */
 static bool task_too_large(struct task *t)
 {
     bool large = str_is(t->e.sqlstate, "54000") ||
                  (str_is(t->e.sqlstate, "XX000") && strstr(t->e.msg, "invalid memory alloc"));
-    if (!t->repl.started || !t->in_txn || !large) return false;
+    if (!t->repl.started || !t->repl.refused || !t->in_txn || !large) return false;
+    if (t->dropping && !task_batch_empty(t)) {
+        if (t->solo_until_lsn >= t->begin.final_lsn) return false;
+        t->solo_until_lsn = t->begin.final_lsn;
+        return true;
+    }
     if (t->dropping) {
         log_info("a row that %s has written is larger than %c can send: going on after it",
                  t->opposite, t->source->letter);
@@ -20983,23 +21010,25 @@ static status MUST_CHECK task_session(struct task *t)
     return again ? TW_OK : s;
 }
 
-/* May a failure be tried again?  Its window opens with the first one and closes when something
- * was applied (task_commit), or the stream ran for a while. */
+/* May a failure be tried again?  Its window opens with the first one of its kind, of connections or
+ * others, and closes when something was applied (task_applied) or the stream ran for a while.
+ * Errors that take turns share it; what has not come for as long as it lasts begins it anew. */
 static bool task_may_retry(struct task *t, enum reaction r)
 {
-    int minutes = r == REACT_RETRY ? t->job->connection_retry_min : t->job->other_retry_min;
-    int shared = t->page->retry_min[r == REACT_RETRY ? 0 : 1];  /* what another job may want less */
+    int kind = r == REACT_RETRY ? 0 : 1;
+    int minutes = kind ? t->job->other_retry_min : t->job->connection_retry_min;
+    int shared = t->page->retry_min[kind];  /* what another job may want less */
     if (shared && shared < minutes) minutes = shared;
     usec now = os_now(), window = (usec) minutes * 60 * USEC_SEC;
-    if (!t->failing_since_us || r != t->failing_as) {
-        t->failing_since_us = now;
-        t->failing_as = r;
-        t->attempts = 0;
-    }
+    struct task_retry *x = &t->failing[kind];
+    if (!t->attempts) t->failing[1 - kind] = *x = (struct task_retry){0};
+    if (!x->since_us || now - x->last_us >= window) x->since_us = now;
+    x->last_us = now;
+    t->failing_as = r;
     t->attempts++;
     t->stat->attempts = t->attempts;
-    t->stat->until_us = os_wall() + t->failing_since_us + window - now;
-    return now - t->failing_since_us < window;
+    t->stat->until_us = os_wall() + x->since_us + window - now;
+    return now - x->since_us < window;
 }
 
 /* 0.1 s, doubling up to 5 s, and up to 30 s once it lasts longer than ten minutes. */
@@ -21007,12 +21036,14 @@ static void task_back_off(struct task *t)
 {
     int n = t->attempts < 8 ? t->attempts : 8;
     usec wait = (USEC_SEC / 20) << n;
-    bool long_ago = os_now() - t->failing_since_us > 600 * USEC_SEC;
+    const struct task_retry *x = &t->failing[t->failing_as == REACT_RETRY ? 0 : 1];
+    bool long_ago = os_now() - x->since_us > 600 * USEC_SEC;
     if (wait > 5 * USEC_SEC) wait = (long_ago ? 30 : 5) * USEC_SEC;
     usec until = os_now() + wait;
     t->stat->next_us = os_wall() + wait;
     log_debug("attempt %d failed, next in %d ms", t->attempts, (int) (wait / 1000));
-    while (os_now() < until && !stop_flag) os_sleep_ms((int) ((until - os_now()) / 1000) + 1);
+    for (usec left = wait; left > 0 && !stop_flag; left = until - os_now())
+        os_sleep_ms((int) (left / 1000) + 1);
 }
 
 enum { TASK_DROP_TRIES = 50 };
@@ -21055,7 +21086,7 @@ static status MUST_CHECK task_run(struct task *t)
             task_go(t, TASK_NotStarted);
             return TW_ESTOP;
         }
-        if (t->was_running && os_now() - started > 60 * USEC_SEC) t->failing_since_us = 0;
+        if (t->was_running && os_now() - started > 60 * USEC_SEC) t->attempts = 0;
         if (s == TW_EFENCED && t->owner.lease) {  /* the watcher finds out what comes next */
             task_go(t, TASK_NotStarted);
             return s;
@@ -24411,8 +24442,7 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
     if (s->released) return fail(e, TW_EGAP, "job %s was released elsewhere", s->job->name);
     for (int dir = 0; dir < 2; dir++)
         if (s->page->task[dir].state == TASK_Failed)
-            return fail(e, s->child[dir].failed_as == EXIT_CONNECT ? TW_ECONN : TW_ESERVER,
-                        "%s task failed: %s", direction_names[dir],
+            return fail(e, TW_ESERVER, "%s task failed: %s", direction_names[dir],
                         s->page->task[dir].last_error);
     return TW_OK;
 }

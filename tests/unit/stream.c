@@ -649,7 +649,7 @@ static void check_retention(usec keep, int64_t cap, usec pause)
         } else if (random() % 5 == 0) {
             applied += 500; /* an idle mark: nothing of ours lay between */
         }
-        lsn_t limit = retention_limit(&r, applied, now, keep);
+        lsn_t limit = retention_limit(&r, applied, now);
         lsn_t hold = model_hold(&m, now, keep, applied);
         back += limit > applied || limit < confirmed; /* applied first, and never back */
         capped += applied - limit > (lsn_t) cap;      /* no more than that is held */
@@ -662,7 +662,7 @@ static void check_retention(usec keep, int64_t cap, usec pause)
     CHECK(over == 0);
     CHECK(early == 0);
     if (early) printf(" (%d times)", early);
-    CHECK(retention_limit(&r, applied, now + 2 * keep + 1, keep) == applied && r.n == 0);
+    CHECK(retention_limit(&r, applied, now + 2 * keep + 1) == applied && r.n == 0);
 }
 
 static void test_retention(void)
@@ -693,14 +693,14 @@ static void test_retention_off(void)
 {
     struct retention r = {.cap_bytes = 1 << 30};
     retention_note(&r, 100, 5, 0);
-    CHECK(r.n == 0 && retention_limit(&r, 200, 5, 0) == 200);
+    CHECK(r.n == 0 && retention_limit(&r, 200, 5) == 200);
     /* As after a restart: what the slot already held goes on being held, then goes. */
     r = (struct retention){.cap_bytes = 1 << 30, .n = 1};
-    r.bucket[0].since_us = 1000;
+    r.bucket[0].until_us = 1000 + 61 * USEC_SEC;
     r.bucket[0].lsn = 50;
-    CHECK(retention_limit(&r, 200, 1000 + 60 * USEC_SEC, 60 * USEC_SEC) == 50);
-    CHECK(retention_limit(&r, 300, 1000 + 62 * USEC_SEC, 60 * USEC_SEC) == 300);
-    CHECK(retention_limit(&r, 400, 1000 + 62 * USEC_SEC, 60 * USEC_SEC) == 400); /* idle */
+    CHECK(retention_limit(&r, 200, 1000 + 60 * USEC_SEC) == 50);
+    CHECK(retention_limit(&r, 300, 1000 + 62 * USEC_SEC) == 300);
+    CHECK(retention_limit(&r, 400, 1000 + 62 * USEC_SEC) == 400); /* idle */
 }
 
 /* ---- states ---- */
@@ -964,6 +964,30 @@ static void test_nonsense(void)
     stream_close(&t);
 }
 
+/* Positions of an idle stream are held, too, for less long, and never shorten what changes need. */
+static void test_retention_idle(void)
+{
+    const usec keep = 900 * USEC_SEC, idle = keep / RETENTION_IDLE, second = USEC_SEC;
+    struct retention r = {.cap_bytes = 1 << 30};
+    lsn_t applied = 1000;
+    usec now = second;
+    for (int i = 0; i < 600; i++, now += second) {
+        retention_note(&r, applied, now, idle);
+        lsn_t limit = retention_limit(&r, ++applied, now);
+        CHECK(applied - limit <= 63 && (i < 60 || applied - limit >= 60));
+    }
+    lsn_t change = applied;
+    usec changed = now;
+    retention_note(&r, applied++, now, keep);
+    for (; now <= changed + keep; now += second) {  /* idle again, with the change in the window */
+        retention_note(&r, applied++, now, idle);
+        CHECK(retention_limit(&r, applied, now) <= change);
+    }
+    for (int i = 0; i < 100; i++, now += second) retention_note(&r, applied++, now, idle);
+    CHECK(applied - retention_limit(&r, applied, now) <= 64);
+    CHECK(retention_limit(&r, applied, now + 2 * idle) == applied);
+}
+
 static const struct t_test tests[] = {
     {"messages: captured", test_captured},
     {"messages: cut at every byte", test_cut},
@@ -992,6 +1016,7 @@ static const struct t_test tests[] = {
     {"retention: busy", test_retention_busy},
     {"retention: bytes", test_retention_bytes},
     {"retention: off, and restarts", test_retention_off},
+    {"retention: idle", test_retention_idle},
     {"states", test_states},
     {"transactions: marks", test_marks},
     {"transactions: dropped", test_dropped},
