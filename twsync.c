@@ -21067,12 +21067,16 @@ static void task_drop_slot(struct task *t)
         os_sleep_ms(100);
     }
     db_close(&d);
-    if (s == TW_OK)
+    if (s == TW_OK) {
         log_warning("slot %s on %c was dropped, as on_failure in [slots] says: what is committed"
                     " from now on does not come", t->slot, t->source->letter);
-    else
+        t->stat->failed_as = TW_EGAP;
+        task_gap_hint(t);
+        str_copy(t->stat->last_hint, sizeof t->stat->last_hint, t->e.hint);
+    } else {
         log_error("slot %s on %c could not be dropped: %s; run there: SELECT"
                   " pg_drop_replication_slot('%s')", t->slot, t->source->letter, e.msg, t->slot);
+    }
 }
 
 /* Sessions until a stop or a failure that no retry mends. */

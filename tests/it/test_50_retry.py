@@ -226,6 +226,7 @@ def test_slots_dropped(own_pair, make_job, fast):
                      rf"SELECT pg_drop_replication_slot\('{reverse}'\)", job.log_text())
     b.server.start()
     assert slots(b) == {reverse}
+    assert f"twsync reset {job.path} --empty" in told(job, "forward")[1], "nothing else goes on without the slot"
     a.sql("INSERT INTO t VALUES (500, 'lost')")
     b.sql("INSERT INTO t VALUES (501, 'of b')")
     job.start(wait=())
