@@ -865,7 +865,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775444 };  /* "twTD": changes with the layout */
+enum { STAT_MAGIC = 0x74775445 };  /* "twTE": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -926,6 +926,7 @@ struct stat_look {
     _Atomic int64_t undecoded_bytes, undecoded_us, unreceived_bytes, unreceived_us, unapplied_bytes,
         unapplied_us;
     _Atomic int64_t slot_exists, slot_active;
+    _Atomic int64_t awaits_standby;  /* the source sends nothing that a standby has not got */
     _Atomic int64_t held_bytes;    /* WAL that the slot keeps on the source */
     _Atomic int64_t safe_bytes;    /* how much more until the slot is lost; -1: no limit */
     _Atomic int64_t spill_bytes;   /* of decoding, on the source's disk, so far */
@@ -21785,7 +21786,8 @@ static const char watch_slot_sql[] =
     " to_jsonb(s)->>'wal_status', to_jsonb(s)->>'safe_wal_size',"
     " coalesce(to_jsonb(s)->>'invalidation_reason', CASE WHEN to_jsonb(s)->>'conflicting' = 'true'"
     " THEN 'conflicting' END), (SELECT r.sent_lsn FROM pg_stat_replication r WHERE r.pid ="
-    " s.active_pid), s.confirmed_flush_lsn FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON"
+    " s.active_pid), s.confirmed_flush_lsn, (SELECT p.wait_event FROM pg_stat_activity p WHERE"
+    " p.pid = s.active_pid) FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON"
     " s.slot_name = $1";
 
 static const char watch_spill_sql[] =
@@ -21828,6 +21830,8 @@ static status MUST_CHECK watch_slot(struct watch *w, int dir)
         l->spill_bytes = spilled ? strtoll(spilled, NULL, 10) : 0;
         str_copy(l->wal_status, sizeof l->wal_status, db_cell(r, 0, 4) ? db_cell(r, 0, 4) : "");
         str_copy(l->invalid, sizeof l->invalid, db_cell(r, 0, 6) ? db_cell(r, 0, 6) : "");
+        const char *event = db_cell(r, 0, 9);
+        l->awaits_standby = event && str_is(event, "WaitForStandbyConfirmation");  /* since 17 */
         watch_tell_wal(w, dir);
         watch_lag(w, dir, wal, sent, confirmed);
     }
@@ -22394,6 +22398,12 @@ static void report_warn_stalled(struct report *r, int dir)
         report_warn(r, true, arena_fmt(a, "On %c: SELECT pg_terminate_backend(%d); or wait for it",
                                        target, pid), "%s has applied nothing for %s, although"
                     " there is something to apply: it is %s", name, since, l->waits);
+    else if (l->awaits_standby)
+        report_warn(r, true, arena_fmt(a, "Bring the standby back; or take its slot out of"
+                                       " synchronized_standby_slots on %c, and reload it.", source),
+                    "%s has applied nothing for %s: %c waits until a standby that"
+                    " synchronized_standby_slots names has received %s", name, since, source,
+                    report_bytes(a, l->undecoded_bytes));
     else if (l->undecoded_bytes >= l->unreceived_bytes + l->unapplied_bytes)
         report_warn(r, true, arena_fmt(a, "Look at that process: it may be decoding a large"
                                        " transaction, or be stopped."), "%s has applied nothing"

@@ -222,6 +222,8 @@ def test_standby_is_behind(own_pair, make_job, standby_of, letter):
         write_on(apps, "while the standby hears nothing")
         sent = max(apps[1].told)
         wait_for(lambda: sent in rows_of(node), "the other direction goes on")
+        why = f"{letter} waits until a standby that synchronized_standby_slots names has received"
+        wait_for(lambda: why in job.command("status", job.path)[1], "status says what it waits for")
         standby.take_over(job)
         told = set(apps[0].told)        # before one looks: it goes on by itself
         kept = rows_of(node)
