@@ -12718,12 +12718,12 @@ static status check_slot_trial(struct check *c, struct check_node *n)
     status s = db_attempt(&n->repl, check_text(c, "CREATE_REPLICATION_SLOT %s TEMPORARY LOGICAL"
                                                   " pgoutput NOEXPORT_SNAPSHOT", name), 0, NULL,
                           &r);
+    if (s != TW_OK) db_abandon(&n->repl);  /* or the server would go on with it */
     if (s == TW_ESTOP) return s;
     const char *code = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
     bool full = code && str_is(code, "53400");  /* SLOTS says so */
     if (s != TW_OK) {
         check_ok(c, "not tried to the end: making a slot waits for open transactions");
-        db_close(&n->repl);
         error_clear(&c->e);
     } else if (full || db_result_ok(r)) {
         check_ok(c, full ? "no slot is free" : "a slot can be made");

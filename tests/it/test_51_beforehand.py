@@ -8,6 +8,7 @@ import pytest
 import pg
 import tw
 from test_03_precheck import assert_fails, items_of, of_status
+from wait import wait_for
 
 PLAIN = "CREATE TABLE t (id int PRIMARY KEY, v text)"
 
@@ -178,6 +179,20 @@ def test_somebody_forbids_it(pair, job):
     assert_fails(job, "WRITE_TRIAL", "2F003", node="b")
     pair.b.admin("DROP EVENT TRIGGER no_ddl")
     assert not told(job, "WRITE_TRIAL")
+
+
+@pytest.mark.rung("marker")
+def test_slot_that_waits(pair, job):
+    """Making a slot waits for open transactions: the trial does not wait for long, and leaves nothing that does."""
+    pair.a.sql(PLAIN)
+    with contextlib.closing(pair.a.connect(autocommit=False)) as conn, conn.cursor() as cur:
+        cur.execute("INSERT INTO t VALUES (1, 'x')")
+        assert "not tried to the end" in one(job, "SLOT_TRIAL", "ok", "a")["measured"]
+        wait_for(lambda: pair.a.admin("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
+                                      (f"twsync:{job.name}:check%",)) == [(0,)], "no session is left")
+        assert pair.a.admin("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'twsync_probe%%'") == []
+        conn.rollback()
+    assert one(job, "SLOT_TRIAL", "ok", "a")["measured"] == "a slot can be made"
 
 
 @pytest.mark.rung("marker")
