@@ -1,6 +1,6 @@
 """A server dies, and its standby is promoted: twsync goes on there from the synchronized slot, or refuses by name.
 
-The job file names both hosts of such a node, as libpq has it: host = one,two and target_session_attrs = primary.
+The job file names both hosts of such a node, as libpq has it: host = one,two; of several the primary is wanted.
 """
 
 import shutil
@@ -89,12 +89,10 @@ class Standby:
         server.sql("SELECT pg_reload_conf()")
 
     def job_keys(self):
-        """Both hosts, and that the job wants the one that can be written."""
+        """Both hosts: the job takes the one that can be written."""
         keys = self.node.job_keys()
         hosts = [keys["host"], keys["host"] if self.node.tcp else self.server.root]
-        return {**keys, "host": ",".join(hosts), "port": f"{self.old.port},{self.server.port}",
-                "target_session_attrs": "primary"}
-
+        return {**keys, "host": ",".join(hosts), "port": f"{self.old.port},{self.server.port}"}
     def wait_slot(self, job):
         """The slot is there, and would survive a promotion: it is temporary until the server's own has moved a bit."""
         slot = slot_of(job, task_from(self.node))
@@ -303,6 +301,23 @@ def test_no_slot_on_standby(own_pair, make_job, standby_of, letter):
     job.wait_state(back, "Running")
     assert 5000 not in rows_of(other) and 4000 in rows_of(other)
     assert node.admin("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,)) == [], "nothing is made anew"
+
+
+@cases((17, "origin", "a"))
+def test_check_of_a_standby(own_pair, make_job, standby_of, letter):
+    """A standby alone fails the precheck by name, whether it is asked for a primary or not; beside its primary it is none."""
+    node, _ = sides(own_pair, letter)
+    standby = standby_of(node)
+    own_pair.a.sql(TABLES)
+    alone = {**standby.job_keys(), "host": standby.server.root, "port": standby.server.port}
+    _, items = make_job(own_pair, **{letter: alone}).check()
+    item, = [i for i in items if i["code"] == "RECOVERY" and i["status"] == "failed"]
+    assert item["measured"] == "a standby" and "primary" in item["remedy"], item
+    _, items = make_job(own_pair, **{letter: {**alone, "target_session_attrs": "primary"}}).check()
+    item, = [i for i in items if i["status"] == "failed"]
+    assert item["code"] == "CONNECT_REACH" and "standby" in item["measured"] + item["needed"], item
+    code, items = make_job(own_pair, **{letter: standby.job_keys()}).check()
+    assert code == tw.OK, [i for i in items if i["status"] == "failed"]
 
 
 @cases((18, "marker", "a"))
