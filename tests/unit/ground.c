@@ -435,21 +435,21 @@ static void test_page(void)
     struct arena a = {0};
     const char *at = arena_fmt(&a, "%s/pages", dir), *file = arena_fmt(&a, "%s/page", at);
     CHECK(os_make_dir(at, &e) == TW_OK);
-    CHECK(!stat_map(at, STAT_READ, &e) && e.code == TW_EOS);
+    CHECK(!stat_map(at, false, &e) && e.code == TW_EOS);
     error_clear(&e);
-    struct stat_page *w = stat_map(at, STAT_MAKE, &e);
+    struct stat_page *w = stat_map(at, true, &e);
     CHECK(w != NULL);
     if (!w) return;
     CHECK(zeroed((const char *) w, sizeof *w));
-    CHECK(!stat_map(at, STAT_READ, &e)); /* no magic: not ours, or not of this version */
+    CHECK(!stat_map(at, false, &e)); /* no magic: not ours, or not of this version */
     error_clear(&e);
     w->magic = STAT_MAGIC;
     w->task[1].rows = 42;
-    const struct stat_page *r = stat_map(at, STAT_READ, &e);
+    const struct stat_page *r = stat_map(at, false, &e);
     CHECK(r && r->task[1].rows == 42);
     if (r) munmap((void *) (uintptr_t) r, sizeof *r);
     munmap(w, sizeof *w);
-    CHECK(truncate(file, 100) == 0 && !stat_map(at, STAT_READ, &e) && strstr(e.msg, "wrong size"));
+    CHECK(truncate(file, 100) == 0 && !stat_map(at, false, &e) && strstr(e.msg, "wrong size"));
     arena_free(&a);
 }
 
