@@ -12823,10 +12823,9 @@ static status check_timeouts(struct check *c, struct check_node *n)
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         const char *value;
         TRY(check_setting(c, n, settings[i].name, &value));
-        int64_t v = value ? strtoll(value, NULL, 10) : 0;
-        if (v <= 0 && !(v == 0 && value && settings[i].restart)) continue;
-        if (v >= settings[i].enough) continue;
-        check_add(c, CHECK_WARNING, check_text(c, "%s is %" PRId64, settings[i].name, v),
+        if (!value || str_is(value, settings[i].off) || atoll(value) >= settings[i].enough)
+            continue;
+        check_add(c, CHECK_WARNING, check_text(c, "%s is %s", settings[i].name, value),
                   settings[i].needed,
                   check_set(c, n, settings[i].name, settings[i].off, settings[i].restart));
         any = true;

@@ -138,33 +138,36 @@ def test_limit_of_the_role(pair, job):
     assert not told(job, "CONNECTIONS")
 
 
+@contextlib.contextmanager
+def receiving(server):
+    """Somebody streams from it by a physical slot, as a standby does."""
+    with contextlib.closing(psycopg2.connect(
+            host=server.root, port=server.port, user="postgres", dbname="postgres", application_name="standby1",
+            connection_factory=psycopg2.extras.PhysicalReplicationConnection)) as conn, conn.cursor() as cur:
+        cur.execute("CREATE_REPLICATION_SLOT standby1 PHYSICAL")
+        cur.start_replication(slot_name="standby1", decode=False)
+        yield
+
+
 @pytest.mark.rung("origin")
-def test_standby(servers, make_server, make_job, folder):
-    """A server that is a standby, by what it answers."""
-    with own(servers, make_server, make_job, "a", "walled") as (server, pair, job):
+def test_standby(servers, make_server, make_job):
+    """Before 17 no slot survives a failover: told where there is a standby to fail over to."""
+    with own(servers, make_server, make_job, "a", "walled") as (server, _, job):
         assert not told(job, "SLOT_FAILOVER")
-        with contextlib.closing(psycopg2.connect(
-                host=server.root, port=server.port, user="postgres", dbname="postgres", application_name="standby1",
-                connection_factory=psycopg2.extras.PhysicalReplicationConnection)) as conn, conn.cursor() as cur:
-            cur.execute("CREATE_REPLICATION_SLOT standby1 PHYSICAL")
-            cur.start_replication(slot_name="standby1", decode=False)
+        with receiving(server):
             item = one(job, "SLOT_FAILOVER", "warning", "a")
-            assert "before PostgreSQL 17" in item["needed"] and "pg_failover_slots" in item["remedy"], item
+        assert "before PostgreSQL 17" in item["needed"] and "pg_failover_slots" in item["remedy"], item
 
 
 @pytest.mark.rung("origin")
 def test_standby_of_17(servers, make_server, make_job):
-    with own(servers, make_server, make_job, "a", "walled", version=17) as (server, pair, job):
-        with contextlib.closing(psycopg2.connect(
-                host=server.root, port=server.port, user="postgres", dbname="postgres", application_name="standby1",
-                connection_factory=psycopg2.extras.PhysicalReplicationConnection)) as conn, conn.cursor() as cur:
-            cur.execute("CREATE_REPLICATION_SLOT standby1 PHYSICAL")
-            cur.start_replication(slot_name="standby1", decode=False)
-            item = one(job, "SLOT_FAILOVER", "warning", "a")
-            assert "synchronized_standby_slots" in item["remedy"] and "sync_replication_slots" in item["needed"], item
-            server.sql("ALTER SYSTEM SET synchronized_standby_slots = 'standby1'")
-            server.sql("SELECT pg_reload_conf()")
-            assert not told(job, "SLOT_FAILOVER")
+    """Since 17 it does, and B does not get ahead of a standby that is named."""
+    with own(servers, make_server, make_job, "a", "walled", version=17) as (server, _, job), receiving(server):
+        item = one(job, "SLOT_FAILOVER", "warning", "a")
+        assert "synchronized_standby_slots" in item["remedy"] and "sync_replication_slots" in item["needed"], item
+        server.sql("ALTER SYSTEM SET synchronized_standby_slots = 'standby1'")
+        server.sql("SELECT pg_reload_conf()")
+        assert not told(job, "SLOT_FAILOVER")
 
 
 # ---- by trying
