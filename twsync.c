@@ -12628,9 +12628,18 @@ static status check_slot_name(struct check *c, struct check_node *n)
         " FROM pg_publication WHERE pubname = $1 AND NOT $2::bool";
     enum tw_direction dir = check_direction_from(check_index(c, n));
     const char *values[] = {slot_name(c->arena, c->job, dir), c->initialised ? "true" : "false"};
+    struct slot_info slot = {0};
     PGresult *r;
     TRY(db_query(&n->db, c->arena, "read slots and publications", sql, 2, values, &r));
-    if (!PQntuples(r))
+    TRY(slot_inspect(&n->db, values[0], &slot));
+    bool lost = slot.exists && (slot.invalid[0] || str_is(slot.wal_status, "lost"));
+    if (c->initialised && lost)
+        check_add(c, CHECK_WARNING, check_text(c, "%s is lost%s%s", values[0], slot.invalid[0] ?
+                                               ": " : "", slot.invalid),
+                  "a slot that is whole: the task will stop at the gap",
+                  check_text(c, "twsync reset %s --empty, existing = keep in [objects], and run",
+                             c->job->path));
+    else if (!PQntuples(r))
         check_ok(c, "%s is %s", values[0], c->initialised ? "ours" : "not taken");
     else
         check_add(c, CHECK_FAILED, check_column(c, r, 0, ", "),
@@ -22520,6 +22529,20 @@ static int report_order(const void *x, const void *y)
     return a->number - b->number;
 }
 
+/* A task that was switched off has left its slot: it goes on from there if it is switched on. */
+static void report_warn_off(struct report *r, int dir)
+{
+    const struct stat_look *l = &r->page.task[dir].look;
+    struct arena *a = &r->arena;
+    const char *name = direction_names[dir];
+    if (!r->running || !l->slot_exists) return;
+    report_warn(r, false, arena_fmt(a, "Stop the job, then `twsync reset %s --task %s` drops the"
+                                       " slot; or enabled = yes in [%s].", r->job->path, name, name),
+                "%s is not enabled, but its slot %s is there and keeps %s of WAL on %c", name,
+                slot_name(a, r->job, (enum tw_direction) dir), report_bytes(a, l->held_bytes),
+                r->job->node[dir].letter);
+}
+
 static void report_warnings(struct report *r)
 {
     const struct stat_page *p = &r->page;
@@ -22530,6 +22553,7 @@ static void report_warnings(struct report *r)
                                        (int) p->supervisor_pid), "the supervisor, process %d, has"
                     " given no sign for %s", (int) p->supervisor_pid, ago);
     for (int dir = 0; dir < 2; dir++) {
+        if (!r->job->task[dir].enabled) report_warn_off(r, dir);
         if (!r->job->task[dir].enabled) continue;
         report_warn_state(r, dir);
         if (report_standby(r)) continue;

@@ -225,3 +225,29 @@ def test_endpoint_and_password(pair, make_job, proxy_a):
         assert job.task("forward")["copy_rows"] == 100, "nothing is copied again"
     finally:
         pair.a.admin("ALTER ROLE %s PASSWORD '%s'" % (pair.a.role, was))
+
+
+@pytest.mark.rung("marker")
+def test_reverse_switched_off(pair, make_job):
+    """Its slot stays, for it may be switched on again, and status says so; what B wrote meanwhile comes then; or it goes."""
+    pair.a.sql(TABLES)
+    job = make_job(pair, forward={"on_conflict": "overwrite"}, reverse={"on_conflict": "ignore"}).start()
+    job.wait_synced()
+    job.change(reverse={"enabled": "no"})
+    reload(job)
+    pair.b.sql("INSERT INTO one VALUES (5001, 'of b')")
+    warning = f"reverse is not enabled, but its slot twsync_{job.name}_reverse is there and keeps"
+    wait_for(lambda: warning in job.command("status", job.path)[1], "it is told")
+    job.change(reverse={"enabled": "yes"})
+    reload(job)
+    job.wait_state("reverse", "Running")
+    job.wait_synced()
+    assert pair.a.one("SELECT v FROM one WHERE id = 5001") == "of b"
+    assert warning not in job.command("status", job.path)[1]
+    job.change(reverse={"enabled": "no"})
+    assert job.stop() == tw.OK
+    assert job.command("reset", job.path, "--task", "reverse")[0] == tw.OK
+    job.start(wait=("forward",))
+    job.wait_synced(("forward",))
+    assert not pair.b.admin("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE %s", (f"twsync_{job.name}%",))
+    assert "is not enabled" not in job.command("status", job.path)[1]

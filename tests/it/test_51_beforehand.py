@@ -170,6 +170,19 @@ def test_standby_of_17(servers, make_server, make_job):
         assert not told(job, "SLOT_FAILOVER")
 
 
+@pytest.mark.rung("marker")
+def test_slot_of_a_job_that_is_lost(servers, make_server, make_job):
+    """A job that has run: whether it could go on is known beforehand."""
+    with own(servers, make_server, make_job, "a", "lost", {"max_slot_wal_keep_size": "1MB"}) as (server, pair, job):
+        job.start()
+        job.wait_synced()
+        assert job.stop() == tw.OK and not told(job, "SLOT_NAME")
+        pair.a.sql("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 9000); DROP TABLE filler")
+        server.sql("CHECKPOINT")
+        item = one(job, "SLOT_NAME", "warning", "a")
+        assert f"twsync_{job.name}_forward is lost" in item["measured"] and "twsync reset" in item["remedy"], item
+
+
 # ---- by trying
 
 @pytest.mark.rung("origin")
