@@ -22537,7 +22537,8 @@ static void report_warn_off(struct report *r, int dir)
     const char *name = direction_names[dir];
     if (!r->running || !l->slot_exists) return;
     report_warn(r, false, arena_fmt(a, "Stop the job, then `twsync reset %s --task %s` drops the"
-                                       " slot; or enabled = yes in [%s].", r->job->path, name, name),
+                                       " slot; or enabled = yes in [%s].", r->job->path, name,
+                                    name),
                 "%s is not enabled, but its slot %s is there and keeps %s of WAL on %c", name,
                 slot_name(a, r->job, (enum tw_direction) dir), report_bytes(a, l->held_bytes),
                 r->job->node[dir].letter);
