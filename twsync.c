@@ -12678,8 +12678,11 @@ static status check_write_trial(struct check *c, struct check_node *n)
     char state[6];
     bool ok;
     const char *may;
+    bool target = check_is_target(c, check_index(c, n));
     TRY(db_value(&n->db, c->arena, "read rights", "SELECT has_database_privilege("
-                 "current_database(), 'CREATE, TEMPORARY')", 0, NULL, &may));
+                 "current_database(), 'CREATE') AND (NOT $1::bool OR has_database_privilege("
+                 "current_database(), 'TEMPORARY'))", 1, (const char *[]){target ? "t" : "f"},
+                 &may));
     if (c->initialised || !str_is(may, "t")) {
         check_ok(c, "not tried");  /* it has written, or CREATE_RIGHT says what it lacks */
         return TW_OK;
@@ -12687,7 +12690,8 @@ static status check_write_trial(struct check *c, struct check_node *n)
     TRY(check_try(&n->db, check_text(c,
         "SET LOCAL lock_timeout = '3s'; CREATE SCHEMA twsync_probe_%1$d; CREATE TABLE"
         " twsync_probe_%1$d.t (id int PRIMARY KEY); INSERT INTO twsync_probe_%1$d.t VALUES (1);"
-        " CREATE TEMP TABLE twsync_probe_%1$d (id int);%2$s", (int) getpid(),
+        " %2$s%3$s", (int) getpid(),
+        target ? check_text(c, "CREATE TEMP TABLE twsync_probe_%d (id int);", (int) getpid()) : "",
         check_is_source(c, check_index(c, n))
             ? check_text(c, "CREATE PUBLICATION twsync_probe_%1$d FOR TABLE ONLY"
                             " twsync_probe_%1$d.t", (int) getpid())

@@ -220,8 +220,14 @@ def test_no_temporary_tables(pair, make_job):
     assert_fails(job, "CREATE_RIGHT", "GRANT TEMPORARY ON DATABASE", node="b")
     out = job.command("grants", job.path)[1]
     assert "GRANT TEMPORARY ON DATABASE" in out, out
+    assert not told(job, "WRITE_TRIAL"), "what is known is not told twice"
     pair.b.admin(f'GRANT TEMPORARY ON DATABASE "{pair.b.dbname}" TO tw_plain')
     assert not told(job, "CREATE_RIGHT")
+    pair.a.admin(f'REVOKE TEMPORARY ON DATABASE "{pair.a.dbname}" FROM PUBLIC, tw_owner')
+    assert not told(job, "CREATE_RIGHT") and not told(job, "WRITE_TRIAL"), "a source that is nobody's target needs none"
+    assert one(job, "WRITE_TRIAL", "ok", "a")["measured"] != "not tried"
+    pair.b.admin(f'REVOKE CREATE ON DATABASE "{pair.b.dbname}" FROM tw_plain')
+    assert one(job, "CREATE_RIGHT", "failed", "b") and not told(job, "WRITE_TRIAL")
 
 
 @pytest.mark.rung("marker")
