@@ -77,10 +77,12 @@ def test_hours(pair, make_job, tmp_path):
         assert len(pids) == 1, f"{name} was started again"
         was, now = (min(look[0][name][1] for look in part) for part in (early, late))
         assert now - was <= 1024 + was // 20, f"{name} grew from {was} to {now} kB"
-        was, now = (max(look[0][name][2] for look in part) for part in (early, late))
+        # What leaks stays: it lifts the fewest ever seen.  The most ever seen is only how many were open by chance.
+        was, now = (min(look[0][name][2] for look in part) for part in (early, late))
         assert now <= was, f"{name} has {now} open files, it had {was}"
     for node in (0, 1):
-        assert max(look[1][node] for look in late) <= max(look[1][node] for look in early), "sessions"
+        was, now = (min(look[1][node] for look in part) for part in (early, late))
+        assert now <= was, f"node {node} has {now} sessions of ours, it had {was}"
     beats = pair.a.admin("SELECT beat FROM twsync.heartbeat")[0][0]
     assert beats > HOURS * 3600 / 0.1 / 20, f"only {beats} heartbeats: the clock was not fast"
 
