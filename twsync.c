@@ -36,8 +36,7 @@
  *     retention_limit      how far the source may forget: what was applied a while ago
  *     repl_confirm         and now the slot on A moves
  *
- * Contents.  A chapter uses only what stands above it.  Numbers left out are kept for chapters to
- * come: verification.
+ * Contents.  A chapter uses only what stands above it.
  *
  *  I. Ground
  *   2  status     what can go wrong and what to do about it; fail(), TRY
@@ -79,8 +78,9 @@
  *  33  ctl        what a running job is asked
  *  34  sup        the supervisor
  *  35  release    leaving; sequences, schema, grants and other commands
- *  36  tw_        the public API
- *  37  cli        commands and main()
+ *  36  verify     do both sides hold the same rows?
+ *  37  tw_        the public API
+ *  38  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -16000,17 +16000,20 @@ static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *
     return TW_OK;
 }
 
-/* Keys with conflicts that nobody has settled, those of rows that were in their way, and those that
- * the changes would have made of them; $2: only what a person has decided. */
+/* Of conflicts c: their keys, those of rows that were in their way, and those that the changes would
+ * have made of them. */
+#define SETTLE_KEYS_OF_C                                                                           \
+    "SELECT c.*, key AS k FROM c UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, e->name)"    \
+    "   FROM jsonb_object_keys(key) name) FROM c, jsonb_array_elements(existing) e"                \
+    "   WHERE kind IN ('insert_exists', 'update_exists', 'multiple_unique_conflicts')"             \
+    "   UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, coalesce(incoming->name, key->name))" \
+    "   FROM jsonb_object_keys(key) name) FROM c WHERE incoming IS NOT NULL"
+
+/* Keys with conflicts that nobody has settled; $2: only what a person has decided. */
 static const char settle_load_sql[] =
     "WITH c AS (SELECT * FROM twsync.conflict WHERE task = $1 AND settled IS NULL"
     "  AND outcome <> 'stopped' AND (wanted IS NOT NULL OR NOT $2::bool) ORDER BY id LIMIT 500)"
-    " SELECT schema_name, table_name, k::text, max(id), max(wanted) FROM"
-    "  (SELECT c.*, key AS k FROM c UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, e->name)"
-    "   FROM jsonb_object_keys(key) name) FROM c, jsonb_array_elements(existing) e"
-    "   WHERE kind IN ('insert_exists', 'update_exists', 'multiple_unique_conflicts')"
-    "   UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, coalesce(incoming->name, key->name))"
-    "   FROM jsonb_object_keys(key) name) FROM c WHERE incoming IS NOT NULL) x"
+    " SELECT schema_name, table_name, k::text, max(id), max(wanted) FROM (" SETTLE_KEYS_OF_C ") x"
     " GROUP BY 1, 2, 3 ORDER BY max(id)";
 
 /* Is there a winner at all, for any table? */
@@ -25638,7 +25641,1583 @@ static status MUST_CHECK pause_run(const struct job *job, const char *task, bool
     return TW_OK;
 }
 
-/* ==== 36. tw_ ==============================================================
+/* ==== 36. verify ===========================================================
+ * Do both sides hold the same rows, while both are written to?
+ *
+ * A table is walked along a key that both sides have, in ranges.  Both servers sum a hash over the
+ * rows of a range, at the same time.  Where the sums differ they sum it by parts, and of the parts
+ * that differ each tells keys and hashes.  A key that comes out of this is a suspect and no more:
+ * the two servers were not looked at in one moment, and changes are on their way.
+ *
+ * A suspect is looked at again, by its key, after both streams have passed all that was committed
+ * when it was last looked at.  If the sides agree then, it was latency.  If they do not, and neither
+ * row was written since (xmin), nothing is on its way that could make them agree: it is a
+ * difference.  If one was written, it is looked at once more.
+ *
+ * The sides need not order keys alike: every range is only a condition that both are asked with,
+ * and the conditions of all ranges together hold for every row.  Where they order otherwise (another
+ * collation) rows lie in other ranges, become suspects, and agree when they are looked at by key.
+ *
+ * A table without a key that both sides have is one range.  Without any key it is a bag: how often
+ * has each side each row. */
+
+enum {
+    VERIFY_PARTS = 256,        /* of a range */
+    VERIFY_BAG_PARTS = 4096,   /* of a table that is one range */
+    VERIFY_FEW = 1000,         /* rows that are listed at once */
+    VERIFY_RANGE_FIRST = 10000, VERIFY_RANGE_MOST = 200000, VERIFY_RANGE_MS = 300,
+    VERIFY_BATCH = 200,        /* keys in a question */
+    VERIFY_SUSPECTS = 5000,    /* that are gathered before they are looked at again */
+    VERIFY_PATIENCE_S = 60,    /* for suspects that do not come to rest */
+    VERIFY_SHOWN = 20,         /* differences of a table in the report for people */
+    VERIFY_KEYS = 32,          /* columns of an index (INDEX_MAX_KEYS) */
+};
+
+struct verify_options {
+    bool count;           /* are there the same keys?  The other columns are not compared */
+    bool json, at_rest;
+    int sample;           /* percent of rows */
+    int64_t rate;         /* rows in a second; 0: no limit */
+    int64_t most;         /* differences in a table, then the next; 0: no limit */
+    usec time_us;         /* 0: no limit */
+    const char *sql_path; /* statements that make the other side like .take */
+    char take;
+    char *const *tables;  /* from argv; none: all */
+    int ntables;
+};
+
+struct verify_column {
+    const char *name;      /* on A */
+    const char *to;        /* on B */
+    const char *type[2];
+    const char *value[2];  /* what is compared, of row q */
+    const char *equal[2];  /* of key columns: the operator of their index */
+};
+
+struct verify_table {
+    const struct table *t;
+    const char *name;
+    const char *from[2];   /* its rows as an item of FROM: q, with A's names of columns */
+    struct verify_column *columns;
+    int ncolumns;
+    int nkey, key[VERIFY_KEYS];
+    bool walks;            /* both sides have an index on the key, in the types' own order */
+    bool extra_is_fine;    /* what B has beyond A is none of the job's: it cannot be told */
+    const char *hash[2], *key_hash[2], *sampled[2];
+    const char *listed[2]; /* the key's columns as text */
+    struct buf shown;      /* what is told below its line */
+    int64_t rows[2], differ, missing[2], undecided;
+    const char *why;       /* it was not compared, or not to its end */
+    bool failed;           /* by an error */
+    int nsuspects;
+    usec took_us;
+    struct verify_table *next;  /* whose rows were read, but some are still suspect */
+};
+
+/* What one side has under a key. */
+struct seen {
+    int n;
+    const char *version;  /* xmin: another one once the row was written */
+    int64_t hash;
+};
+
+struct suspect {
+    struct suspect *next;
+    struct verify_table *of;
+    const char **key;     /* texts; of a bag: the hash */
+    struct seen at[2], now[2];
+    bool gone;
+};
+
+struct verify {
+    const struct job *job;
+    const struct verify_options *o;
+    struct db db[2];
+    struct stat_page *page;   /* of the job that runs; NULL: nothing is written, and nothing runs */
+    bool two_way;
+    bool fast;                /* both servers hash texts alike */
+    int64_t seed;
+    FILE *out, *sql;
+    struct arena arena;
+    struct suspect *list, **end;  /* of one table after the other */
+    struct arena list_arena;
+    int nlist;
+    struct verify_table *open;
+    usec began_us, told_us;
+    int64_t done;             /* rows, for the limit */
+    int64_t differ, undecided, failed, tables, left_out;
+    struct tw_error *e;
+};
+
+static bool verify_over(const struct verify *v)
+{
+    return v->o->time_us && os_now() - v->began_us > v->o->time_us;
+}
+
+static int64_t verify_found(const struct verify_table *vt)
+{
+    return vt->differ + vt->missing[0] + vt->missing[1];
+}
+
+static bool verify_enough(const struct verify *v, const struct verify_table *vt)
+{
+    return v->o->most && verify_found(vt) >= v->o->most;
+}
+
+/* Ask both sides at once. */
+static status MUST_CHECK verify_both(struct verify *v, struct arena *a, const char *what,
+                                     const char *const sql[2], int n, const char *const *values,
+                                     PGresult *r[2])
+{
+    status s[2];
+    for (int side = 0; side < 2; side++) {
+        struct db *d = &v->db[side];
+        if (!PQsendQueryParams(d->pg, sql[side], n, NULL, values, NULL, NULL, 0))
+            return db_fail_conn(d, what);
+        TRY(db_flush(d));
+    }
+    for (int side = 0; side < 2; side++) {
+        s[side] = db_collect(&v->db[side], &r[side]);
+        if (s[side] != TW_OK) return s[side];
+        arena_defer(a, db_clear_result, r[side]);
+    }
+    for (int side = 0; side < 2; side++)
+        if (!db_result_ok(r[side])) return db_fail_result(&v->db[side], r[side], what);
+    return TW_OK;
+}
+
+/* ---- what a table is ---- */
+
+/* Columns of a table, and what their values are cast to.  A base type's number below 10000 is the
+ * same on every server. */
+static const char verify_columns_sql[] =
+    "SELECT a.attname, format_type(a.atttypid, -1), format_type(a.atttypid, CASE WHEN t.typcategory"
+    " IN ('S', 'V') THEN -1 ELSE a.atttypmod END), a.atttypid < 10000,"
+    " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', c.relkind, CASE a.atttypid WHEN"
+    " 'bpchar'::regtype THEN 'b' WHEN 'float4'::regtype THEN '4' WHEN 'float8'::regtype THEN '8'"
+    " END FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT"
+    " a.attisdropped LEFT JOIN pg_type t ON t.oid = a.atttypid WHERE c.oid = to_regclass($1)"
+    " ORDER BY a.attnum";
+
+/* Keys that identify every row, the primary one first: a row for each column. */
+static const char verify_keys_sql[] =
+    "SELECT i.indexrelid, a.attname, format('OPERATOR(%I.%s)', s.nspname, o.oprname),"
+    " i.indoption[k.n - 1] = 0 AND s.nspname = 'pg_catalog' AND p.opcdefault AND"
+    " i.indcollation[k.n - 1] = a.attcollation, i.indnkeyatts FROM pg_index i CROSS JOIN"
+    " generate_series(1, i.indnkeyatts) k(n) JOIN pg_attribute a ON a.attrelid = i.indrelid AND"
+    " a.attnum = i.indkey[k.n - 1] JOIN pg_opclass p ON p.oid = i.indclass[k.n - 1] JOIN pg_amop m"
+    " ON m.amopfamily = p.opcfamily AND m.amoplefttype = p.opcintype AND m.amoprighttype ="
+    " p.opcintype AND m.amopstrategy = 3 JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace"
+    " s ON s.oid = o.oprnamespace WHERE i.indrelid = to_regclass($1) AND i.indisunique AND"
+    " i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM"
+    " pg_attribute x WHERE x.attrelid = i.indrelid AND NOT x.attnotnull AND x.attnum = ANY"
+    " ((i.indkey::int2[])[0:i.indnkeyatts - 1])) ORDER BY i.indisprimary DESC, i.indexrelid, k.n";
+
+static int verify_row_of(const PGresult *r, int column, const char *name)
+{
+    for (int i = 0; i < PQntuples(r); i++)
+        if (!PQgetisnull(r, i, column) && str_is(PQgetvalue(r, i, column), name)) return i;
+    return -1;
+}
+
+/* q."name" */
+static const char *verify_named(struct verify *v, const char *name)
+{
+    struct buf b = {0};
+    sql_ident(&b, name);
+    const char *out = arena_fmt(&v->arena, "q.%s", b.data);
+    buf_free(&b);
+    return out;
+}
+
+/* A value as both servers write it: not padded, and of a float its bits where one of them writes
+ * other digits (before 12).  as: the type it is made one of first, or NULL. */
+static const char *verify_value(struct verify *v, const char *name, const char *as,
+                                const char *kind)
+{
+    bool old = v->db[0].version < 120000 || v->db[1].version < 120000;
+    const char *value = verify_named(v, name);
+    if (as) value = arena_fmt(&v->arena, "(%s::pg_catalog.text)::%s", value, as);
+    if (kind && *kind == 'b') return arena_fmt(&v->arena, "(%s)::pg_catalog.text", value);
+    if (kind && old)
+        return arena_fmt(&v->arena, "CASE WHEN %s = 'NaN' THEN 'NaN' ELSE pg_catalog.encode("
+                                    "pg_catalog.float%csend(%s), 'hex') END", value, *kind, value);
+    return value;
+}
+
+/* One column that both sides have; of two types A's value is made one of B's. */
+static void verify_add_column(struct verify *v, struct verify_table *vt, const char *to,
+                              const PGresult *on_a, int i, const PGresult *on_b, int k)
+{
+    struct verify_column *c = &vt->columns[vt->ncolumns++];
+    c->name = arena_str(&v->arena, PQgetvalue(on_a, i, 0));
+    c->to = arena_str(&v->arena, to);
+    c->type[0] = arena_str(&v->arena, PQgetvalue(on_a, i, 1));
+    c->type[1] = arena_str(&v->arena, PQgetvalue(on_b, k, 1));
+    bool other = !str_is(PQgetvalue(on_a, i, 2), PQgetvalue(on_b, k, 2)) &&
+                 db_cell_true(on_b, k, 3);
+    const char *kind = db_cell(other ? on_b : on_a, other ? k : i, 6);
+    c->value[0] = verify_value(v, c->name, other ? PQgetvalue(on_b, k, 2) : NULL, kind);
+    c->value[1] = verify_value(v, c->name, NULL, db_cell(on_b, k, 6));
+}
+
+/* Which columns are compared: those that the job carries. */
+static status MUST_CHECK verify_columns(struct verify *v, struct verify_table *vt,
+                                        const struct table_rules *own, PGresult *r[2])
+{
+    int n = PQntuples(r[0]);
+    if (!PQntuples(r[1])) {
+        vt->why = "b does not have it";
+        return TW_OK;
+    }
+    vt->columns = arena_array(&v->arena, struct verify_column, n + 1);
+    for (int i = 0; i < n && !PQgetisnull(r[0], i, 0); i++) {
+        const char *to = name_column(own, PQgetvalue(r[0], i, 0));
+        int k = to ? verify_row_of(r[1], 0, to) : -1;
+        if (!to || db_cell_true(r[0], i, 4)) continue;
+        if (k < 0 && !vt->why)
+            vt->why = arena_fmt(&v->arena, "b lacks its column %s", to);
+        if (k >= 0 && !db_cell_true(r[1], k, 4)) verify_add_column(v, vt, to, r[0], i, r[1], k);
+    }
+    return TW_OK;
+}
+
+static int verify_column_of(const struct verify_table *vt, const char *name, bool on_b)
+{
+    for (int i = 0; i < vt->ncolumns; i++)
+        if (str_is(on_b ? vt->columns[i].to : vt->columns[i].name, name)) return i;
+    return -1;
+}
+
+/* The key that starts in this row, by B's names, among those of B: its first row there, or -1. */
+static int verify_key_on_b(const struct verify_table *vt, const PGresult *r[2], int at, int n)
+{
+    for (int k = 0; k < PQntuples(r[1]); k += (int) db_cell_int(r[1], k, 4)) {
+        bool same = db_cell_int(r[1], k, 4) == n;
+        for (int i = 0; i < n && same; i++) {
+            int c = verify_column_of(vt, PQgetvalue(r[0], at + i, 1), false);
+            same = c >= 0 && str_is(vt->columns[c].to, PQgetvalue(r[1], k + i, 1));
+        }
+        if (same) return k;
+    }
+    return -1;
+}
+
+static void verify_take_key(struct verify *v, struct verify_table *vt, const PGresult *r[2], int at,
+                            int on_b, int n)
+{
+    vt->nkey = n;
+    vt->walks = on_b >= 0;
+    for (int i = 0; i < n; i++) {
+        struct verify_column *c;
+        vt->key[i] = verify_column_of(vt, PQgetvalue(r[0], at + i, 1), false);
+        c = &vt->columns[vt->key[i]];
+        c->equal[0] = c->equal[1] = arena_str(&v->arena, PQgetvalue(r[0], at + i, 2));
+        vt->walks = vt->walks && db_cell_true(r[0], at + i, 3) && db_cell_true(r[1], on_b + i, 3);
+        if (on_b >= 0) c->equal[1] = arena_str(&v->arena, PQgetvalue(r[1], on_b + i, 2));
+    }
+}
+
+/* The first key of A that B has, too; or the first one that can be told on B. */
+static void verify_choose_key(struct verify *v, struct verify_table *vt, const PGresult *r[2])
+{
+    for (int both = 1; both >= 0; both--)
+        for (int i = 0, n; i < PQntuples(r[0]); i += n) {
+            n = (int) db_cell_int(r[0], i, 4);
+            int on_b = verify_key_on_b(vt, r, i, n);
+            bool known = true;
+            for (int k = 0; k < n; k++)
+                known = known && verify_column_of(vt, PQgetvalue(r[0], i + k, 1), false) >= 0;
+            if (!known || (both && on_b < 0)) continue;
+            verify_take_key(v, vt, r, i, on_b, n);
+            return;
+        }
+}
+
+/* Of a value that the job makes anew for each change nothing can be said. */
+static void verify_forget_columns(struct verify_table *vt, const struct table_rules *r)
+{
+    int n = 0;
+    for (int i = 0; i < vt->ncolumns; i++) {
+        const struct rule_set *set = rules_set_of(r, vt->columns[i].name);
+        if (!set || !rules_of_change(set->expression)) vt->columns[n++] = vt->columns[i];
+    }
+    vt->ncolumns = n;
+}
+
+/* The rows as forward carries them, by A's names on both sides. */
+static void verify_from(struct verify *v, struct verify_table *vt, const struct table_rules *r,
+                        int side, const char *quoted, bool partitioned)
+{
+    struct buf b = {0};
+    bool mine = side == 0 && r;
+    buf_str(&b, "(SELECT xmin AS \"tw:xmin\"");
+    for (int i = 0; i < vt->ncolumns; i++) {
+        const struct verify_column *c = &vt->columns[i];
+        const struct rule_set *set = mine ? rules_set_of(r, c->name) : NULL;
+        buf_str(&b, ", ");
+        if (set) buf_fmt(&b, "(\n%s\n)::%s", set->expression, c->type[0]);
+        else sql_ident(&b, side ? c->to : c->name);
+        buf_str(&b, " AS ");
+        sql_ident(&b, c->name);
+    }
+    buf_fmt(&b, " FROM %s%s", partitioned ? "" : "ONLY ", quoted);
+    if (mine) {
+        buf_str(&b, copy_names(&v->arena, vt->t, r));
+        buf_str(&b, " WHERE ");
+        rules_condition(&b, r);
+    }
+    buf_str(&b, ") q");
+    vt->from[side] = arena_str(&v->arena, b.data);
+    buf_free(&b);
+}
+
+static const char *verify_hash(struct verify *v, const char *row, int64_t seed)
+{
+    if (v->fast)
+        return arena_fmt(&v->arena, "pg_catalog.hashtextextended((ROW(%s))::pg_catalog.text"
+                                    " COLLATE pg_catalog.\"C\", %" PRId64 ")", row, seed);
+    return arena_fmt(&v->arena, "('x' || pg_catalog.left(pg_catalog.md5(pg_catalog.convert_to("
+                                "'%" PRId64 "' || (ROW(%s))::pg_catalog.text, 'UTF8')), 16))"
+                                "::pg_catalog.bit(64)::pg_catalog.int8", seed, row);
+}
+
+static void verify_expressions(struct verify *v, struct verify_table *vt, int side)
+{
+    struct buf row = {0}, key = {0}, listed = {0};
+    for (int i = 0; i < vt->ncolumns; i++)
+        buf_fmt(&row, "%s%s", i ? ", " : "", vt->columns[i].value[side]);
+    for (int i = 0; i < vt->nkey; i++) {
+        const struct verify_column *c = &vt->columns[vt->key[i]];
+        buf_fmt(&key, "%s%s", i ? ", " : "", c->value[side]);
+        buf_fmt(&listed, "%s%s::pg_catalog.text", i ? ", " : "", verify_named(v, c->name));
+    }
+    bool whole = !v->o->count || !vt->nkey;
+    vt->hash[side] = whole ? verify_hash(v, buf_cstr(&row), v->seed) : "0::pg_catalog.int8";
+    vt->key_hash[side] = verify_hash(v, vt->nkey ? buf_cstr(&key) : buf_cstr(&row), v->seed + 1);
+    vt->listed[side] = arena_str(&v->arena, buf_cstr(&listed));
+    vt->sampled[side] = "";
+    if (v->o->sample < 100)
+        vt->sampled[side] = arena_fmt(&v->arena, " AND (%s & 2147483647) %% 100 < %d",
+                                      verify_hash(v, vt->nkey ? buf_cstr(&key) : buf_cstr(&row),
+                                                  v->seed + 2), v->o->sample);
+    buf_free(&row);
+    buf_free(&key);
+    buf_free(&listed);
+}
+
+/* Which kinds of changes do not come from A to B, or back?  Then rows rightly differ. */
+static bool verify_parts_by_kind(const struct job *job, const struct table_rules *r)
+{
+    return rules_part(job, r) && (!rules_see_rows(r) || (r->operations[0] | r->operations[1]));
+}
+
+static status MUST_CHECK verify_prepare(struct verify *v, struct verify_table *vt)
+{
+    const struct table *t = vt->t;
+    const struct table_rules *r, *own = job_rules(v->job, t->schema, t->name);
+    const char *names[2] = {sql_quoted_table(&v->arena, t->schema, t->name),
+                            name_quoted(v->job, &v->arena, t->schema, t->name)};
+    PGresult *columns[2], *keys[2];
+    TRY(rules_find(v->job, &v->db[0], t->schema, t->name, &r));
+    if (verify_parts_by_kind(v->job, r)) {
+        vt->why = "the job does not carry every kind of change of it";
+        return TW_OK;
+    }
+    if (!rules_see_rows(r)) r = NULL;
+    for (int side = 0; side < 2; side++) {
+        TRY(db_query(&v->db[side], &v->arena, "read columns", verify_columns_sql, 1, &names[side],
+                     &columns[side]));
+        TRY(db_query(&v->db[side], &v->arena, "read keys", verify_keys_sql, 1, &names[side],
+                     &keys[side]));
+    }
+    TRY(verify_columns(v, vt, own, columns));
+    if (vt->why) {
+        vt->failed = true;
+        return TW_OK;
+    }
+    if (r) verify_forget_columns(vt, r);
+    verify_choose_key(v, vt, (const PGresult **) keys);
+    vt->extra_is_fine = r && (r->filter || r->drop);
+    for (int i = 0; i < vt->nkey && r; i++)
+        if (rules_set_of(r, vt->columns[vt->key[i]].name)) vt->walks = false;
+    for (int side = 0; side < 2; side++) {
+        bool partitioned = str_is(PQgetvalue(columns[side], 0, 5), "p");
+        verify_from(v, vt, r, side, names[side], partitioned);
+        verify_expressions(v, vt, side);
+    }
+    return TW_OK;
+}
+
+/* ---- suspects ---- */
+
+static bool seen_same_row(const struct seen *x, const struct seen *y)
+{
+    return x->n == y->n && (!x->n || x->hash == y->hash);
+}
+
+/* Nobody has written it between two looks. */
+static bool seen_is_still(const struct seen *x, const struct seen *y)
+{
+    return seen_same_row(x, y) && (!x->n || str_is(x->version, y->version));
+}
+
+static struct suspect *verify_suspect(struct verify *v, struct verify_table *vt)
+{
+    struct suspect *s = arena_new(&v->list_arena, struct suspect);
+    s->of = vt;
+    s->key = arena_array(&v->list_arena, const char *, vt->nkey + 1);
+    *v->end = s;
+    v->end = &s->next;
+    v->nlist++;
+    vt->nsuspects++;
+    return s;
+}
+
+/* Those that are decided leave the list, and all of a table of which enough is known. */
+static void verify_drop_gone(struct verify *v)
+{
+    struct suspect **p = &v->list;
+    while (*p) {
+        struct suspect *s = *p;
+        if (s->gone || s->of->failed || verify_enough(v, s->of)) {
+            s->of->nsuspects--;
+            v->nlist--;
+            *p = s->next;
+        } else {
+            p = &s->next;
+        }
+    }
+    v->end = p;
+    if (!v->list) arena_reset(&v->list_arena);
+}
+
+/* Where both sides are now: what was read came before. */
+static status MUST_CHECK verify_mark(struct verify *v, lsn_t mark[2])
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (int side = 0; side < 2 && s == TW_OK; side++) {
+        const char *text;
+        s = db_value(&v->db[side], &a, "read the position", "SELECT pg_current_wal_insert_lsn()", 0,
+                     NULL, &text);
+        if (s == TW_OK && !lsn_parse(text, &mark[side]))
+            s = fail(v->e, TW_EPROTO, "bad position \"%s\"", text);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* Until both streams have passed; *passed: they have.  A commit of ours writes down what lies in
+ * front of it, so that it is sent. */
+static status MUST_CHECK verify_wait(struct verify *v, const lsn_t mark[2], bool *passed)
+{
+    usec began = os_now(), flushed = began;
+    for (*passed = !v->page; !*passed; os_sleep_ms(10)) {
+        bool there[2] = {true, true};
+        for (int dir = 0; dir < 1 + v->two_way; dir++)
+            there[dir] = v->page->task[dir].passed_lsn >= mark[dir];
+        *passed = there[0] && there[1];
+        if (*passed || os_now() - began > VERIFY_PATIENCE_S * USEC_SEC) return TW_OK;
+        for (int side = 0; side < 2; side++) {
+            TRY(db_tick(&v->db[side]));
+            if (there[side] || os_now() - flushed < USEC_SEC / 4) continue;
+            TRY(db_exec(&v->db[side], "write the WAL", "SELECT txid_current()"));
+            flushed = os_now();
+        }
+    }
+    return TW_OK;
+}
+
+/* $1, $2, ...: the keys' columns as arrays.  `more`: what else is asked of each row. */
+static const char *verify_look_sql(struct arena *a, const struct verify_table *vt, int side,
+                                   const char *more)
+{
+    struct buf b = {0};
+    buf_fmt(&b, "SELECT o.n, q.\"tw:xmin\"::pg_catalog.text, %s%s FROM ROWS FROM (", vt->hash[side],
+            more);
+    for (int i = 0; i < vt->nkey; i++)
+        buf_fmt(&b, "%spg_catalog.unnest($%d::pg_catalog.text[])", i ? ", " : "", i + 1);
+    buf_str(&b, ") WITH ORDINALITY o(");
+    for (int i = 0; i < vt->nkey; i++) buf_fmt(&b, "k%d, ", i);
+    buf_fmt(&b, "n) JOIN %s ON true", vt->from[side]);
+    for (int i = 0; i < vt->nkey; i++) {
+        const struct verify_column *c = &vt->columns[vt->key[i]];
+        buf_str(&b, " AND q.");
+        sql_ident(&b, c->name);
+        buf_fmt(&b, " %s o.k%d::%s", c->equal[side], i, c->type[side]);
+    }
+    const char *sql = arena_str(a, b.data);
+    buf_free(&b);
+    return sql;
+}
+
+/* Ask both sides for the rows of some suspects: answers with their number, from 1. */
+static status MUST_CHECK verify_look(struct verify *v, struct verify_table *vt, struct arena *a,
+                                     struct suspect *const *some, int n, const char *const more[2],
+                                     PGresult *r[2])
+{
+    const char *values[VERIFY_KEYS], *sql[2];
+    for (int k = 0; k < vt->nkey; k++) {
+        struct buf b = {0};
+        for (int i = 0; i < n; i++) {
+            struct value x = value_of(some[i]->key[k]);
+            array_value(&b, &x);
+        }
+        buf_char(&b, '}');
+        values[k] = arena_str(a, b.data);
+        buf_free(&b);
+    }
+    for (int side = 0; side < 2; side++) sql[side] = verify_look_sql(a, vt, side, more[side]);
+    return verify_both(v, a, "look at rows again", sql, vt->nkey, values, r);
+}
+
+/* What was seen of each; more than one row of a key, where B has no such key, add up. */
+static void verify_note(struct verify *v, struct suspect *const *some, int n, PGresult *const r[2])
+{
+    for (int side = 0; side < 2; side++) {
+        for (int i = 0; i < n; i++) some[i]->now[side] = (struct seen){0};
+        for (int i = 0; i < PQntuples(r[side]); i++) {
+            struct seen *x = &some[db_cell_int(r[side], i, 0) - 1]->now[side];
+            x->n++;
+            x->version = arena_str(&v->list_arena, PQgetvalue(r[side], i, 1));
+            x->hash = (int64_t) ((uint64_t) x->hash + (uint64_t) db_cell_int(r[side], i, 2));
+        }
+    }
+}
+
+static void verify_key_json(const struct verify_table *vt, const struct suspect *s, struct buf *b)
+{
+    buf_char(b, '{');
+    for (int k = 0; k < vt->nkey; k++) {
+        if (k) buf_char(b, ',');
+        json_value(b, vt->columns[vt->key[k]].name, s->key[k]);
+    }
+    buf_char(b, '}');
+}
+
+/* Keys with conflicts that are not settled yet: what differs there is on its way.  $4: keys */
+static const char verify_conflicts_sql[] =
+    "WITH c AS (SELECT * FROM twsync.conflict WHERE task = $1 AND schema_name = $2 AND table_name ="
+    " $3 AND settled IS NULL AND outcome <> 'stopped'), k AS (" SETTLE_KEYS_OF_C ") SELECT o.n FROM"
+    " unnest($4::text[]) WITH ORDINALITY o(key, n) WHERE o.key::jsonb IN (SELECT k FROM k)";
+
+/* Those of them that nobody has to settle are not waited for: `waits` is set for the others. */
+static status MUST_CHECK verify_conflicts(struct verify *v, struct verify_table *vt,
+                                          struct arena *a, struct suspect *const *some, int n,
+                                          bool *waits)
+{
+    struct buf keys = {0}, one = {0};
+    for (int i = 0; i < n; i++) {
+        buf_reset(&one);
+        verify_key_json(vt, some[i], &one);
+        struct value x = value_of(one.data);
+        array_value(&keys, &x);
+        waits[i] = false;
+    }
+    buf_char(&keys, '}');
+    const char *list = arena_str(a, keys.data);
+    buf_free(&keys);
+    buf_free(&one);
+    for (int dir = 0; v->page && v->two_way && dir < 2; dir++) {
+        const char *values[] = {task_name(a, v->job, (enum tw_direction) dir), vt->t->schema,
+                                vt->t->name, list};
+        PGresult *r;
+        TRY(db_query(&v->db[dir == TW_FORWARD], a, "look for conflicts", verify_conflicts_sql, 4,
+                     values, &r));
+        for (int i = 0; i < PQntuples(r); i++) waits[db_cell_int(r, i, 0) - 1] = true;
+    }
+    return TW_OK;
+}
+
+/* ---- telling ---- */
+
+static const char *const verify_kinds[] = {"differs", "missing on b", "missing on a"};
+
+/* The values of one row, or NULL for no row: from cell `first` on. */
+struct verify_row {
+    const PGresult *r;
+    int row, first;
+};
+
+static const char *verify_cell(const struct verify_row *x, int column)
+{
+    return db_cell(x->r, x->row, x->first + column);
+}
+
+static bool verify_cells_differ(const struct verify_row *x, int column)
+{
+    const char *one = verify_cell(&x[0], column), *two = verify_cell(&x[1], column);
+    return one && two ? !str_is(one, two) : one != two;
+}
+
+static bool verify_in_key(const struct verify_table *vt, int column)
+{
+    for (int k = 0; k < vt->nkey; k++)
+        if (vt->key[k] == column) return true;
+    return false;
+}
+
+static void verify_tell_json(struct verify *v, const struct verify_table *vt, int kind,
+                             const struct verify_row *x)
+{
+    struct buf b = {0};
+    const char *sep = "";
+    buf_str(&b, "{\"table\":");
+    json_str(&b, vt->name);
+    buf_str(&b, ",\"found\":");
+    json_str(&b, verify_kinds[kind]);
+    buf_str(&b, ",\"columns\":[");
+    for (int i = 0; i < vt->ncolumns; i++) {
+        bool in_key = verify_in_key(vt, i);
+        if (!kind && !in_key && !verify_cells_differ(x, i)) continue;
+        buf_fmt(&b, "%s{", sep);
+        json_value(&b, "name", vt->columns[i].name);
+        buf_fmt(&b, ",\"isPrimary\":%s", in_key ? "true" : "false");
+        for (int side = 0; side < 2; side++) {
+            if (!x[side].r) continue;
+            buf_char(&b, ',');
+            json_value(&b, side ? "b" : "a", verify_cell(&x[side], i));
+        }
+        buf_char(&b, '}');
+        sep = ",";
+    }
+    buf_str(&b, "]}\n");
+    fputs(b.data, v->out);
+    buf_free(&b);
+}
+
+/* A value for people: on one line, and not too long of it. */
+static void verify_show(struct buf *b, const char *value)
+{
+    enum { MOST = 60 };
+    size_t len = value ? strlen(value) : 0, cut = len;
+    if (!value) {
+        buf_str(b, "NULL");
+        return;
+    }
+    for (cut = len > MOST ? MOST : len; cut < len && (value[cut] & 0xc0) == 0x80; cut--) {}
+    struct buf part = {0};
+    buf_bytes(&part, value, cut);
+    json_shown(b, part.data);
+    buf_free(&part);
+    if (cut < len) buf_fmt(b, "... (%zu bytes)", len);
+}
+
+/* Where two long values begin to differ, as far as it must be shown. */
+static size_t verify_alike(const char *x, const char *y)
+{
+    enum { CONTEXT = 10, SHORT = 60 };
+    size_t i = 0;
+    if (!x || !y || (strlen(x) <= SHORT && strlen(y) <= SHORT)) return 0;
+    while (x[i] && x[i] == y[i]) i++;
+    i = i > CONTEXT ? i - CONTEXT : 0;
+    while (i && (x[i] & 0xc0) == 0x80) i--;
+    return i;
+}
+
+static void verify_tell_text(struct verify_table *vt, int kind, const struct verify_row *x)
+{
+    struct buf *b = &vt->shown;
+    const char *sep = "  ";
+    const struct verify_row *there = x[0].r ? &x[0] : &x[1];
+    if (verify_found(vt) > VERIFY_SHOWN) return;
+    buf_fmt(b, "    %-13s", verify_kinds[kind]);
+    for (int i = 0; i < vt->ncolumns; i++) {
+        if (vt->nkey && !verify_in_key(vt, i)) continue;
+        buf_fmt(b, " %s=", vt->columns[i].name);
+        verify_show(b, verify_cell(there, i));
+    }
+    for (int i = 0; i < vt->ncolumns && !kind; i++) {
+        if (!verify_cells_differ(x, i)) continue;
+        const char *one = verify_cell(&x[0], i), *two = verify_cell(&x[1], i);
+        size_t skip = verify_alike(one, two);
+        buf_fmt(b, "%s%s", sep, vt->columns[i].name);
+        if (skip) buf_fmt(b, " from byte %zu on", skip + 1);
+        buf_str(b, ": a ");
+        verify_show(b, one ? one + skip : NULL);
+        buf_str(b, ", b ");
+        verify_show(b, two ? two + skip : NULL);
+        sep = "; ";
+    }
+    buf_char(b, '\n');
+}
+
+static void verify_sql_value(struct buf *b, const char *value)
+{
+    if (value) sql_literal(b, value);
+    else buf_str(b, "NULL");
+}
+
+/* On the side to be made like the other: which row is meant. */
+static void verify_sql_where(const struct verify_table *vt, int side, const struct verify_row *x,
+                             struct buf *b)
+{
+    for (int k = 0; k < vt->nkey; k++) {
+        const struct verify_column *c = &vt->columns[vt->key[k]];
+        buf_str(b, k ? " AND " : " WHERE ");
+        sql_ident(b, side ? c->to : c->name);
+        buf_str(b, " = ");
+        verify_sql_value(b, verify_cell(x, vt->key[k]));
+    }
+    buf_str(b, ";\n");
+}
+
+/* The statement that makes this row of `side` the other's. */
+static void verify_tell_sql(struct verify *v, const struct verify_table *vt,
+                            const struct verify_row *x)
+{
+    int side = v->o->take == 'a', other = !side, n = 0;
+    struct buf b = {0}, values = {0};
+    const char *table = side ? name_quoted(v->job, &v->list_arena, vt->t->schema, vt->t->name)
+                             : sql_quoted_table(&v->list_arena, vt->t->schema, vt->t->name);
+    if (!x[other].r) {
+        buf_fmt(&b, "DELETE FROM %s", table);
+        verify_sql_where(vt, side, &x[side], &b);
+    } else if (!x[side].r) {
+        buf_fmt(&b, "INSERT INTO %s (", table);
+        for (int i = 0; i < vt->ncolumns; i++) {
+            buf_str(&b, i ? ", " : "");
+            sql_ident(&b, side ? vt->columns[i].to : vt->columns[i].name);
+            buf_str(&values, i ? ", " : "");
+            verify_sql_value(&values, verify_cell(&x[other], i));
+        }
+        buf_fmt(&b, ") OVERRIDING SYSTEM VALUE VALUES (%s);\n", buf_cstr(&values));
+    } else {
+        buf_fmt(&b, "UPDATE %s SET ", table);
+        for (int i = 0; i < vt->ncolumns; i++) {
+            if (!verify_cells_differ(x, i)) continue;
+            buf_str(&b, n++ ? ", " : "");
+            sql_ident(&b, side ? vt->columns[i].to : vt->columns[i].name);
+            buf_str(&b, " = ");
+            verify_sql_value(&b, verify_cell(&x[other], i));
+        }
+        verify_sql_where(vt, side, &x[side], &b);
+    }
+    fputs(b.data, v->sql);
+    buf_free(&b);
+    buf_free(&values);
+}
+
+static void verify_tell(struct verify *v, struct verify_table *vt, const struct verify_row *x)
+{
+    int kind = !x[1].r ? 1 : !x[0].r ? 2 : 0;
+    if (kind) vt->missing[2 - kind]++;
+    else vt->differ++;
+    if (v->o->json) verify_tell_json(v, vt, kind, x);
+    else verify_tell_text(vt, kind, x);
+    if (v->sql && vt->nkey) verify_tell_sql(v, vt, x);
+}
+
+/* ---- looking again ---- */
+
+/* What is left of these after their rows did not move: tell it, by their values.  Rows that moved
+ * meanwhile, or whose values are the same in spite of their hashes, are not told. */
+static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt,
+                                       struct suspect *const *some, int n)
+{
+    struct arena a = {0};
+    struct buf more[2] = {{0}, {0}};
+    PGresult *r[2];
+    int row[VERIFY_BATCH][2];
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < vt->ncolumns; i++)
+            buf_fmt(&more[side], ", (%s)::pg_catalog.text", vt->columns[i].value[side]);
+    const char *const columns[2] = {buf_cstr(&more[0]), buf_cstr(&more[1])};
+    status s = verify_look(v, vt, &a, some, n, columns, r);
+    if (s == TW_OK) verify_note(v, some, n, r);
+    for (int i = 0; i < n; i++) row[i][0] = row[i][1] = -1;
+    for (int side = 0; side < 2 && s == TW_OK; side++)
+        for (int i = 0; i < PQntuples(r[side]); i++)
+            row[db_cell_int(r[side], i, 0) - 1][side] = i;
+    for (int i = 0; i < n && s == TW_OK && !verify_enough(v, vt); i++) {
+        struct suspect *x = some[i];
+        struct verify_row rows[2] = {{0}, {0}};
+        bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
+        if (!still) continue;
+        x->gone = true;
+        bool differ = x->now[0].n != 1 || x->now[1].n != 1;
+        for (int side = 0; side < 2; side++)
+            if (row[i][side] >= 0) rows[side] = (struct verify_row){r[side], row[i][side], 3};
+        for (int c = 0; c < vt->ncolumns && !differ; c++) differ = verify_cells_differ(rows, c);
+        if (differ) verify_tell(v, vt, rows);
+    }
+    buf_free(&more[0]);
+    buf_free(&more[1]);
+    arena_free(&a);
+    return s;
+}
+
+/* One look at some of them, after the streams passed the last one. */
+static status MUST_CHECK verify_judge(struct verify *v, struct verify_table *vt,
+                                      struct suspect *const *some, int n)
+{
+    static const char *const nothing[2] = {"", ""};
+    struct arena a = {0};
+    struct suspect *left[VERIFY_BATCH];
+    bool waits[VERIFY_BATCH];
+    PGresult *r[2];
+    int nleft = 0, k = 0;
+    status s = verify_look(v, vt, &a, some, n, nothing, r);
+    if (s == TW_OK) verify_note(v, some, n, r);
+    for (int i = 0; i < n && s == TW_OK; i++) {
+        struct suspect *x = some[i];
+        x->gone = seen_same_row(&x->now[0], &x->now[1]) ||
+                  (vt->extra_is_fine && !x->now[0].n);
+        bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
+        if (!x->gone && still) left[nleft++] = x;
+        x->at[0] = x->now[0];
+        x->at[1] = x->now[1];
+    }
+    if (s == TW_OK && nleft) s = verify_conflicts(v, vt, &a, left, nleft, waits);
+    for (int i = 0; i < nleft && s == TW_OK; i++)
+        if (!waits[i]) left[k++] = left[i];
+    arena_free(&a);
+    TRY(s);
+    return k ? verify_decide(v, vt, left, k) : TW_OK;
+}
+
+/* How often each side has each of some rows, by their hashes. */
+static status MUST_CHECK verify_bag_look(struct verify *v, struct verify_table *vt, struct arena *a,
+                                         struct suspect *const *some, int n)
+{
+    const char *sql[2], *values[1];
+    struct buf b = {0};
+    PGresult *r[2];
+    for (int i = 0; i < n; i++)
+        buf_fmt(&b, "%c%s", i ? ',' : '{', some[i]->key[0]);
+    buf_char(&b, '}');
+    values[0] = arena_str(a, b.data);
+    buf_free(&b);
+    for (int side = 0; side < 2; side++)
+        sql[side] = arena_fmt(a, "SELECT o.n, x.n FROM pg_catalog.unnest($1::pg_catalog.int8[]) WITH"
+                                 " ORDINALITY o(h, n) JOIN (SELECT %s AS h, pg_catalog.count(*) AS"
+                                 " n FROM %s WHERE %s = ANY ($1::pg_catalog.int8[]) GROUP BY 1) x"
+                                 " ON x.h = o.h", vt->hash[side], vt->from[side], vt->hash[side]);
+    TRY(verify_both(v, a, "count rows again", sql, 1, values, r));
+    for (int side = 0; side < 2; side++) {
+        for (int i = 0; i < n; i++) some[i]->now[side] = (struct seen){0};
+        for (int i = 0; i < PQntuples(r[side]); i++)
+            some[db_cell_int(r[side], i, 0) - 1]->now[side] =
+                (struct seen){(int) db_cell_int(r[side], i, 1), "", 0};
+    }
+    return TW_OK;
+}
+
+/* A row that one side has more often, told as often. */
+static status MUST_CHECK verify_bag_tell(struct verify *v, struct verify_table *vt,
+                                         struct arena *a, const struct suspect *s)
+{
+    int more = s->now[1].n > s->now[0].n;
+    struct buf b = {0};
+    struct verify_row rows[2] = {{0}, {0}};
+    PGresult *r;
+    for (int i = 0; i < vt->ncolumns; i++)
+        buf_fmt(&b, "%s(%s)::pg_catalog.text", i ? ", " : "", vt->columns[i].value[more]);
+    const char *sql = arena_fmt(a, "SELECT %s FROM %s WHERE %s = $1::pg_catalog.int8 LIMIT 1",
+                                buf_cstr(&b), vt->from[more], vt->hash[more]);
+    buf_free(&b);
+    TRY(db_query(&v->db[more], a, "read a row", sql, 1, s->key, &r));
+    rows[more] = (struct verify_row){r, 0, 0};
+    for (int i = abs(s->now[1].n - s->now[0].n); PQntuples(r) && i > 0; i--)
+        if (!verify_enough(v, vt)) verify_tell(v, vt, rows);
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_bag_judge(struct verify *v, struct verify_table *vt,
+                                          struct suspect *const *some, int n)
+{
+    struct arena a = {0};
+    status s = verify_bag_look(v, vt, &a, some, n);
+    for (int i = 0; i < n && s == TW_OK; i++) {
+        struct suspect *x = some[i];
+        x->gone = x->now[0].n == x->now[1].n || (vt->extra_is_fine && x->now[0].n < x->now[1].n);
+        bool still = x->at[0].n == x->now[0].n && x->at[1].n == x->now[1].n;
+        x->at[0] = x->now[0];
+        x->at[1] = x->now[1];
+        if (x->gone || !still) continue;
+        x->gone = true;
+        s = verify_bag_tell(v, vt, &a, x);
+    }
+    arena_free(&a);
+    return s;
+}
+
+static void verify_number(struct buf *b, int64_t n)
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%" PRId64, n);
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0) buf_char(b, ',');
+        buf_char(b, digits[i]);
+    }
+}
+
+static void verify_table_json(struct verify *v, const struct verify_table *vt)
+{
+    struct buf b = {0};
+    buf_str(&b, "{\"table\":");
+    json_str(&b, vt->name);
+    buf_fmt(&b, ",\"rows\":{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"differ\":%" PRId64 ",\"missing\":"
+                "{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"undecided\":%" PRId64 ",\"ms\":%" PRId64,
+            vt->rows[0], vt->rows[1], vt->differ, vt->missing[0], vt->missing[1], vt->undecided,
+            vt->took_us / 1000);
+    buf_char(&b, ',');
+    json_value(&b, "note", vt->why);
+    buf_str(&b, "}\n");
+    fputs(b.data, v->out);
+    buf_free(&b);
+}
+
+static void verify_table_text(struct verify *v, const struct verify_table *vt)
+{
+    struct buf b = {0};
+    const struct {
+        int64_t n;
+        const char *what;
+    } counts[] = {{vt->differ, "differ"}, {vt->missing[1], "missing on b"},
+                  {vt->missing[0], "missing on a"}, {vt->undecided, "not to be decided"}};
+    bool compared = vt->from[1] != NULL, any = false;
+    buf_fmt(&b, "  %-40s ", vt->name);
+    struct buf n = {0};
+    verify_number(&n, vt->rows[0]);
+    if (compared) buf_fmt(&b, "%15s rows  ", n.data);
+    buf_free(&n);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        if (!counts[i].n) continue;
+        buf_str(&b, any ? ", " : "");
+        verify_number(&b, counts[i].n);
+        buf_fmt(&b, " %s", counts[i].what);
+        any = true;
+    }
+    if (!any && compared && !vt->why) buf_str(&b, "equal");
+    if (vt->why) buf_fmt(&b, "%s%s%s", any ? " (" : compared ? "no difference yet: " : "not compared: ",
+                         vt->why, any ? ")" : "");
+    buf_fmt(&b, "  %.1f s\n%s", (double) vt->took_us / USEC_SEC, buf_cstr(&vt->shown));
+    if (verify_found(vt) > VERIFY_SHOWN) buf_str(&b, "    ...\n");
+    fputs(b.data, v->out);
+    buf_free(&b);
+}
+
+static void verify_table_end(struct verify *v, struct verify_table *vt)
+{
+    if (!vt->why && verify_enough(v, vt)) vt->why = "enough differs, the rest was not compared";
+    if (v->o->json) verify_table_json(v, vt);
+    else verify_table_text(v, vt);
+    fflush(v->out);
+    v->tables++;
+    v->differ += verify_found(vt);
+    v->undecided += vt->undecided;
+    v->failed += vt->failed || (vt->why && vt->from[1]);
+    buf_free(&vt->shown);
+}
+
+/* DDL, or a right that is not there: what a server refuses ends the table alone. */
+static status MUST_CHECK verify_refused(struct verify *v, struct verify_table *vt, status s)
+{
+    if (s != TW_ESERVER) return s;
+    vt->failed = true;
+    vt->why = arena_str(&v->arena, v->e->msg);
+    error_clear(v->e);
+    return TW_OK;
+}
+
+/* Look once at all of them. */
+static status MUST_CHECK verify_round(struct verify *v)
+{
+    for (struct suspect *x = v->list; x;) {
+        struct verify_table *vt = x->of;
+        struct suspect *some[VERIFY_BATCH];
+        int n = 0;
+        for (; x && x->of == vt && n < VERIFY_BATCH; x = x->next) some[n++] = x;
+        if (vt->failed || verify_enough(v, vt)) continue;
+        TRY(verify_refused(v, vt, vt->nkey ? verify_judge(v, vt, some, n)
+                                           : verify_bag_judge(v, vt, some, n)));
+    }
+    verify_drop_gone(v);
+    return TW_OK;
+}
+
+static void verify_give_up(struct verify *v, const char *why)
+{
+    for (struct suspect *s = v->list; s; s = s->next) {
+        s->of->undecided++;
+        s->of->why = why;
+        s->gone = true;
+    }
+    verify_drop_gone(v);
+}
+
+/* Look at the suspects of all tables until they have agreed or come to rest. */
+static status MUST_CHECK verify_suspects(struct verify *v)
+{
+    usec until = os_now() + VERIFY_PATIENCE_S * USEC_SEC;
+    for (int round = 0; v->list; round++) {
+        lsn_t mark[2] = {0, 0};
+        bool passed;
+        if (round) os_sleep_ms(round < 10 ? 50 * round : 500);
+        TRY(verify_mark(v, mark));
+        TRY(verify_wait(v, mark, &passed));
+        if (!passed) verify_give_up(v, "a task has not come by what was written before");
+        else TRY(verify_round(v));
+        if (os_now() > until) verify_give_up(v, "rows that were written again and again");
+    }
+    for (struct verify_table **p = &v->open; *p;) {
+        struct verify_table *vt = *p;
+        *p = vt->next;
+        verify_table_end(v, vt);
+    }
+    return TW_OK;
+}
+
+/* ---- a table with a key ---- */
+
+/* Keys above lo, up to hi; NULL: no bound. */
+struct verify_range {
+    const char **lo, **hi;
+};
+
+/* " WHERE ..."; the values are appended to `values`. */
+static const char *verify_where(struct arena *a, const struct verify_table *vt, int side,
+                                const struct verify_range *range, const char **values, int *n)
+{
+    struct buf b = {0};
+    buf_str(&b, " WHERE true");
+    for (int bound = 0; bound < 2; bound++) {
+        const char *const *key = bound ? range->hi : range->lo;
+        if (!key) continue;
+        buf_str(&b, " AND (");
+        for (int k = 0; k < vt->nkey; k++) {
+            buf_str(&b, k ? ", q." : "q.");
+            sql_ident(&b, vt->columns[vt->key[k]].name);
+        }
+        buf_str(&b, bound ? ") <= (" : ") > (");
+        for (int k = 0; k < vt->nkey; k++) {
+            values[(*n)++] = key[k];
+            buf_fmt(&b, "%s$%d::pg_catalog.text::%s", k ? ", " : "", *n,
+                    vt->columns[vt->key[k]].type[side]);
+        }
+        buf_char(&b, ')');
+    }
+    buf_str(&b, vt->sampled[side]);
+    const char *sql = arena_str(a, b.data);
+    buf_free(&b);
+    return sql;
+}
+
+enum { VERIFY_PARAMS = 2 * VERIFY_KEYS + 1 };
+
+/* Ask both sides about a range: "SELECT what FROM its rows WHERE ... rest". */
+static status MUST_CHECK verify_ask(struct verify *v, struct verify_table *vt, struct arena *a,
+                                    const struct verify_range *range, const char *const what[2],
+                                    const char *const rest[2], const char *parts, PGresult *r[2])
+{
+    const char *values[VERIFY_PARAMS], *sql[2];
+    int n = 0;
+    for (int side = 0; side < 2; side++) {
+        n = 0;
+        const char *where = verify_where(a, vt, side, range, values, &n);
+        if (parts) values[n++] = parts;
+        sql[side] = arena_fmt(a, "SELECT %s FROM %s%s", what[side], vt->from[side], where);
+        if (parts) sql[side] = arena_fmt(a, "%s AND (%s & %d) = ANY ($%d::pg_catalog.int8[])",
+                                         sql[side], vt->key_hash[side],
+                                         (vt->walks ? VERIFY_PARTS : VERIFY_BAG_PARTS) - 1, n);
+        sql[side] = arena_fmt(a, "%s%s", sql[side], rest[side]);
+    }
+    return verify_both(v, a, "compare rows", sql, n, values, r);
+}
+
+static status MUST_CHECK verify_sums(struct verify *v, struct verify_table *vt, struct arena *a,
+                                     const struct verify_range *range, PGresult *r[2])
+{
+    static const char *const rest[2] = {"", ""};
+    const char *what[2];
+    for (int side = 0; side < 2; side++)
+        what[side] = arena_fmt(a, "pg_catalog.count(*), pg_catalog.sum(%s)", vt->hash[side]);
+    return verify_ask(v, vt, a, range, what, rest, NULL, r);
+}
+
+/* Which parts of a range differ, as an array; NULL: none. */
+static status MUST_CHECK verify_parts(struct verify *v, struct verify_table *vt, struct arena *a,
+                                      const struct verify_range *range, const char **parts)
+{
+    static const char *const rest[2] = {" GROUP BY 1 ORDER BY 1", " GROUP BY 1 ORDER BY 1"};
+    const char *what[2];
+    struct buf b = {0};
+    PGresult *r[2];
+    int i = 0, k = 0;
+    *parts = NULL;
+    for (int side = 0; side < 2; side++)
+        what[side] = arena_fmt(a, "%s & %d, pg_catalog.count(*), pg_catalog.sum(%s)",
+                               vt->key_hash[side],
+                               (vt->walks ? VERIFY_PARTS : VERIFY_BAG_PARTS) - 1, vt->hash[side]);
+    TRY(verify_ask(v, vt, a, range, what, rest, NULL, r));
+    while (i < PQntuples(r[0]) || k < PQntuples(r[1])) {
+        int64_t x = i < PQntuples(r[0]) ? db_cell_int(r[0], i, 0) : INT64_MAX;
+        int64_t y = k < PQntuples(r[1]) ? db_cell_int(r[1], k, 0) : INT64_MAX;
+        bool same = x == y && str_is(PQgetvalue(r[0], i, 1), PQgetvalue(r[1], k, 1)) &&
+                    str_is(PQgetvalue(r[0], i, 2), PQgetvalue(r[1], k, 2));
+        if (!same) buf_fmt(&b, "%c%" PRId64, b.len ? ',' : '{', x < y ? x : y);
+        i += x <= y;
+        k += y <= x;
+    }
+    if (b.len) {
+        buf_char(&b, '}');
+        *parts = arena_str(a, b.data);
+    }
+    buf_free(&b);
+    return TW_OK;
+}
+
+/* One side's list, sorted by key: rows of key columns, version, hash. */
+struct verify_list {
+    const PGresult *r;
+    int *order, n, nkey;
+};
+
+static int verify_list_order(const void *x, const void *y, void *arg)
+{
+    const struct verify_list *l = arg;
+    int i = *(const int *) x, k = *(const int *) y, c = 0;
+    for (int f = 0; f < l->nkey && !c; f++)
+        c = strcmp(PQgetvalue(l->r, i, f), PQgetvalue(l->r, k, f));
+    return c;
+}
+
+/* Rows of two lists by key: less, equal, greater. */
+static int verify_list_compare(const struct verify_list l[2], int i, int k)
+{
+    int c = 0;
+    if (i == l[0].n) return 1;
+    if (k == l[1].n) return -1;
+    for (int f = 0; f < l[0].nkey && !c; f++)
+        c = strcmp(PQgetvalue(l[0].r, l[0].order[i], f), PQgetvalue(l[1].r, l[1].order[k], f));
+    return c;
+}
+
+static struct seen verify_list_seen(struct verify *v, const struct verify_list *l, int i)
+{
+    return (struct seen){1, arena_str(&v->list_arena, PQgetvalue(l->r, l->order[i], l->nkey)),
+                         db_cell_int(l->r, l->order[i], l->nkey + 1)};
+}
+
+/* Both sides' keys of the parts that differ: those with other rows, or with a row on one side, are
+ * suspects. */
+static status MUST_CHECK verify_list(struct verify *v, struct verify_table *vt, struct arena *a,
+                                     const struct verify_range *range, const char *parts)
+{
+    static const char *const rest[2] = {"", ""};
+    const char *what[2];
+    struct verify_list l[2];
+    PGresult *r[2];
+    for (int side = 0; side < 2; side++)
+        what[side] = arena_fmt(a, "%s, q.\"tw:xmin\"::pg_catalog.text, %s", vt->listed[side],
+                               vt->hash[side]);
+    TRY(verify_ask(v, vt, a, range, what, rest, parts, r));
+    for (int side = 0; side < 2; side++) {
+        l[side] = (struct verify_list){r[side], NULL, PQntuples(r[side]), vt->nkey};
+        l[side].order = arena_array(a, int, l[side].n + 1);
+        for (int i = 0; i < l[side].n; i++) l[side].order[i] = i;
+        qsort_r(l[side].order, (size_t) l[side].n, sizeof(int), verify_list_order, &l[side]);
+    }
+    for (int i = 0, k = 0; i < l[0].n || k < l[1].n;) {
+        int c = verify_list_compare(l, i, k);
+        struct seen at[2] = {{0}, {0}};
+        const struct verify_list *of = &l[c > 0];
+        int row = of->order[c > 0 ? k : i];
+        if (c <= 0) at[0] = verify_list_seen(v, &l[0], i++);
+        if (c >= 0) at[1] = verify_list_seen(v, &l[1], k++);
+        if (seen_same_row(&at[0], &at[1]) || (vt->extra_is_fine && !at[0].n)) continue;
+        struct suspect *s = verify_suspect(v, vt);
+        for (int f = 0; f < vt->nkey; f++)
+            s->key[f] = arena_str(&v->list_arena, PQgetvalue(of->r, row, f));
+        s->at[0] = at[0];
+        s->at[1] = at[1];
+    }
+    return TW_OK;
+}
+
+/* Compare a range; *rows: how many A has in it. */
+static status MUST_CHECK verify_range(struct verify *v, struct verify_table *vt,
+                                      const struct verify_range *range, int64_t *rows)
+{
+    struct arena a = {0};
+    const char *parts = NULL;
+    PGresult *r[2];
+    status s = verify_sums(v, vt, &a, range, r);
+    if (s == TW_OK) {
+        int64_t n[2] = {db_cell_int(r[0], 0, 0), db_cell_int(r[1], 0, 0)};
+        bool same = n[0] == n[1] && str_is(PQgetvalue(r[0], 0, 1), PQgetvalue(r[1], 0, 1));
+        *rows = n[0];
+        for (int side = 0; side < 2; side++) vt->rows[side] += n[side];
+        if (!same && n[0] + n[1] > VERIFY_FEW) {
+            s = verify_parts(v, vt, &a, range, &parts);
+            same = !parts;
+        }
+        if (s == TW_OK && !same) s = verify_list(v, vt, &a, range, parts);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* The key of A that is `rows` further on, or NULL: there are not so many. */
+static status MUST_CHECK verify_bound(struct verify *v, struct verify_table *vt, struct arena *a,
+                                      const char **lo, int64_t rows, const char ***hi)
+{
+    struct verify_range range = {lo, NULL};
+    const char *values[VERIFY_PARAMS];
+    struct buf b = {0};
+    PGresult *r;
+    int n = 0;
+    const char *sampled = vt->sampled[0];
+    vt->sampled[0] = "";
+    buf_fmt(&b, "SELECT %s FROM %s%s ORDER BY ", vt->listed[0], vt->from[0],
+            verify_where(a, vt, 0, &range, values, &n));
+    vt->sampled[0] = sampled;
+    for (int k = 0; k < vt->nkey; k++) {
+        buf_str(&b, k ? ", q." : "q.");
+        sql_ident(&b, vt->columns[vt->key[k]].name);
+    }
+    buf_fmt(&b, " OFFSET %" PRId64 " LIMIT 1", rows - 1);
+    status s = db_query(&v->db[0], a, "cut a table", b.data, n, values, &r);
+    buf_free(&b);
+    TRY(s);
+    *hi = NULL;
+    if (!PQntuples(r)) return TW_OK;
+    *hi = arena_array(a, const char *, vt->nkey + 1);
+    for (int k = 0; k < vt->nkey; k++) (*hi)[k] = arena_str(a, PQgetvalue(r, 0, k));
+    return TW_OK;
+}
+
+static void verify_progress(struct verify *v, const struct verify_table *vt)
+{
+    if (os_now() - v->told_us < 10 * USEC_SEC) return;
+    v->told_us = os_now();
+    log_info("%s: compared %" PRId64 " of about %" PRId64 " rows", vt->name, vt->rows[0],
+             vt->t->reltuples > vt->rows[0] ? vt->t->reltuples : vt->rows[0]);
+}
+
+/* No faster than the limit, and not for longer than asked for. */
+static status MUST_CHECK verify_pace(struct verify *v, struct verify_table *vt, int64_t rows,
+                                     bool *go_on)
+{
+    v->done += rows;
+    verify_progress(v, vt);
+    while (v->o->rate && !verify_over(v) &&
+           v->done * USEC_SEC / v->o->rate > os_now() - v->began_us) {
+        os_sleep_ms(10);
+        for (int side = 0; side < 2; side++) TRY(db_tick(&v->db[side]));
+    }
+    if (v->nlist >= VERIFY_SUSPECTS) TRY(verify_suspects(v));
+    *go_on = !verify_enough(v, vt) && !verify_over(v);
+    return TW_OK;
+}
+
+/* Along its key, in ranges that take about as long as each other. */
+static status MUST_CHECK verify_walk(struct verify *v, struct verify_table *vt)
+{
+    struct arena now = {0}, next = {0};
+    const char **lo = NULL, **hi;
+    int64_t size = VERIFY_RANGE_FIRST, rows = 0;
+    bool go_on = true;
+    status s = TW_OK;
+    if (v->o->rate && v->o->rate < size) size = v->o->rate;
+    do {
+        usec began = os_now();
+        hi = NULL;
+        arena_reset(&next);
+        if (vt->walks) s = verify_bound(v, vt, &next, lo, size, &hi);
+        if (s == TW_OK) s = verify_range(v, vt, &(struct verify_range){lo, hi}, &rows);
+        if (s == TW_OK) s = verify_pace(v, vt, rows, &go_on);
+        usec took = os_now() - began;
+        if (took < VERIFY_RANGE_MS * 1000 / 2 && size < VERIFY_RANGE_MOST && !v->o->rate) size *= 2;
+        if (took > VERIFY_RANGE_MS * 1000 * 2 && size > 500) size /= 2;
+        struct arena other = now;
+        now = next;
+        next = other;
+        lo = hi;
+    } while (s == TW_OK && hi && go_on);
+    if (s == TW_OK && hi && verify_over(v)) vt->why = "the time was over";
+    arena_free(&now);
+    arena_free(&next);
+    return s;
+}
+
+/* ---- a table without a key ---- */
+
+/* Rows by their hashes: how often, on both sides. */
+static status MUST_CHECK verify_bag_list(struct verify *v, struct verify_table *vt, struct arena *a,
+                                         const char *parts)
+{
+    static const char *const rest[2] = {" GROUP BY 1 ORDER BY 1", " GROUP BY 1 ORDER BY 1"};
+    const char *what[2];
+    PGresult *r[2];
+    int i = 0, k = 0;
+    for (int side = 0; side < 2; side++)
+        what[side] = arena_fmt(a, "%s, pg_catalog.count(*)", vt->hash[side]);
+    TRY(verify_ask(v, vt, a, &(struct verify_range){0}, what, rest, parts, r));
+    while (i < PQntuples(r[0]) || k < PQntuples(r[1])) {
+        bool has[2] = {i < PQntuples(r[0]), k < PQntuples(r[1])};
+        int64_t x = has[0] ? db_cell_int(r[0], i, 0) : 0, y = has[1] ? db_cell_int(r[1], k, 0) : 0;
+        int c = !has[1] ? -1 : !has[0] ? 1 : (x > y) - (x < y);
+        int n[2] = {c <= 0 ? (int) db_cell_int(r[0], i, 1) : 0,
+                    c >= 0 ? (int) db_cell_int(r[1], k, 1) : 0};
+        if (n[0] != n[1]) {
+            struct suspect *s = verify_suspect(v, vt);
+            s->key[0] = arena_fmt(&v->list_arena, "%" PRId64, c <= 0 ? x : y);
+            for (int side = 0; side < 2; side++) s->at[side].n = n[side];
+        }
+        i += c <= 0;
+        k += c >= 0;
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_bag(struct verify *v, struct verify_table *vt)
+{
+    struct arena a = {0};
+    const struct verify_range all = {0};
+    const char *parts = NULL;
+    PGresult *r[2];
+    bool go_on;
+    status s = verify_sums(v, vt, &a, &all, r);
+    for (int side = 0; side < 2 && s == TW_OK; side++) vt->rows[side] = db_cell_int(r[side], 0, 0);
+    if (s == TW_OK && (vt->rows[0] != vt->rows[1] ||
+                       !str_is(PQgetvalue(r[0], 0, 1), PQgetvalue(r[1], 0, 1))))
+        s = verify_parts(v, vt, &a, &all, &parts);
+    if (s == TW_OK && parts) s = verify_bag_list(v, vt, &a, parts);
+    if (s == TW_OK) s = verify_pace(v, vt, vt->rows[0], &go_on);
+    arena_free(&a);
+    return s;
+}
+
+/* ---- tables ---- */
+
+/* "public.t" or "t" */
+static bool verify_is_meant(const struct verify *v, const struct table *t)
+{
+    if (!v->o->ntables) return true;
+    for (int i = 0; i < v->o->ntables; i++) {
+        size_t n = strlen(t->schema);
+        const char *word = v->o->tables[i];
+        if (str_is(word, t->name)) return true;
+        if (!strncmp(word, t->schema, n) && word[n] == '.' && str_is(word + n + 1, t->name))
+            return true;
+    }
+    return false;
+}
+
+/* Has the job put the table aside? */
+static status MUST_CHECK verify_parked(struct verify *v, struct verify_table *vt)
+{
+    const char *values[] = {task_name(&v->arena, v->job, TW_FORWARD), vt->t->schema, vt->t->name};
+    const char *there, *reason;
+    TRY(db_value(&v->db[1], &v->arena, "look for schema twsync",
+                 "SELECT to_regclass('twsync.parked')", 0, NULL, &there));
+    if (!there) return TW_OK;
+    TRY(db_value(&v->db[1], &v->arena, "look for parked tables", "SELECT reason FROM twsync.parked"
+                 " WHERE task = $1 AND schema_name = $2 AND table_name = $3", 3, values, &reason));
+    if (!reason) return TW_OK;
+    vt->why = arena_fmt(&v->arena, "the job left it out: %s", reason);
+    vt->failed = true;
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_try(struct verify *v, struct verify_table *vt)
+{
+    TRY(verify_parked(v, vt));
+    if (!vt->why) TRY(verify_prepare(v, vt));
+    if (vt->why) return TW_OK;
+    return vt->nkey ? verify_walk(v, vt) : verify_bag(v, vt);
+}
+
+/* DDL may have come between: once more then. */
+static status MUST_CHECK verify_one(struct verify *v, const struct table *t)
+{
+    struct verify_table *vt = arena_new(&v->arena, struct verify_table);
+    usec began = os_now();
+    vt->t = t;
+    vt->name = arena_fmt(&v->arena, "%s.%s", t->schema, t->name);
+    status s = verify_try(v, vt);
+    if (s == TW_ESERVER && !vt->nsuspects && !verify_found(vt)) {
+        *vt = (struct verify_table){.t = t, .name = vt->name};
+        error_clear(v->e);
+        s = verify_try(v, vt);
+    }
+    vt->took_us = os_now() - began;
+    TRY(verify_refused(v, vt, s));
+    if (vt->failed) verify_drop_gone(v);
+    if (!vt->nsuspects) {
+        verify_table_end(v, vt);
+    } else {
+        vt->next = v->open;
+        v->open = vt;
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_tables(struct verify *v)
+{
+    struct table_list tables, unsupported;
+    struct qname_list missing;
+    int meant = 0;
+    TRY(cat_tables(&v->db[0], &v->arena, v->job, &tables, &unsupported, &missing));
+    for (int i = 0; i < tables.n && !verify_over(v); i++) {
+        if (tables.items[i].relkind != 'r' || !verify_is_meant(v, &tables.items[i])) continue;
+        meant++;
+        TRY(verify_one(v, &tables.items[i]));
+    }
+    TRY(verify_suspects(v));
+    if (!meant && v->o->ntables)
+        return fail(v->e, TW_EJOB, "job %s does not carry a table %s (partitioned tables are"
+                    " compared by their partitions)", v->job->name, v->o->tables[0]);
+    return TW_OK;
+}
+
+/* ---- the schema, sequences ---- */
+
+static status MUST_CHECK verify_schema(struct verify *v)
+{
+    char *text = NULL;
+    size_t size = 0;
+    bool differ = false;
+    FILE *to = open_memstream(&text, &size);
+    if (!to) return fail(v->e, TW_EOS, "could not write into memory: %s", strerror(errno));
+    status s = schema_run(v->job, false, to, &differ, v->e);
+    fclose(to);
+    if (s == TW_OK && v->o->json) {
+        struct buf b = {0};
+        buf_fmt(&b, "{\"schema\":\"%s\",", differ ? "differs" : "equal");
+        json_value(&b, "text", text);
+        buf_str(&b, "}\n");
+        fputs(b.data, v->out);
+        buf_free(&b);
+    } else if (s == TW_OK && !differ) {
+        fprintf(v->out, "  the schemas are equal\n");
+    } else if (s == TW_OK) {
+        fprintf(v->out, "  the schemas differ: what b needs to be as a is\n");
+        for (char *save = NULL, *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+            fprintf(v->out, "    %s\n", l);
+    }
+    v->differ += differ;
+    free(text);
+    return s;
+}
+
+/* ---- all of it ---- */
+
+/* Do both servers hash a text alike?  They do from 11 on, but for the order of bytes in a word; and
+ * a text is the same bytes on both sides only in one encoding. */
+static status MUST_CHECK verify_probe(struct verify *v)
+{
+    static const char sql[] =
+        "SELECT pg_catalog.hashtextextended('twsync \xc3\xa4 probes' COLLATE pg_catalog.\"C\", 7),"
+        " pg_catalog.getdatabaseencoding()";
+    const char *const both[2] = {sql, sql};
+    struct arena a = {0};
+    PGresult *r[2];
+    status s = verify_both(v, &a, "compare hashes", both, 0, NULL, r);
+    if (s == TW_OK)
+        v->fast = str_is(PQgetvalue(r[0], 0, 0), PQgetvalue(r[1], 0, 0)) &&
+                  str_is(PQgetvalue(r[0], 0, 1), PQgetvalue(r[1], 0, 1));
+    arena_free(&a);
+    return s;
+}
+
+/* Latency can be told from a difference only by the streams of the job that runs. */
+static status MUST_CHECK verify_streams(struct verify *v)
+{
+    if (v->o->at_rest) return TW_OK;
+    if (!status_running(v->job)) {
+        fail(v->e, TW_EJOB, "job %s does not run on this host: what is only on its way could not be"
+             " told from what differs", v->job->name);
+        fail_hint(v->e, "Verify where it runs; or, if nobody writes to either side and nothing is on"
+                        " its way, add --at-rest.");
+        return v->e->code;
+    }
+    v->page = stat_map(v->job->state_dir, false, v->e);
+    if (!v->page) return v->e->code;
+    for (int dir = 0; dir < 1 + v->two_way; dir++) {
+        int64_t state = v->page->task[dir].state;
+        if (state == TASK_Running || state == TASK_Retrying) continue;
+        fail(v->e, TW_EJOB, "task %s is %s: what is only on its way could not be told from what"
+             " differs", direction_names[dir], task_state_name((enum task_state) state));
+        fail_hint(v->e, "Verify while it runs; or, if nobody writes to either side and nothing is on"
+                        " its way, add --at-rest.");
+        return v->e->code;
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_open(struct verify *v)
+{
+    TRY(verify_streams(v));
+    for (int side = 0; side < 2; side++) {
+        v->db[side] = (struct db){.node = &v->job->node[side], .e = v->e};
+        snprintf(v->db[side].purpose, sizeof v->db[side].purpose, "%s:verify", v->job->name);
+        TRY(db_open(&v->db[side], false));
+    }
+    TRY(name_learn(v->job, &v->db[0], &v->arena, NULL, &v->job));
+    TRY(verify_probe(v));
+    if (!v->o->sql_path) return TW_OK;
+    v->sql = fopen(v->o->sql_path, "we");
+    if (!v->sql)
+        return fail(v->e, TW_EOS, "could not write \"%s\": %s", v->o->sql_path, strerror(errno));
+    fprintf(v->sql, "-- Statements for %c of job %s: they make its rows those of %c.\nBEGIN;\n",
+            v->o->take == 'a' ? 'b' : 'a', v->job->name, v->o->take);
+    return TW_OK;
+}
+
+static status MUST_CHECK verify_close(struct verify *v, status s)
+{
+    if (v->sql) {
+        if (s == TW_OK) fputs("COMMIT;\n", v->sql);
+        if (fclose(v->sql) && s == TW_OK)
+            s = fail(v->e, TW_EOS, "could not write \"%s\": %s", v->o->sql_path, strerror(errno));
+    }
+    if (v->page) munmap(v->page, sizeof *v->page);
+    db_close(&v->db[0]);
+    db_close(&v->db[1]);
+    arena_free(&v->list_arena);
+    arena_free(&v->arena);
+    return s;
+}
+
+static void verify_summary(struct verify *v)
+{
+    const char *word = v->differ ? "differs" : v->failed || v->undecided ? "incomplete" : "equal";
+    double took = (double) (os_now() - v->began_us) / USEC_SEC;
+    if (v->o->json) {
+        fprintf(v->out, "{\"result\":\"%s\",\"tables\":%" PRId64 ",\"rows\":%" PRId64 ",\"differences\":"
+                "%" PRId64 ",\"undecided\":%" PRId64 ",\"incomplete\":%" PRId64 ",\"seconds\":%.1f}\n",
+                word, v->tables, v->done, v->differ, v->undecided, v->failed, took);
+        return;
+    }
+    fprintf(v->out, "%" PRId64 " tables, %" PRId64 " rows, %.1f s: ", v->tables, v->done, took);
+    if (v->differ) fprintf(v->out, "%" PRId64 " differences\n", v->differ);
+    else if (v->undecided || v->failed) fprintf(v->out, "nothing differs in what could be compared\n");
+    else fprintf(v->out, "everything is equal%s\n", v->o->sample < 100 ? " in the sample" : "");
+}
+
+/* *result: 0 everything was compared and is equal, 1 something could not be compared, 2 something
+ * differs. */
+static status MUST_CHECK verify_run(const struct job *job, const struct verify_options *o, FILE *out,
+                                    int *result, struct tw_error *e)
+{
+    struct verify v = {.job = job, .o = o, .out = out, .e = e,
+                       .two_way = job->task[TW_REVERSE].enabled};
+    v.end = &v.list;
+    v.began_us = v.told_us = os_now();
+    v.seed = os_wall() & 0x7fffffff;
+    status s = verify_open(&v);
+    if (s == TW_OK) s = verify_tables(&v);
+    if (s == TW_OK && !o->ntables && !verify_over(&v)) s = verify_schema(&v);
+    if (s == TW_OK) verify_summary(&v);
+    *result = v.differ ? 2 : v.failed || v.undecided;
+    return verify_close(&v, s);
+}
+
+/* ==== 37. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -25718,14 +27297,15 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 37. cli ==============================================================
+/* ==== 38. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 
 struct cli {
     const char *command, *job_path, *table;
-    bool json, connect, apply, quiet, empty;
+    bool json, connect, apply, quiet, empty, count, at_rest;
     const char *log, *to, *limit, *transaction, *remove;
+    const char *sample, *rate, *most, *time, *sql;
     char **words;  /* what follows the job, from argv; or NULL */
     int nwords;
     struct conflicts_query conflicts;
@@ -25886,6 +27466,35 @@ static int cli_throttle(struct cli *c)
     return cli_give_up(c, throttle_run(c->job, c->words, c->nwords, stdout, &c->e));
 }
 
+/* A number of an option; false: it is none, or out of range. */
+static bool cli_number(const char *text, int64_t least, int64_t most, int64_t *out)
+{
+    const char *rest;
+    return !text || (job_digits(text, out, &rest) && !*rest && *out >= least && *out <= most);
+}
+
+static int cli_verify(struct cli *c)
+{
+    int64_t sample = 100, rate = 0, most = 10000, minutes = 0;
+    int result = 0;
+    if (!cli_number(c->sample, 1, 100, &sample))
+        return cli_wrong("option --sample takes a percentage, from 1 to 100");
+    if (!cli_number(c->rate, 1, INT32_MAX, &rate))
+        return cli_wrong("option --rate takes rows per second, from 1 to %d", INT32_MAX);
+    if (!cli_number(c->most, 0, INT64_MAX, &most))
+        return cli_wrong("option --most takes a number of differences; 0: no limit");
+    if (!cli_number(c->time, 1, 525600, &minutes))
+        return cli_wrong("option --minutes takes a number from 1 to 525600");
+    if (!c->sql != !c->conflicts.take)
+        return cli_wrong("--sql FILE and --take a|b belong together: whose rows are right?");
+    struct verify_options o = {
+        .count = c->count, .json = c->json, .at_rest = c->at_rest, .sample = (int) sample,
+        .rate = rate, .most = most, .time_us = minutes * 60 * USEC_SEC, .sql_path = c->sql,
+        .take = c->sql ? *c->conflicts.take : '\0', .tables = c->words, .ntables = c->nwords};
+    int code = cli_give_up(c, verify_run(c->job, &o, stdout, &result, &c->e));
+    return code ? code : result == 2 ? EXIT_DIFFER : result;
+}
+
 static const struct command {
     const char *name;
     int (*run)(struct cli *);
@@ -25905,6 +27514,13 @@ static const struct command {
      "print, or set, the next values of sequences for the other side"},
     {"schema", cli_schema, "[--apply]",
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
+    {"verify", cli_verify, "[TABLE...] [--json]",
+     "compare the rows of both sides while both are written to; what is on its way is no difference\n"
+     "                                             (--sample PERCENT, --count: keys alone, --rate ROWS"
+     " per second,\n"
+     "                                             --minutes N, --most DIFFERENCES per table, --at-rest,"
+     "\n                                             --sql FILE --take a|b: statements that mend the"
+     " other side)"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
     {"skip", cli_skip, "TABLE",
@@ -25949,7 +27565,8 @@ static void cli_usage(FILE *to)
           "JOB is a job file; jobs/ has commented examples.\n\n"
           "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
           "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
-          "to run is printed), 7 the schemas differ, 70 internal error, 71 out of memory.\n", to);
+          "to run is printed), 7 the schemas or the rows differ, 70 internal error, 71 out of memory.\n",
+          to);
 }
 
 /* The states of a task, as a graph for Graphviz. */
@@ -25977,7 +27594,7 @@ static const struct cli_opt {
 } cli_opts[] = {
 #define FLAG(f) offsetof(struct cli, f), 0
 #define VALUE(f) 0, offsetof(struct cli, f)
-    {"--json", FLAG(json), {NULL}, "check status conflicts"},
+    {"--json", FLAG(json), {NULL}, "check status conflicts verify"},
     {"--connect", FLAG(connect), {NULL}, "check"},
     {"--apply", FLAG(apply), {NULL}, "sequences schema"},
     {"--quiet", FLAG(quiet), {NULL}, NULL},
@@ -25993,7 +27610,14 @@ static const struct cli_opt {
     {"--open", FLAG(conflicts.open), {NULL}, "conflicts"},
     {"--limit", VALUE(limit), {NULL}, "conflicts"},
     {"--resolve", VALUE(conflicts.id), {NULL}, "conflicts"},
-    {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts"},
+    {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts verify"},
+    {"--count", FLAG(count), {NULL}, "verify"},
+    {"--at-rest", FLAG(at_rest), {NULL}, "verify"},
+    {"--sample", VALUE(sample), {NULL}, "verify"},
+    {"--rate", VALUE(rate), {NULL}, "verify"},
+    {"--minutes", VALUE(time), {NULL}, "verify"},
+    {"--most", VALUE(most), {NULL}, "verify"},
+    {"--sql", VALUE(sql), {NULL}, "verify"},
 #undef FLAG
 #undef VALUE
 };
@@ -26115,6 +27739,12 @@ static bool cli_wants_table(const struct cli *c)
     return str_is(c->command, "resync") || (str_is(c->command, "skip") && !c->transaction);
 }
 
+/* Does it take any number of words after the job? */
+static bool cli_takes_words(const struct cli *c)
+{
+    return str_is(c->command, "throttle") || str_is(c->command, "verify");
+}
+
 static int cli_parse(struct cli *c, int argc, char **argv)
 {
     for (int i = 2; i < argc; i++) {
@@ -26126,9 +27756,10 @@ static int cli_parse(struct cli *c, int argc, char **argv)
                              "everyone on this host");
         } else if (c->job_path && !c->table && cli_wants_table(c)) {
             c->table = argv[i];
-        } else if (c->job_path && str_is(c->command, "throttle")) {
+        } else if (c->job_path && cli_takes_words(c)) {
             if (c->words && c->words + c->nwords != &argv[i])
-                return cli_wrong("limits are given in one row, after the job");
+                return cli_wrong("%s are given in one row, after the job",
+                                 str_is(c->command, "verify") ? "tables" : "limits");
             if (!c->words) c->words = &argv[i];
             c->nwords++;
         } else if (c->job_path) {
