@@ -6004,6 +6004,7 @@ struct rel {
     bool parked;          /* left out until it is copied again: the fields above are not filled */
     bool named;           /* reverse: it has its names on A */
     bool followed;        /* reverse: it and its columns are called as on the target by now */
+    bool unlocked;        /* its rows are only read: settle_read_row() */
     struct relabel *relabels;
     int nrelabels;
     struct fill *fills;   /* columns the target has by now, which the source's rows lack */
@@ -9799,7 +9800,7 @@ static status MUST_CHECK careful_find(struct apply *ap, struct arena *a, const s
     }
     if (!rel->nident && !q.n) buf_str(&q.sql, "true");
     if (!rel->nident) buf_str(&q.sql, " LIMIT 1");
-    buf_str(&q.sql, " FOR UPDATE");
+    if (!rel->unlocked) buf_str(&q.sql, " FOR UPDATE");
     PGresult *r;
     TRY(sqlb_run(&q, ap->to, "look for the row", &r));
     *out = careful_best(a, c, r, compare && rel->nident);
@@ -15837,6 +15838,7 @@ struct settle {
     struct apply back;        /* writes on A, as the reverse task */
     struct db db;             /* its session */
     const char *origin;       /* NULL: settled rows are not given the winner's time */
+    bool one_way;             /* nothing is written on A, nor locked */
     struct tw_error *e;
     struct arena arena;       /* of the list */
     struct pending *list;
@@ -16000,8 +16002,8 @@ static status MUST_CHECK settle_add(struct settle *s, int side, const PGresult *
     return TW_OK;
 }
 
-/* Of conflicts c: their keys, those of rows that were in their way, and those that the changes would
- * have made of them. */
+/* Of conflicts c: their keys, those of rows that were in their way, and those that the changes
+ * would have made of them. */
 #define SETTLE_KEYS_OF_C                                                                           \
     "SELECT c.*, key AS k FROM c UNION ALL SELECT c.*, (SELECT jsonb_object_agg(name, e->name)"    \
     "   FROM jsonb_object_keys(key) name) FROM c, jsonb_array_elements(existing) e"                \
@@ -16093,7 +16095,7 @@ static status MUST_CHECK settle_done(struct settle *s, struct pending *p)
 
 static status MUST_CHECK settle_begin(struct settle *s)
 {
-    for (int side = 0; side < 2; side++) {
+    for (int side = s->one_way; side < 2; side++) {
         struct apply *ap = settle_side(s, side);
         PGresult *r;
         TRY(db_exec(ap->to, "begin",
@@ -16110,7 +16112,7 @@ static status MUST_CHECK settle_begin(struct settle *s)
 /* Commit on both, then read how far the streams must come to have passed it all. */
 static status MUST_CHECK settle_commit(struct settle *s, lsn_t until[2])
 {
-    for (int side = 0; side < 2; side++) {
+    for (int side = s->one_way; side < 2; side++) {
         struct apply *ap = settle_side(s, side);
         const char *lsn;
         TRY(db_exec(ap->to, "commit", "COMMIT"));
@@ -16126,7 +16128,7 @@ static status MUST_CHECK settle_commit(struct settle *s, lsn_t until[2])
 /* After a failure that is nobody's end: true, both sides are as before. */
 static bool settle_undo(struct settle *s)
 {
-    for (int side = 0; side < 2; side++) {
+    for (int side = s->one_way; side < 2; side++) {
         struct apply *ap = settle_side(s, side);
         struct tw_error keep = *s->e;
         if (PQstatus(ap->to->pg) != CONNECTION_OK) return false;
@@ -16185,10 +16187,9 @@ struct settle_row {
     struct found *found;   /* NULL: there is none */
 };
 
-static status MUST_CHECK settle_read(struct settle *s, const struct pending *p, int side,
-                                     struct arena *a, struct settle_row *row)
+static status MUST_CHECK settle_read_row(struct settle *s, const struct pending *p, int side,
+                                         struct arena *a, struct settle_row *row)
 {
-    TRY(settle_rel(s, p, !side, a, &row->rel));
     struct rel *rel = row->rel;
     struct value *key = arena_array(a, struct value, rel->ncolumns + 1);
     for (int i = 0; i < rel->ncolumns; i++) {
@@ -16203,7 +16204,15 @@ static status MUST_CHECK settle_read(struct settle *s, const struct pending *p, 
     row->c = (struct change){.rel = rel, .m = {.kind = 'D', .old_kind = 'K'}, .seq = ++s->serial,
                              .commit_lsn = s->ahead->applied_lsn, .commit_us = os_wall()};
     row->c.m.old = (struct tuple){rel->ncolumns, key};
+    rel->unlocked = s->one_way && side == 0;
     return careful_find(settle_side(s, side), a, &row->c, &row->found);
+}
+
+static status MUST_CHECK settle_read(struct settle *s, const struct pending *p, int side,
+                                     struct arena *a, struct settle_row *row)
+{
+    TRY(settle_rel(s, p, !side, a, &row->rel));
+    return settle_read_row(s, p, side, a, row);
 }
 
 /* The value that the other side's row has for a column of `row`. */
@@ -16232,6 +16241,20 @@ static bool settle_differ(const struct settle_row *row, const struct settle_row 
     return false;
 }
 
+/* What the other side's row says: values, and which of them are new to this side's. */
+static void settle_values(const struct settle_row *row, const struct settle_row *winner,
+                          struct arena *a, struct value **values, bool **write)
+{
+    struct rel *rel = row->rel;
+    *values = arena_array(a, struct value, rel->ncolumns + 1);
+    *write = arena_array(a, bool, rel->ncolumns + 1);
+    for (int i = 0; i < rel->ncolumns; i++) {
+        if (!rel_carries(rel, i)) continue;
+        (*values)[i] = value_of(settle_value(row, winner, i));
+        (*write)[i] = !row->found || !settle_same_text(row->found->values[i], (*values)[i].data);
+    }
+}
+
 /* Make this side's row the other's. */
 static status MUST_CHECK settle_write(struct settle *s, int side, struct arena *a,
                                       struct settle_row *row, const struct settle_row *winner)
@@ -16239,14 +16262,10 @@ static status MUST_CHECK settle_write(struct settle *s, int side, struct arena *
     struct apply *ap = settle_side(s, side);
     struct rel *rel = row->rel;
     rel->policy = POLICY_OVERWRITE;  /* whoever else is in its way */
+    struct value *values;
+    bool *write;
     if (!winner->found) return careful_delete(ap, a, rel, row->found);
-    struct value *values = arena_array(a, struct value, rel->ncolumns + 1);
-    bool *write = arena_array(a, bool, rel->ncolumns + 1);
-    for (int i = 0; i < rel->ncolumns; i++) {
-        if (!rel_carries(rel, i)) continue;
-        values[i] = value_of(settle_value(row, winner, i));
-        write[i] = !row->found || !settle_same_text(row->found->values[i], values[i].data);
-    }
+    settle_values(row, winner, a, &values, &write);
     row->c.m = (struct dml){.kind = 'I', .new = {rel->ncolumns, values}};
     if (!row->found) TRY(careful_insert(ap, a, &row->c, values));
     else TRY(careful_update_write(ap, a, &row->c, row->found, write, values));
@@ -24554,10 +24573,11 @@ static int release_statements(struct release *r, int node, const char **out)
                              r->job->name);
         out[n++] = arena_fmt(a, "DROP FUNCTION IF EXISTS twsync.\"ddl_%s\"()", r->job->name);
     }
-    const char *settle = arena_fmt(a, "twsync_%s_settle", r->job->name);
-    out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin"
-                            " WHERE roname = '%s') THEN PERFORM pg_replication_origin_drop('%s');"
-                            " END IF; END $$", settle, settle);
+    for (int i = 0; i < 2; i++)
+        out[n++] = arena_fmt(a, "DO $$ BEGIN IF EXISTS (SELECT FROM pg_replication_origin WHERE"
+                                " roname = 'twsync_%1$s_%2$s') THEN PERFORM"
+                                " pg_replication_origin_drop('twsync_%1$s_%2$s'); END IF; END $$",
+                             r->job->name, i ? "repair" : "settle");
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
                             " DELETE FROM twsync.progress WHERE job = '%1$s';"
                             " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%1$s';"
@@ -24580,7 +24600,7 @@ static int release_statements(struct release *r, int node, const char **out)
     return n;
 }
 
-enum { RELEASE_MAX = 12, RELEASE_TRIES = 50 };
+enum { RELEASE_MAX = 16, RELEASE_TRIES = 50 };
 
 /* A slot stays active for a moment after its session was ended. */
 static status MUST_CHECK release_one(struct db *d, const char *sql)
@@ -25650,13 +25670,14 @@ static status MUST_CHECK pause_run(const struct job *job, const char *task, bool
  * the two servers were not looked at in one moment, and changes are on their way.
  *
  * A suspect is looked at again, by its key, after both streams have passed all that was committed
- * when it was last looked at.  If the sides agree then, it was latency.  If they do not, and neither
- * row was written since (xmin), nothing is on its way that could make them agree: it is a
+ * when it was last looked at.  If the sides agree then, it was latency.  If they do not, and
+ * neither row was written since (xmin), nothing is on its way that could make them agree: it is a
  * difference.  If one was written, it is looked at once more.
  *
  * The sides need not order keys alike: every range is only a condition that both are asked with,
- * and the conditions of all ranges together hold for every row.  Where they order otherwise (another
- * collation) rows lie in other ranges, become suspects, and agree when they are looked at by key.
+ * and the conditions of all ranges together hold for every row.  Where they order otherwise
+ * (another collation) rows lie in other ranges, become suspects, and agree when they are looked at
+ * by key.
  *
  * A table without a key that both sides have is one range.  Without any key it is a bag: how often
  * has each side each row. */
@@ -25680,8 +25701,9 @@ struct verify_options {
     int64_t rate;         /* rows in a second; 0: no limit */
     int64_t most;         /* differences in a table, then the next; 0: no limit */
     usec time_us;         /* 0: no limit */
+    bool repair, dry_run;
     const char *sql_path; /* statements that make the other side like .take */
-    char take;
+    char take;            /* whose rows are right; '\0': as the job's policies say */
     char *const *tables;  /* from argv; none: all */
     int ntables;
 };
@@ -25711,6 +25733,9 @@ struct verify_table {
     bool failed;           /* by an error */
     int nsuspects;
     usec took_us;
+    struct rel *rel[2];    /* to be repaired: as each side writes it */
+    int64_t repaired;
+    const char *unrepaired;  /* why some were not */
     struct verify_table *next;  /* whose rows were read, but some are still suspect */
 };
 
@@ -25726,7 +25751,8 @@ struct suspect {
     struct verify_table *of;
     const char **key;     /* texts; of a bag: the hash */
     struct seen at[2], now[2];
-    bool gone;
+    bool gone, told;
+    int tries;            /* to repair it */
 };
 
 struct verify {
@@ -25743,9 +25769,12 @@ struct verify {
     struct arena list_arena;
     int nlist;
     struct verify_table *open;
+    struct settle settle;     /* to repair */
+    struct apply ahead;
+    bool replica[2];          /* foreign keys rest in the session: no write brings others along */
     usec began_us, told_us;
     int64_t done;             /* rows, for the limit */
-    int64_t differ, undecided, failed, tables, left_out;
+    int64_t differ, repaired, undecided, failed, tables;
     struct tw_error *e;
 };
 
@@ -26108,6 +26137,12 @@ static status MUST_CHECK verify_mark(struct verify *v, lsn_t mark[2])
     return s;
 }
 
+static bool verify_streams_on(const struct verify *v, int dir)
+{
+    int64_t state = v->page->task[dir].state;
+    return state == TASK_Running || state == TASK_Retrying;
+}
+
 /* Until both streams have passed; *passed: they have.  A commit of ours writes down what lies in
  * front of it, so that it is sent. */
 static status MUST_CHECK verify_wait(struct verify *v, const lsn_t mark[2], bool *passed)
@@ -26118,7 +26153,9 @@ static status MUST_CHECK verify_wait(struct verify *v, const lsn_t mark[2], bool
         for (int dir = 0; dir < 1 + v->two_way; dir++)
             there[dir] = v->page->task[dir].passed_lsn >= mark[dir];
         *passed = there[0] && there[1];
-        if (*passed || os_now() - began > VERIFY_PATIENCE_S * USEC_SEC) return TW_OK;
+        for (int dir = 0; dir < 2; dir++)
+            if (!there[dir] && !verify_streams_on(v, dir)) return TW_OK;
+        if (os_now() - began > VERIFY_PATIENCE_S * USEC_SEC) return TW_OK;
         for (int side = 0; side < 2; side++) {
             TRY(db_tick(&v->db[side]));
             if (there[side] || os_now() - flushed < USEC_SEC / 4) continue;
@@ -26213,7 +26250,6 @@ static status MUST_CHECK verify_conflicts(struct verify *v, struct verify_table 
         verify_key_json(vt, some[i], &one);
         struct value x = value_of(one.data);
         array_value(&keys, &x);
-        waits[i] = false;
     }
     buf_char(&keys, '}');
     const char *list = arena_str(a, keys.data);
@@ -26409,17 +26445,262 @@ static void verify_tell(struct verify *v, struct verify_table *vt, const struct 
     if (v->sql && vt->nkey) verify_tell_sql(v, vt, x);
 }
 
+/* ---- repair ---- */
+
+static const char verify_resync[] = "twsync resync brings it to b as it is on a";
+
+enum { REPAIR_BATCH = 20, REPAIR_TRIES = 4 };
+
+/* Each side's row is made the winner's as after a conflict (chapter 26): both sides' progress is
+ * taken first, so no batch of either task is half done; both rows are locked, and must be what was
+ * found; the write is marked, so that it is not carried back.  Nothing is on its way to either row
+ * then, so whatever is written to one of them later meets what it left from.  In a one-way job
+ * nothing is locked on A: what A has by then forward brings, and it meets what was written here. */
+static char repair_winner(struct verify *v, const struct verify_table *vt,
+                          const struct settle_row row[2], struct conf_side at[2])
+{
+    if (v->o->take) return v->o->take;
+    if (!v->two_way) return 'a';
+    for (int side = 0; side < 2; side++)
+        if (row[side].found || v->page) at[side] = settle_when(&v->settle, &row[side]);
+    return conf_winner(job_policy(v->job, TW_FORWARD, vt->t->schema, vt->t->name),
+                       job_policy(v->job, TW_REVERSE, vt->t->schema, vt->t->name),
+                       job_winner(v->job), &at[0], &at[1]);
+}
+
+static struct pending repair_key(struct verify *v, const struct verify_table *vt,
+                                 const struct suspect *x)
+{
+    struct pending p = {.schema = vt->t->schema, .table = vt->t->name, .nparts = vt->nkey,
+                        .values = x->key};
+    p.names = arena_array(&v->list_arena, const char *, vt->nkey + 1);
+    for (int k = 0; k < vt->nkey; k++) p.names[k] = vt->columns[vt->key[k]].name;
+    return p;
+}
+
+/* A row to be repaired: both sides', and where it is written; side -1: nowhere. */
+struct repair_row {
+    struct settle_row row[2];
+    int side;
+    usec at_us;
+};
+
+static status MUST_CHECK repair_decide(struct verify *v, struct verify_table *vt,
+                                       const struct suspect *x, struct repair_row *m)
+{
+    struct conf_side at[2] = {{0}, {0}};
+    bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
+    m->side = -1;
+    if (!still || !settle_differ(&m->row[0], &m->row[1])) return TW_OK;
+    char winner = repair_winner(v, vt, m->row, at);
+    if (!winner)
+        return fail(v->e, TW_ESCHEMA, "the job's policies name no winner: add --take a"
+                                        " or --take b");
+    m->side = winner == 'a';
+    m->at_us = at[!m->side].at_us;
+    return TW_OK;
+}
+
+/* A row in the way of its unique keys is not the repair's to remove: it is wrong itself, and goes
+ * its own way first. */
+static status MUST_CHECK repair_write(struct verify *v, struct arena *a, struct repair_row *m)
+{
+    struct settle_row *row = &m->row[m->side], *winner = &m->row[!m->side];
+    struct apply *ap = settle_side(&v->settle, m->side);
+    struct value *values;
+    bool *write;
+    struct written w = {0};
+    if (!winner->found) {
+        if (row->found) TRY(careful_delete(ap, a, row->rel, row->found));
+    } else {
+        settle_values(row, winner, a, &values, &write);
+        if (row->found) TRY(careful_try_update(ap, a, row->rel, row->found, write, values, &w));
+        else TRY(careful_try_insert(ap, a, row->rel, values, &w));
+    }
+    if (w.unique)
+        return fail(v->e, TW_ESERVER, "another row of %c has its value of unique key %s",
+                    ap->to->node->letter, ap->violated);
+    return settle_time(&v->settle, m->side, m->at_us);
+}
+
+/* The row gives up the values of its unique keys that may be NULL. */
+static status MUST_CHECK repair_free(struct apply *ap, struct arena *a, struct settle_row *row)
+{
+    struct rel *rel = row->rel;
+    struct value *values = arena_array(a, struct value, rel->ncolumns + 1);
+    bool *write = arena_array(a, bool, rel->ncolumns + 1), any = false;
+    struct written w;
+    for (int k = 0; k < rel->nkeys; k++)
+        for (int i = 0; i < rel->keys[k].n; i++) {
+            int column = rel->keys[k].columns[i];
+            const struct target_column *t = column < 0 ? NULL : &rel->targets[column];
+            if (!t || t->source < 0 || t->not_null || &rel->keys[k] == rel->identity) continue;
+            values[t->source].kind = 'n';
+            write[t->source] = any = true;
+        }
+    if (!any) return TW_OK;
+    TRY(careful_try_update(ap, a, rel, row->found, write, values, &w));
+    if (w.unique) return TW_OK;
+    row->found->ctid = w.ctid;
+    row->found->tableoid = w.tableoid;
+    for (int i = 0; i < rel->ncolumns; i++)
+        if (write[i]) row->found->values[i] = NULL;
+    return TW_OK;
+}
+
+/* Rows that have each other's unique values: all of them leave before they come again; where what
+ * refers to them would be taken along, only their values do. */
+static status MUST_CHECK repair_remove(struct verify *v, struct arena *a, struct repair_row *m,
+                                       int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct settle_row *row = m[i].side < 0 ? NULL : &m[i].row[m[i].side];
+        if (!row || !row->found) continue;
+        struct apply *ap = settle_side(&v->settle, m[i].side);
+        if (!v->replica[m[i].side]) {
+            TRY(repair_free(ap, a, row));
+            continue;
+        }
+        TRY(careful_delete(ap, a, row->rel, row->found));
+        row->found = NULL;
+    }
+    return TW_OK;
+}
+
+/* Some of them in one transaction on each side. */
+static status MUST_CHECK repair_some(struct verify *v, struct verify_table *vt,
+                                     struct suspect *const *some, int n, bool remove)
+{
+    static const char *const nothing[2] = {"", ""};
+    struct arena a = {0};
+    struct repair_row *m = arena_array(&a, struct repair_row, n);
+    struct settle *s = &v->settle;
+    lsn_t until[2];
+    PGresult *r[2];
+    status st = settle_begin(s);
+    for (int i = 0; i < n && st == TW_OK; i++) {
+        struct pending p = repair_key(v, vt, some[i]);
+        for (int side = 0; side < 2 && st == TW_OK; side++) {
+            if (!vt->rel[side]) st = settle_rel(s, &p, !side, &a, &vt->rel[side]);
+            m[i].row[side].rel = vt->rel[side];
+            if (st == TW_OK) st = settle_read_row(s, &p, side, &a, &m[i].row[side]);
+        }
+    }
+    if (st == TW_OK) st = verify_look(v, vt, &a, some, n, nothing, r);
+    if (st == TW_OK) verify_note(v, some, n, r);
+    for (int i = 0; i < n && st == TW_OK; i++) st = repair_decide(v, vt, some[i], &m[i]);
+    if (st == TW_OK && remove) st = repair_remove(v, &a, m, n);
+    for (int i = 0; i < n && st == TW_OK; i++)
+        if (m[i].side >= 0) st = repair_write(v, &a, &m[i]);
+    if (st == TW_OK) st = settle_commit(s, until);
+    arena_free(&a);
+    return st;
+}
+
+/* What one is refused with does not keep the others from theirs.  It may go later, when the rows
+ * are there that it refers to, or have gone that are in its way; locks are waited for in the next
+ * round.  *refused: it was, and by what is in vt->unrepaired. */
+static status MUST_CHECK repair_try(struct verify *v, struct verify_table *vt,
+                                    struct suspect *const *some, int n, bool remove, bool *refused)
+{
+    status s = repair_some(v, vt, some, n, remove);
+    *refused = false;
+    if (s == TW_OK) return TW_OK;
+    if (!settle_undo(&v->settle) || (s != TW_ETXN && s != TW_ESERVER && s != TW_ESCHEMA)) return s;
+    *refused = s != TW_ETXN;
+    if (*refused) vt->unrepaired = arena_str(&v->arena, v->e->msg);
+    error_clear(v->e);
+    return TW_OK;
+}
+
+static status MUST_CHECK repair_rows(struct verify *v, struct verify_table *vt,
+                                     struct suspect *const *some, int n)
+{
+    int size = v->settle.origin ? 1 : REPAIR_BATCH, stuck = 0;
+    struct suspect *again[VERIFY_BATCH];
+    bool refused;
+    for (int i = 0; i < n; i++)
+        if (some[i]->tries >= REPAIR_TRIES / 2) again[stuck++] = some[i];
+    if (stuck) TRY(repair_try(v, vt, again, stuck, true, &refused));
+    for (int i = 0, count; i < n; i += count) {
+        count = n - i < size ? n - i : size;
+        TRY(repair_try(v, vt, some + i, count, false, &refused));
+        for (int k = i; k < i + count && refused; k++) {
+            bool alone;
+            TRY(repair_try(v, vt, some + k, 1, false, &alone));
+            some[k]->tries += alone;
+        }
+    }
+    return TW_OK;
+}
+
+static bool repair_may(struct verify *v, struct verify_table *vt, const struct suspect *x)
+{
+    if (!v->o->repair || v->o->dry_run) return false;
+    if (vt->extra_is_fine || !vt->nkey)
+        vt->unrepaired = verify_resync;
+    return vt->nkey && !vt->extra_is_fine && x->tries < REPAIR_TRIES;
+}
+
+/* Sessions that write as the tasks do. */
+static status MUST_CHECK repair_open(struct verify *v)
+{
+    struct settle *s = &v->settle;
+    struct apply *side[2] = {&s->back, &v->ahead};
+    *s = (struct settle){.job = v->job, .page = v->page, .ahead = &v->ahead, .e = v->e,
+                         .serial = os_wall(), .one_way = !v->two_way};
+    if (v->two_way && job_uses_policy(v->job, POLICY_LATEST))
+        s->origin = arena_fmt(&v->arena, "twsync_%s_repair", v->job->name);
+    for (int i = s->one_way; i < 2; i++) {
+        struct rights rights;
+        TRY(check_rights(&v->db[i], &rights));
+        v->replica[i] = rights.replica_role;
+        if (rights.replica_role)
+            TRY(db_exec(&v->db[i], "set session_replication_role",
+                        "SET session_replication_role = replica"));
+        if (s->origin) TRY(slot_origin_setup(&v->db[i], s->origin));
+    }
+    for (int i = 0; i < 2; i++)
+        *side[i] = (struct apply){.to = &v->db[i], .from = &v->db[!i], .e = v->e,
+                                  .task = task_name(&v->arena, v->job, i ? TW_FORWARD : TW_REVERSE),
+                                  .dir = i ? TW_FORWARD : TW_REVERSE, .applied_lsn = 1,
+                                  .memory = v->page ? &v->page->memory : NULL,
+                                  .origin = s->origin != NULL};
+    return TW_OK;
+}
+
+static void repair_close(struct verify *v)
+{
+    struct apply *side[2] = {&v->settle.back, &v->ahead};
+    for (int i = 0; i < 2; i++) {
+        arena_free(&side[i]->scratch);
+        arena_free(&side[i]->txn_arena);
+        arena_free(&side[i]->left_arena);
+        /* Where it cannot be dropped `twsync release` does it. */
+        struct tw_error none;
+        error_clear(&none);
+        v->db[i].e = &none;
+        if (v->settle.origin && v->db[i].pg &&
+            db_exec_params(&v->db[i], "drop the replication origin",
+                           "SELECT pg_replication_origin_session_reset(),"
+                           " pg_replication_origin_drop($1)", 1, &v->settle.origin) != TW_OK)
+            log_debug("%s", none.msg);
+    }
+}
+
 /* ---- looking again ---- */
 
-/* What is left of these after their rows did not move: tell it, by their values.  Rows that moved
- * meanwhile, or whose values are the same in spite of their hashes, are not told. */
+/* What is left of these after their rows did not move: tell it, by their values, and repair it.
+ * Rows that moved meanwhile, or whose values are the same in spite of their hashes, are not
+ * told. */
 static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt,
                                        struct suspect *const *some, int n)
 {
     struct arena a = {0};
     struct buf more[2] = {{0}, {0}};
     PGresult *r[2];
-    int row[VERIFY_BATCH][2];
+    int row[VERIFY_BATCH][2], left = 0;
+    struct suspect *mend[VERIFY_BATCH];
     for (int side = 0; side < 2; side++)
         for (int i = 0; i < vt->ncolumns; i++)
             buf_fmt(&more[side], ", (%s)::pg_catalog.text", vt->columns[i].value[side]);
@@ -26440,12 +26721,16 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
         for (int side = 0; side < 2; side++)
             if (row[i][side] >= 0) rows[side] = (struct verify_row){r[side], row[i][side], 3};
         for (int c = 0; c < vt->ncolumns && !differ; c++) differ = verify_cells_differ(rows, c);
-        if (differ) verify_tell(v, vt, rows);
+        if (differ && !x->told) verify_tell(v, vt, rows);
+        x->told = x->told || differ;
+        if (!differ || !repair_may(v, vt, x)) continue;
+        x->gone = false;
+        mend[left++] = x;
     }
     buf_free(&more[0]);
     buf_free(&more[1]);
     arena_free(&a);
-    return s;
+    return s == TW_OK && left ? repair_rows(v, vt, mend, left) : s;
 }
 
 /* One look at some of them, after the streams passed the last one. */
@@ -26455,7 +26740,7 @@ static status MUST_CHECK verify_judge(struct verify *v, struct verify_table *vt,
     static const char *const nothing[2] = {"", ""};
     struct arena a = {0};
     struct suspect *left[VERIFY_BATCH];
-    bool waits[VERIFY_BATCH];
+    bool waits[VERIFY_BATCH] = {false};
     PGresult *r[2];
     int nleft = 0, k = 0;
     status s = verify_look(v, vt, &a, some, n, nothing, r);
@@ -26465,6 +26750,7 @@ static status MUST_CHECK verify_judge(struct verify *v, struct verify_table *vt,
         x->gone = seen_same_row(&x->now[0], &x->now[1]) ||
                   (vt->extra_is_fine && !x->now[0].n);
         bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
+        vt->repaired += x->gone && x->told;
         if (!x->gone && still) left[nleft++] = x;
         x->at[0] = x->now[0];
         x->at[1] = x->now[1];
@@ -26490,10 +26776,10 @@ static status MUST_CHECK verify_bag_look(struct verify *v, struct verify_table *
     values[0] = arena_str(a, b.data);
     buf_free(&b);
     for (int side = 0; side < 2; side++)
-        sql[side] = arena_fmt(a, "SELECT o.n, x.n FROM pg_catalog.unnest($1::pg_catalog.int8[]) WITH"
-                                 " ORDINALITY o(h, n) JOIN (SELECT %s AS h, pg_catalog.count(*) AS"
-                                 " n FROM %s WHERE %s = ANY ($1::pg_catalog.int8[]) GROUP BY 1) x"
-                                 " ON x.h = o.h", vt->hash[side], vt->from[side], vt->hash[side]);
+        sql[side] = arena_fmt(a, "SELECT o.n, x.n FROM pg_catalog.unnest($1::pg_catalog.int8[])"
+                                 " WITH ORDINALITY o(h, n) JOIN (SELECT %s AS h,"
+                                 " pg_catalog.count(*) AS n FROM %s WHERE %s = ANY"
+                                 " ($1::pg_catalog.int8[]) GROUP BY 1) x ON x.h = o.h", vt->hash[side], vt->from[side], vt->hash[side]);
     TRY(verify_both(v, a, "count rows again", sql, 1, values, r));
     for (int side = 0; side < 2; side++) {
         for (int i = 0; i < n; i++) some[i]->now[side] = (struct seen){0};
@@ -26537,6 +26823,7 @@ static status MUST_CHECK verify_bag_judge(struct verify *v, struct verify_table 
         x->at[1] = x->now[1];
         if (x->gone || !still) continue;
         x->gone = true;
+        if (v->o->repair && !v->o->dry_run) vt->unrepaired = verify_resync;
         s = verify_bag_tell(v, vt, &a, x);
     }
     arena_free(&a);
@@ -26558,10 +26845,11 @@ static void verify_table_json(struct verify *v, const struct verify_table *vt)
     struct buf b = {0};
     buf_str(&b, "{\"table\":");
     json_str(&b, vt->name);
-    buf_fmt(&b, ",\"rows\":{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"differ\":%" PRId64 ",\"missing\":"
-                "{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"undecided\":%" PRId64 ",\"ms\":%" PRId64,
+    buf_fmt(&b, ",\"rows\":{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"differ\":%" PRId64
+                ",\"missing\":{\"a\":%" PRId64 ",\"b\":%" PRId64 "},\"undecided\":%" PRId64
+                ",\"repaired\":%" PRId64 ",\"ms\":%" PRId64,
             vt->rows[0], vt->rows[1], vt->differ, vt->missing[0], vt->missing[1], vt->undecided,
-            vt->took_us / 1000);
+            vt->repaired, vt->took_us / 1000);
     buf_char(&b, ',');
     json_value(&b, "note", vt->why);
     buf_str(&b, "}\n");
@@ -26576,7 +26864,8 @@ static void verify_table_text(struct verify *v, const struct verify_table *vt)
         int64_t n;
         const char *what;
     } counts[] = {{vt->differ, "differ"}, {vt->missing[1], "missing on b"},
-                  {vt->missing[0], "missing on a"}, {vt->undecided, "not to be decided"}};
+                  {vt->missing[0], "missing on a"}, {vt->repaired, "repaired"},
+                  {vt->undecided, "not to be decided"}};
     bool compared = vt->from[1] != NULL, any = false;
     buf_fmt(&b, "  %-40s ", vt->name);
     struct buf n = {0};
@@ -26591,8 +26880,9 @@ static void verify_table_text(struct verify *v, const struct verify_table *vt)
         any = true;
     }
     if (!any && compared && !vt->why) buf_str(&b, "equal");
-    if (vt->why) buf_fmt(&b, "%s%s%s", any ? " (" : compared ? "no difference yet: " : "not compared: ",
-                         vt->why, any ? ")" : "");
+    if (vt->why && any) buf_fmt(&b, " (%s)", vt->why);
+    else if (vt->why)
+        buf_fmt(&b, "%s: %s", compared ? "no difference yet" : "not compared", vt->why);
     buf_fmt(&b, "  %.1f s\n%s", (double) vt->took_us / USEC_SEC, buf_cstr(&vt->shown));
     if (verify_found(vt) > VERIFY_SHOWN) buf_str(&b, "    ...\n");
     fputs(b.data, v->out);
@@ -26602,11 +26892,16 @@ static void verify_table_text(struct verify *v, const struct verify_table *vt)
 static void verify_table_end(struct verify *v, struct verify_table *vt)
 {
     if (!vt->why && verify_enough(v, vt)) vt->why = "enough differs, the rest was not compared";
+    if (!vt->why && vt->unrepaired && vt->repaired < verify_found(vt))
+        vt->why = arena_fmt(&v->arena, "not repaired: %s", vt->unrepaired);
+    for (int side = 0; side < 2; side++)
+        if (vt->rel[side]) rel_free(vt->rel[side]);
     if (v->o->json) verify_table_json(v, vt);
     else verify_table_text(v, vt);
     fflush(v->out);
     v->tables++;
     v->differ += verify_found(vt);
+    v->repaired += vt->repaired;
     v->undecided += vt->undecided;
     v->failed += vt->failed || (vt->why && vt->from[1]);
     buf_free(&vt->shown);
@@ -27096,7 +27391,8 @@ static status MUST_CHECK verify_schema(struct verify *v)
         fprintf(v->out, "  the schemas are equal\n");
     } else if (s == TW_OK) {
         fprintf(v->out, "  the schemas differ: what b needs to be as a is\n");
-        for (char *save = NULL, *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+        char *save = NULL;
+        for (char *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
             fprintf(v->out, "    %s\n", l);
     }
     v->differ += differ;
@@ -27131,19 +27427,18 @@ static status MUST_CHECK verify_streams(struct verify *v)
     if (!status_running(v->job)) {
         fail(v->e, TW_EJOB, "job %s does not run on this host: what is only on its way could not be"
              " told from what differs", v->job->name);
-        fail_hint(v->e, "Verify where it runs; or, if nobody writes to either side and nothing is on"
-                        " its way, add --at-rest.");
+        fail_hint(v->e, "Verify where it runs; or, if nobody writes to either side and nothing is"
+                        " on its way, add --at-rest.");
         return v->e->code;
     }
     v->page = stat_map(v->job->state_dir, false, v->e);
     if (!v->page) return v->e->code;
     for (int dir = 0; dir < 1 + v->two_way; dir++) {
-        int64_t state = v->page->task[dir].state;
-        if (state == TASK_Running || state == TASK_Retrying) continue;
+        if (verify_streams_on(v, dir)) continue;
         fail(v->e, TW_EJOB, "task %s is %s: what is only on its way could not be told from what"
-             " differs", direction_names[dir], task_state_name((enum task_state) state));
-        fail_hint(v->e, "Verify while it runs; or, if nobody writes to either side and nothing is on"
-                        " its way, add --at-rest.");
+             " differs", direction_names[dir], task_state_name(v->page->task[dir].state));
+        fail_hint(v->e, "Verify while it runs; or, if nobody writes to either side and nothing is"
+                        " on its way, add --at-rest.");
         return v->e->code;
     }
     return TW_OK;
@@ -27159,6 +27454,7 @@ static status MUST_CHECK verify_open(struct verify *v)
     }
     TRY(name_learn(v->job, &v->db[0], &v->arena, NULL, &v->job));
     TRY(verify_probe(v));
+    if (v->o->repair && !v->o->dry_run) TRY(repair_open(v));
     if (!v->o->sql_path) return TW_OK;
     v->sql = fopen(v->o->sql_path, "we");
     if (!v->sql)
@@ -27175,6 +27471,7 @@ static status MUST_CHECK verify_close(struct verify *v, status s)
         if (fclose(v->sql) && s == TW_OK)
             s = fail(v->e, TW_EOS, "could not write \"%s\": %s", v->o->sql_path, strerror(errno));
     }
+    repair_close(v);
     if (v->page) munmap(v->page, sizeof *v->page);
     db_close(&v->db[0]);
     db_close(&v->db[1]);
@@ -27183,26 +27480,37 @@ static status MUST_CHECK verify_close(struct verify *v, status s)
     return s;
 }
 
+static void verify_summary_json(struct verify *v, bool differs, bool whole, double took)
+{
+    const char *word = differs ? "differs" : whole ? "equal" : "incomplete";
+    fprintf(v->out, "{\"result\":\"%s\",\"tables\":%" PRId64 ",\"rows\":%" PRId64
+                    ",\"differences\":%" PRId64 ",\"repaired\":%" PRId64 ",\"undecided\":%" PRId64
+                    ",\"incomplete\":%" PRId64 ",\"seconds\":%.1f}\n",
+            word, v->tables, v->done, v->differ, v->repaired, v->undecided, v->failed, took);
+}
+
 static void verify_summary(struct verify *v)
 {
-    const char *word = v->differ ? "differs" : v->failed || v->undecided ? "incomplete" : "equal";
+    bool differs = v->differ > v->repaired, whole = !v->failed && !v->undecided;
     double took = (double) (os_now() - v->began_us) / USEC_SEC;
     if (v->o->json) {
-        fprintf(v->out, "{\"result\":\"%s\",\"tables\":%" PRId64 ",\"rows\":%" PRId64 ",\"differences\":"
-                "%" PRId64 ",\"undecided\":%" PRId64 ",\"incomplete\":%" PRId64 ",\"seconds\":%.1f}\n",
-                word, v->tables, v->done, v->differ, v->undecided, v->failed, took);
+        verify_summary_json(v, differs, whole, took);
         return;
     }
     fprintf(v->out, "%" PRId64 " tables, %" PRId64 " rows, %.1f s: ", v->tables, v->done, took);
-    if (v->differ) fprintf(v->out, "%" PRId64 " differences\n", v->differ);
-    else if (v->undecided || v->failed) fprintf(v->out, "nothing differs in what could be compared\n");
+    if (v->differ)
+        fprintf(v->out, "%" PRId64 " difference%s", v->differ, v->differ == 1 ? "" : "s");
+    if (v->differ && v->o->repair && !v->o->dry_run)
+        fprintf(v->out, ", %" PRId64 " repaired", v->repaired);
+    if (v->differ) fputc('\n', v->out);
+    else if (!whole) fputs("nothing differs in what could be compared\n", v->out);
     else fprintf(v->out, "everything is equal%s\n", v->o->sample < 100 ? " in the sample" : "");
 }
 
 /* *result: 0 everything was compared and is equal, 1 something could not be compared, 2 something
  * differs. */
-static status MUST_CHECK verify_run(const struct job *job, const struct verify_options *o, FILE *out,
-                                    int *result, struct tw_error *e)
+static status MUST_CHECK verify_run(const struct job *job, const struct verify_options *o,
+                                    FILE *out, int *result, struct tw_error *e)
 {
     struct verify v = {.job = job, .o = o, .out = out, .e = e,
                        .two_way = job->task[TW_REVERSE].enabled};
@@ -27211,9 +27519,9 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     v.seed = os_wall() & 0x7fffffff;
     status s = verify_open(&v);
     if (s == TW_OK) s = verify_tables(&v);
-    if (s == TW_OK && !o->ntables && !verify_over(&v)) s = verify_schema(&v);
+    if (s == TW_OK && !o->ntables && !o->repair && !verify_over(&v)) s = verify_schema(&v);
     if (s == TW_OK) verify_summary(&v);
-    *result = v.differ ? 2 : v.failed || v.undecided;
+    *result = v.differ > v.repaired ? 2 : v.failed || v.undecided;
     return verify_close(&v, s);
 }
 
@@ -27303,7 +27611,7 @@ void tw_stop(void)
 
 struct cli {
     const char *command, *job_path, *table;
-    bool json, connect, apply, quiet, empty, count, at_rest;
+    bool json, connect, apply, quiet, empty, count, at_rest, dry_run;
     const char *log, *to, *limit, *transaction, *remove;
     const char *sample, *rate, *most, *time, *sql;
     char **words;  /* what follows the job, from argv; or NULL */
@@ -27475,7 +27783,8 @@ static bool cli_number(const char *text, int64_t least, int64_t most, int64_t *o
 
 static int cli_verify(struct cli *c)
 {
-    int64_t sample = 100, rate = 0, most = 10000, minutes = 0;
+    bool repair = str_is(c->command, "repair");
+    int64_t sample = 100, rate = 0, most = repair ? 0 : 10000, minutes = 0;
     int result = 0;
     if (!cli_number(c->sample, 1, 100, &sample))
         return cli_wrong("option --sample takes a percentage, from 1 to 100");
@@ -27485,12 +27794,17 @@ static int cli_verify(struct cli *c)
         return cli_wrong("option --most takes a number of differences; 0: no limit");
     if (!cli_number(c->time, 1, 525600, &minutes))
         return cli_wrong("option --minutes takes a number from 1 to 525600");
-    if (!c->sql != !c->conflicts.take)
+    if (repair && !c->job->task[TW_REVERSE].enabled && c->conflicts.take &&
+        *c->conflicts.take == 'b')
+        return cli_wrong("the job writes nothing on a: without a reverse task a's rows are right");
+    if (!repair && !c->sql != !c->conflicts.take)
         return cli_wrong("--sql FILE and --take a|b belong together: whose rows are right?");
     struct verify_options o = {
         .count = c->count, .json = c->json, .at_rest = c->at_rest, .sample = (int) sample,
         .rate = rate, .most = most, .time_us = minutes * 60 * USEC_SEC, .sql_path = c->sql,
-        .take = c->sql ? *c->conflicts.take : '\0', .tables = c->words, .ntables = c->nwords};
+        .repair = repair, .dry_run = c->dry_run,
+        .take = c->conflicts.take ? *c->conflicts.take : '\0',
+        .tables = c->words, .ntables = c->nwords};
     int code = cli_give_up(c, verify_run(c->job, &o, stdout, &result, &c->e));
     return code ? code : result == 2 ? EXIT_DIFFER : result;
 }
@@ -27515,12 +27829,17 @@ static const struct command {
     {"schema", cli_schema, "[--apply]",
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"verify", cli_verify, "[TABLE...] [--json]",
-     "compare the rows of both sides while both are written to; what is on its way is no difference\n"
-     "                                             (--sample PERCENT, --count: keys alone, --rate ROWS"
-     " per second,\n"
-     "                                             --minutes N, --most DIFFERENCES per table, --at-rest,"
-     "\n                                             --sql FILE --take a|b: statements that mend the"
-     " other side)"},
+     "compare the rows of both sides while both are written to; what is only on its way is no\n"
+     "                                             difference (--sample PERCENT, --count: keys alone,"
+     "\n                                             --rate ROWS per second, --minutes N, --most"
+     " DIFFERENCES\n                                             per table, --at-rest, --sql FILE"
+     " --take a|b:\n                                             statements that mend the other"
+     " side)"},
+    {"repair", cli_verify, "[TABLE...] [--take a|b]",
+     "make rows that differ the winner's on both sides, while both are written to: by the job's\n"
+     "                                             policies, or --take's (--dry-run: tell them only;"
+     "\n                                             --json, --rate, --minutes, --most, --at-rest:"
+     " as of verify)"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
     {"skip", cli_skip, "TABLE",
@@ -27565,8 +27884,8 @@ static void cli_usage(FILE *to)
           "JOB is a job file; jobs/ has commented examples.\n\n"
           "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
           "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
-          "to run is printed), 7 the schemas or the rows differ, 70 internal error, 71 out of memory.\n",
-          to);
+          "to run is printed), 7 the schemas or the rows differ, 70 internal error,\n"
+          "71 out of memory.\n", to);
 }
 
 /* The states of a task, as a graph for Graphviz. */
@@ -27594,7 +27913,7 @@ static const struct cli_opt {
 } cli_opts[] = {
 #define FLAG(f) offsetof(struct cli, f), 0
 #define VALUE(f) 0, offsetof(struct cli, f)
-    {"--json", FLAG(json), {NULL}, "check status conflicts verify"},
+    {"--json", FLAG(json), {NULL}, "check status conflicts verify repair"},
     {"--connect", FLAG(connect), {NULL}, "check"},
     {"--apply", FLAG(apply), {NULL}, "sequences schema"},
     {"--quiet", FLAG(quiet), {NULL}, NULL},
@@ -27610,13 +27929,14 @@ static const struct cli_opt {
     {"--open", FLAG(conflicts.open), {NULL}, "conflicts"},
     {"--limit", VALUE(limit), {NULL}, "conflicts"},
     {"--resolve", VALUE(conflicts.id), {NULL}, "conflicts"},
-    {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts verify"},
+    {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts verify repair"},
+    {"--dry-run", FLAG(dry_run), {NULL}, "repair"},
     {"--count", FLAG(count), {NULL}, "verify"},
-    {"--at-rest", FLAG(at_rest), {NULL}, "verify"},
+    {"--at-rest", FLAG(at_rest), {NULL}, "verify repair"},
     {"--sample", VALUE(sample), {NULL}, "verify"},
-    {"--rate", VALUE(rate), {NULL}, "verify"},
-    {"--minutes", VALUE(time), {NULL}, "verify"},
-    {"--most", VALUE(most), {NULL}, "verify"},
+    {"--rate", VALUE(rate), {NULL}, "verify repair"},
+    {"--minutes", VALUE(time), {NULL}, "verify repair"},
+    {"--most", VALUE(most), {NULL}, "verify repair"},
     {"--sql", VALUE(sql), {NULL}, "verify"},
 #undef FLAG
 #undef VALUE
@@ -27742,7 +28062,8 @@ static bool cli_wants_table(const struct cli *c)
 /* Does it take any number of words after the job? */
 static bool cli_takes_words(const struct cli *c)
 {
-    return str_is(c->command, "throttle") || str_is(c->command, "verify");
+    return str_is(c->command, "throttle") || str_is(c->command, "verify") ||
+           str_is(c->command, "repair");
 }
 
 static int cli_parse(struct cli *c, int argc, char **argv)
@@ -27759,7 +28080,7 @@ static int cli_parse(struct cli *c, int argc, char **argv)
         } else if (c->job_path && cli_takes_words(c)) {
             if (c->words && c->words + c->nwords != &argv[i])
                 return cli_wrong("%s are given in one row, after the job",
-                                 str_is(c->command, "verify") ? "tables" : "limits");
+                                 str_is(c->command, "throttle") ? "limits" : "tables");
             if (!c->words) c->words = &argv[i];
             c->nwords++;
         } else if (c->job_path) {

@@ -144,3 +144,98 @@ def test_refusals(pair, make_job):
     code, _, err = job.command("verify", job.path)
     assert code == BAD_JOB and "task reverse is Paused" in err
     assert_equal(job, "--at-rest")
+
+
+def plant(job, letter, *statements):
+    with job.unseen(letter) as cur:
+        for sql in statements:
+            cur.execute(sql)
+
+
+def repair(job, *args, timeout=300):
+    code, out, err = job.command("repair", job.path, *args, "--json", timeout=timeout)
+    assert "result" in out, out + err
+    lines = [json.loads(line) for line in out.splitlines()]
+    return code, [x for x in lines if "found" in x], {x["table"]: x for x in lines if "rows" in x and "table" in x}, lines[-1]
+
+
+@pytest.mark.parametrize("take", [None, "a", "b"])
+def test_repair(pair, make_job, take):
+    """The rows that differ become the winner's on both sides, by a marked write, while both are written to."""
+    pair.a.sql("""CREATE TABLE p (id int PRIMARY KEY, u text UNIQUE, n int);
+                  CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p, v text);
+                  CREATE TABLE busy (id int PRIMARY KEY, n int);
+                  INSERT INTO p SELECT g, 'u' || g, 0 FROM generate_series(1, 3000) g;
+                  INSERT INTO c SELECT g, g, 'c' FROM generate_series(1, 3000) g;
+                  INSERT INTO busy SELECT g, 0 FROM generate_series(1, 20) g""")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "DELETE FROM c WHERE id <= 400", "DELETE FROM p WHERE id <= 200",
+          "UPDATE p SET u = 'x' || u WHERE id BETWEEN 500 AND 600",
+          "UPDATE p SET u = 'swap' WHERE id = 700", "UPDATE p SET u = 'u700' WHERE id = 701",
+          "UPDATE p SET u = 'u701' WHERE id = 700", "INSERT INTO p VALUES (9000, 'only b', 1)",
+          "INSERT INTO c VALUES (9000, 9000, 'only b')")
+    busy = [writers.Writer(node, lambda cur, m=m: cur.execute(
+        "UPDATE busy SET n = n + 1 WHERE id = 1 + (random() * 9)::int * 2 + %s", (m,)), 100)
+        for m, node in enumerate(pair.nodes)]
+    with writers.writing(*busy):
+        before = [node.one("SELECT count(*) FROM p") for node in pair.nodes]
+        code, found, tables, summary = repair(job, "--dry-run", *(["--take", take] if take else []))
+        assert code == DIFFER and summary["differences"] == 400 + 200 + 101 + 2 + 2 and summary["repaired"] == 0, summary
+        assert before == [node.one("SELECT count(*) FROM p") for node in pair.nodes]
+        code, found, tables, summary = repair(job, *(["--take", take] if take else []))
+        assert code == OK and summary["repaired"] == summary["differences"] == 705, (summary, tables)
+    job.wait_synced()
+    assert_equal(job)
+    compare.assert_same(pair)
+    assert pair.a.one("SELECT count(*) FROM p") == (3000 if take != "b" else 2801)
+    assert pair.a.one("SELECT count(*) FROM p WHERE u = 'only b'") == (take == "b")
+    for task in ("forward", "reverse"):
+        assert job.task(task)["state"] == "Running"
+
+
+@pytest.mark.rung("marker")
+def test_repair_one_way(pair, make_job):
+    """Without a way back a's rows are right, and nothing is written there."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 2000) g;"
+               "CREATE TABLE bag (v text); INSERT INTO bag VALUES ('x'), ('x'), ('y')")
+    job = make_job(pair, forward={"on_conflict": "overwrite"}, reverse={"enabled": False}).start(wait=["forward"])
+    job.wait_synced(["forward"])
+    pair.b.sql("UPDATE t SET v = 'b' WHERE id % 10 = 0; DELETE FROM t WHERE id % 7 = 0; INSERT INTO t VALUES (0, 'more');"
+               "DELETE FROM bag WHERE v = 'y'; INSERT INTO bag VALUES ('x')")
+    code, _, err = job.command("repair", job.path, "--take", "b")
+    assert code == BAD_JOB and "writes nothing on a" in err
+    with writers.writing(writers.Writer(pair.a, lambda cur: cur.execute(
+            "UPDATE t SET v = v || 'w' WHERE id = 1 + (random() * 1999)::int"), 20)):
+        code, found, tables, summary = repair(job, "t")
+        assert code == OK and summary["repaired"] == summary["differences"] >= 400, summary
+    code, found, tables, _ = repair(job, "bag")
+    assert code == DIFFER and "resync" in tables["public.bag"]["note"] and sorted(
+        (f["found"], f["columns"][0].get("a", f["columns"][0].get("b"))) for f in found) == [
+            ("missing on a", "x"), ("missing on b", "y")]
+    code, out, err = job.command("resync", job.path, "bag")
+    assert code == OK, out + err
+    job.wait_synced(["forward"])
+    assert_equal(job)
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("origin")
+def test_repair_latest(pair, make_job):
+    """Under latest the row that was written last wins, and keeps its time on the other side."""
+    for node in pair.nodes:
+        assert node.one("SHOW track_commit_timestamp") == "on"
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 10) g")
+    job = make_job(pair, forward={"on_conflict": "latest"}, reverse={"on_conflict": "latest"}).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET v = 'old b' WHERE id IN (1, 2)")
+    plant(job, "a", "UPDATE t SET v = 'new a' WHERE id = 1", "DELETE FROM t WHERE id = 5")
+    plant(job, "b", "UPDATE t SET v = 'new b' WHERE id = 3")
+    code, found, tables, summary = repair(job)
+    assert code == OK and summary["repaired"] == 4, (summary, tables)
+    compare.assert_same(pair)
+    assert dict(pair.a.sql("SELECT id, v FROM t WHERE id < 6")) == {1: "new a", 2: "old b", 3: "new b", 4: "v", 5: "v"}
+    times = [dict(node.sql("SELECT id, pg_xact_commit_timestamp(xmin) FROM t WHERE id < 4")) for node in pair.nodes]
+    assert times[0] == times[1]
+    for node in pair.nodes:
+        assert not node.admin("SELECT 1 FROM pg_replication_origin WHERE roname LIKE '%repair'")
