@@ -865,7 +865,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775445 };  /* "twTE": changes with the layout */
+enum { STAT_MAGIC = 0x74775446 };  /* "twTF": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -1004,6 +1004,7 @@ struct stat_task {
     _Atomic int64_t throttled_us;  /* wall clock, when a limit last held it back */
     _Atomic int64_t pid;           /* of its process */
     _Atomic int64_t failed_as;     /* tw_status of last_error */
+    _Atomic int64_t mending;       /* it went on after a gap that is not repaired yet */
     char last_error[2048], last_hint[512];
     struct stat_look look;
 };
@@ -18028,6 +18029,9 @@ struct task {
     struct progress progress;
     struct source_id source_id;
     bool promoted;           /* it continues, on another timeline, what the progress speaks of */
+    char mend;               /* it went on after a gap: whose rows are right where they differ */
+    bool may_cross;          /* somebody has asked for that */
+    usec mend_due_us;
     struct retention retention;
     /* Of the stream. */
     struct window windows[2];
@@ -18294,6 +18298,16 @@ static status task_gap_hint(struct task *t)
     fail_hint(&t->e, "The two databases may differ now.  To start over: stop the job, `twsync reset"
                      " %s --empty` (it empties the job's tables on b), existing = keep in"
                      " [objects], and run it again.", t->job->path);
+    return t->e.code;
+}
+
+/* The same one as of a gap that can be repaired: both databases are still those of the job. */
+static status task_lost_hint(struct task *t)
+{
+    fail_hint(&t->e, "`twsync repair %s` goes on with a new slot, compares both sides while they are"
+                     " written to, and mends only what differs (`twsync help repair`).  Or start"
+                     " over: stop the job, `twsync reset %s --empty`, existing = keep in [objects],"
+                     " run it again.", t->job->path, t->job->path);
     return t->e.code;
 }
 
@@ -19105,7 +19119,7 @@ static status MUST_CHECK task_check_timeline(struct task *t)
         fail(&t->e, TW_EGAP, "%c is on timeline %d, which left timeline %d at " LSN_FMT
                              ", before " LSN_FMT " which is applied already", t->source->letter,
              t->source_id.timeline, p->source_timeline, LSN_ARG(left), LSN_ARG(p->applied_lsn));
-        return task_gap_hint(t);
+        return task_lost_hint(t);
     }
     log_info("%c is on a new timeline, %d, which continues ours", t->source->letter,
              t->source_id.timeline);
@@ -19138,7 +19152,7 @@ static status MUST_CHECK task_check_systems(struct task *t)
         fail(&t->e, TW_EGAP, "%c has gone back: its WAL ends at " LSN_FMT ", and " LSN_FMT
                              " is applied already", t->source->letter,
              LSN_ARG(t->source_id.flush_lsn), LSN_ARG(p->applied_lsn));
-        return task_gap_hint(t);
+        return task_lost_hint(t);
     }
     return task_check_timeline(t);
 }
@@ -19165,7 +19179,90 @@ static status MUST_CHECK task_check_slot(struct task *t, struct slot_info *s)
              LSN_ARG(s->confirmed_lsn), LSN_ARG(p->applied_lsn));
     else if (s->active)
         return task_end_zombie(t, &t->from, s->active_pid);
-    return t->e.code == TW_OK ? TW_OK : task_gap_hint(t);
+    return t->e.code == TW_OK ? TW_OK : task_lost_hint(t);
+}
+
+/* ---- going on after a gap ---- */
+
+/* twsync.mend, on the target: `twsync repair` asks a task to cross its gap, and says whose rows are
+ * right; it takes the row away when both sides are equal again. */
+static const char mend_table_sql[] =
+    "CREATE TABLE IF NOT EXISTS twsync.mend (task text PRIMARY KEY, winner text NOT NULL,"
+    " wanted boolean NOT NULL, gap text, asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),"
+    " crossed_at timestamptz); REVOKE ALL ON twsync.mend FROM PUBLIC";
+
+static status MUST_CHECK task_mend_read(struct task *t)
+{
+    const char *there;
+    PGresult *r;
+    t->mend = '\0';
+    t->may_cross = false;
+    TRY(db_value(&t->to, &t->session, "look for gaps", "SELECT to_regclass('twsync.mend')", 0, NULL,
+                 &there));
+    if (!there) return TW_OK;
+    TRY(db_query(&t->to, &t->session, "look for gaps",
+                 "SELECT winner, wanted FROM twsync.mend WHERE task = $1", 1, &t->name, &r));
+    if (!PQntuples(r)) return TW_OK;
+    t->mend = *PQgetvalue(r, 0, 0);
+    t->may_cross = db_cell_true(r, 0, 1);
+    return TW_OK;
+}
+
+/* Until they are mended rows differ, and changes that meet them are no reason to stop: the winner's
+ * changes go in, the loser's stay out, and the mending ends it. */
+static enum policy task_policy(const struct task *t, const char *schema, const char *table)
+{
+    enum policy p = job_policy(t->job, t->dir, schema, table);
+    if (p != POLICY_FAIL || !t->mend) return p;
+    return (t->mend != 'b') == (t->dir == TW_FORWARD) ? POLICY_OVERWRITE : POLICY_IGNORE;
+}
+
+/* A new slot, and the progress begins where it does.  What lies between the old progress and there
+ * never comes: `twsync repair` finds it on both sides.  A crash before the commit begins again. */
+static status MUST_CHECK task_cross_gap(struct task *t, const struct slot_info *slot)
+{
+    const char *values[] = {t->name, arena_str(&t->session, t->e.msg)}, *snapshot;
+    lsn_t point;
+    log_warning("%s", t->e.msg);
+    log_warning("going on with a new slot, as `twsync repair` has asked for");
+    error_clear(&t->e);
+    if (slot->exists && slot->active) TRY(task_end_zombie(t, &t->from, slot->active_pid));
+    if (slot->exists) TRY(slot_drop(&t->from, t->slot));
+    TRY(task_create_slot(t, &t->repl.db, &t->from, t->slot, false, &point, &snapshot));
+    TESTPOINT(t->to.e, "gap.slot");
+    TRY(slot_identify(&t->repl.db, &t->source_id));
+    TRY(db_exec(&t->to, "begin", "BEGIN"));
+    TRY(progress_begin(&t->to, t->name, "stream", &t->source_id, point));
+    TRY(db_exec_params(&t->to, "note the gap", "UPDATE twsync.mend SET wanted = false, gap = $2,"
+                       " crossed_at = clock_timestamp() WHERE task = $1", 2, values));
+    TRY(db_exec(&t->to, "commit", "COMMIT"));
+    TESTPOINT(t->to.e, "gap.crossed");
+    return progress_read(&t->to, t->name, &t->progress);
+}
+
+/* Is all as it was left?  If not, and somebody has asked for it, go on all the same: but only between
+ * the two databases that the job began with. */
+static status MUST_CHECK task_check_gap(struct task *t, struct slot_info *slot)
+{
+    const struct progress *p = &t->progress;
+    *slot = (struct slot_info){0};
+    TRY(task_mend_read(t));
+    status s = task_check_systems(t);
+    bool ours = str_is(p->source_system, t->source_id.system) &&
+                str_is(p->source_database, t->source_id.database);
+    if (s == TW_OK) s = task_check_slot(t, slot);
+    if (s != TW_EGAP || !ours || !t->may_cross || t->catchup_lsn) return s;
+    struct tw_error gap = t->e;
+    error_clear(&t->e);
+    TRY(slot_inspect(&t->from, t->slot, slot));
+    if (slot->exists && (!str_is(slot->plugin, "pgoutput") ||
+                         !str_is(slot->database, t->source_id.database)))
+        return fail(&t->e, TW_EGAP, "replication slot %s on %c is not ours: plugin %s, database %s",
+                    t->slot, t->source->letter, slot->plugin, slot->database);
+    t->e = gap;
+    TRY(task_cross_gap(t, slot));
+    TRY(task_check_systems(t));
+    return task_check_slot(t, slot);
 }
 
 /* ---- holding back what the source may forget ---- */
@@ -19503,8 +19600,8 @@ static status MUST_CHECK task_start_stream(struct task *t)
 {
     struct slot_info slot;
     TRY(slot_identify(&t->repl.db, &t->source_id));  /* initialising took a while */
-    TRY(task_check_systems(t));
-    TRY(task_check_slot(t, &slot));
+    TRY(task_check_gap(t, &slot));
+    t->stat->mending = t->mend != '\0';
     TRY(task_session_setup(t));
     TRY(task_new_epoch(t));
     /* The epoch was committed to disk, and with it all that came before.  From here on a commit
@@ -19869,7 +19966,7 @@ static status MUST_CHECK task_rel(struct task *t, uint32_t relid, struct rel **o
     if (!rel->resolved) {
         if (t->dir == TW_FORWARD) rel_name_b(rel, t->job);
         else TRY(rel_name_a(rel, t->job, &t->to));
-        rel->policy = job_policy(t->job, t->dir, rel->a_schema, rel->a_name);
+        rel->policy = task_policy(t, rel->a_schema, rel->a_name);
         rel->merge = rel->policy == POLICY_LATEST ? MERGE_ROWS : t->conf->merge;
         TRY(task_resolve(t, rel));
         TRY(task_rules(t, rel));
@@ -20786,6 +20883,20 @@ static void task_timers(struct task *t)
     }
 }
 
+/* Between batches: is the gap repaired?  Then policies are the job's again. */
+static status MUST_CHECK task_look_mended(struct task *t)
+{
+    if (!t->mend || os_now() < t->mend_due_us || t->apply.open) return TW_OK;
+    t->mend_due_us = os_now() + 5 * USEC_SEC;
+    TRY(task_mend_read(t));
+    if (t->mend) return TW_OK;
+    log_info("the gap is repaired");
+    t->stat->mending = 0;
+    for (struct rel *r = t->apply.rels; r; r = r->next)
+        if (r->resolved) r->policy = task_policy(t, r->a_schema, r->a_name);
+    return TW_OK;
+}
+
 static status MUST_CHECK task_wait(struct task *t)
 {
     assert(!t->repl.first && !t->held);  /* what is at hand would wait for what comes next */
@@ -20850,6 +20961,7 @@ static status MUST_CHECK task_stream(struct task *t)
         if (write) TRY(task_write(t));
         TRY(more ? repl_keepalive(&t->repl) : task_confirm(t));
         if (t->settle.page && !t->apply.open) TRY(settle_step(&t->settle));
+        TRY(task_look_mended(t));
         task_timers(t);
         if (stop_flag) return fail(&t->e, TW_ESTOP, "stop requested");
         bool ahead = t->repl.first;  /* frames that came while the target was asked */
@@ -22556,6 +22668,15 @@ static int report_order(const void *x, const void *y)
 }
 
 /* A task that was switched off has left its slot: it goes on from there if it is switched on. */
+/* It went on after a gap. */
+static void report_warn_mending(struct report *r, int dir)
+{
+    if (!r->running || !r->page.task[dir].mending) return;
+    report_warn(r, true, arena_fmt(&r->arena, "`twsync repair %s`, to its end.", r->job->path),
+                "%s went on after a gap that is not repaired: the sides may differ",
+                direction_names[dir]);
+}
+
 static void report_warn_off(struct report *r, int dir)
 {
     const struct stat_look *l = &r->page.task[dir].look;
@@ -22583,6 +22704,7 @@ static void report_warnings(struct report *r)
         if (!r->job->task[dir].enabled) report_warn_off(r, dir);
         if (!r->job->task[dir].enabled) continue;
         report_warn_state(r, dir);
+        report_warn_mending(r, dir);
         if (report_standby(r)) continue;
         report_warn_pace(r, dir);
         report_warn_slot(r, dir);
@@ -24584,6 +24706,8 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%1$s';"
+                            " IF to_regclass('twsync.mend') IS NOT NULL THEN DELETE FROM"
+                            " twsync.mend WHERE split_part(task, '/', 1) = '%1$s'; END IF;"
                             " IF to_regclass('twsync.lease') IS NOT NULL THEN"
                             " DELETE FROM twsync.heartbeat WHERE split_part(task, '/', 1) ="
                             " '%1$s'; DELETE FROM twsync.lease WHERE job = '%1$s'; END IF;"
@@ -25760,7 +25884,8 @@ struct verify {
     const struct verify_options *o;
     struct db db[2];
     struct stat_page *page;   /* of the job that runs; NULL: nothing is written, and nothing runs */
-    bool two_way;
+    bool two_way, at_rest;
+    char take;                /* whose rows are right; '\0': as the job's policies say */
     bool fast;                /* both servers hash texts alike */
     int64_t seed;
     FILE *out, *sql;
@@ -26239,7 +26364,15 @@ static const char verify_conflicts_sql[] =
     " $3 AND settled IS NULL AND outcome <> 'stopped'), k AS (" SETTLE_KEYS_OF_C ") SELECT o.n FROM"
     " unnest($4::text[]) WITH ORDINALITY o(key, n) WHERE o.key::jsonb IN (SELECT k FROM k)";
 
-/* Those of them that nobody has to settle are not waited for: `waits` is set for the others. */
+static bool verify_has_winner(const struct job *job, const struct table *t)
+{
+    static const struct conf_side there = {.there = true, .at_us = 1};
+    return conf_winner(job_policy(job, TW_FORWARD, t->schema, t->name),
+                       job_policy(job, TW_REVERSE, t->schema, t->name), job_winner(job), &there,
+                       &there);
+}
+
+/* Where nobody settles them they are not waited for: `waits` is set for the others. */
 static status MUST_CHECK verify_conflicts(struct verify *v, struct verify_table *vt,
                                           struct arena *a, struct suspect *const *some, int n,
                                           bool *waits)
@@ -26255,7 +26388,8 @@ static status MUST_CHECK verify_conflicts(struct verify *v, struct verify_table 
     const char *list = arena_str(a, keys.data);
     buf_free(&keys);
     buf_free(&one);
-    for (int dir = 0; v->page && v->two_way && dir < 2; dir++) {
+    bool settles = v->page && v->two_way && verify_has_winner(v->job, vt->t);
+    for (int dir = 0; settles && dir < 2; dir++) {
         const char *values[] = {task_name(a, v->job, (enum tw_direction) dir), vt->t->schema,
                                 vt->t->name, list};
         PGresult *r;
@@ -26459,7 +26593,7 @@ enum { REPAIR_BATCH = 20, REPAIR_TRIES = 4 };
 static char repair_winner(struct verify *v, const struct verify_table *vt,
                           const struct settle_row row[2], struct conf_side at[2])
 {
-    if (v->o->take) return v->o->take;
+    if (v->take) return v->take;
     if (!v->two_way) return 'a';
     for (int side = 0; side < 2; side++)
         if (row[side].found || v->page) at[side] = settle_when(&v->settle, &row[side]);
@@ -26640,6 +26774,163 @@ static bool repair_may(struct verify *v, struct verify_table *vt, const struct s
     if (vt->extra_is_fine || !vt->nkey)
         vt->unrepaired = verify_resync;
     return vt->nkey && !vt->extra_is_fine && x->tries < REPAIR_TRIES;
+}
+
+/* ---- repair of a gap ---- */
+
+/* Whose rows are right after these gaps, if --take does not say it: those of the side whose changes
+ * were lost on the way.  What the other side did to a row has come, and was decided as always. */
+static status MUST_CHECK repair_side(struct verify *v, const bool gap[2], bool forgot)
+{
+    v->take = v->o->take;
+    if (v->take) return TW_OK;
+    if (!v->two_way) {
+        v->take = 'a';
+    } else if (forgot) {
+        fail(v->e, TW_EJOB, "a failed-over server has forgotten what the other side has: whose rows"
+             " are right?");
+        fail_hint(v->e, "--take with the side that forgot lets go of it everywhere, --take with the"
+                        " other side brings it back.  `twsync verify JOB --at-rest` lists it.");
+    } else if (gap[0] && gap[1] && !job_uses_policy(v->job, POLICY_LATEST)) {
+        fail(v->e, TW_EJOB, "changes of both sides were lost: whose rows are right where they differ?"
+             "  Add --take a or --take b");
+    } else if (gap[0] != gap[1]) {
+        v->take = gap[0] ? 'a' : 'b';
+    }
+    return v->e->code;
+}
+
+/* A repair that was broken off: its side is that of the gaps. */
+static status MUST_CHECK repair_goes_on(struct verify *v)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (int dir = 0; dir < 1 + v->two_way && s == TW_OK && !v->take; dir++) {
+        struct db *d = &v->db[dir == TW_FORWARD];
+        const char *task = task_name(&a, v->job, (enum tw_direction) dir), *found;
+        s = db_value(d, &a, "look for gaps", "SELECT to_regclass('twsync.mend')", 0, NULL, &found);
+        if (s == TW_OK && found)
+            s = db_value(d, &a, "look for gaps", "SELECT winner FROM twsync.mend WHERE task = $1",
+                         1, &task, &found);
+        if (s == TW_OK && found && *found != 'p') v->take = *found;
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* Ask a task to cross its gap. */
+static status MUST_CHECK repair_ask(struct verify *v, int dir)
+{
+    struct arena a = {0};
+    struct db d = {.node = &v->job->node[dir == TW_FORWARD], .e = v->e};
+    const char *values[] = {task_name(&a, v->job, (enum tw_direction) dir),
+                            v->take ? arena_fmt(&a, "%c", v->take) : "policy"};
+    snprintf(d.purpose, sizeof d.purpose, "%s:repair", v->job->name);
+    status s = db_open(&d, false);
+    if (s == TW_OK) s = db_exec(&d, "create table twsync.mend", mend_table_sql);
+    if (s == TW_OK)
+        s = db_exec_params(&d, "ask for the repair of a gap",
+                           "INSERT INTO twsync.mend (task, winner, wanted) VALUES ($1, $2, true) ON"
+                           " CONFLICT (task) DO UPDATE SET winner = $2, wanted = true,"
+                           " asked_at = clock_timestamp()", 2, values);
+    db_close(&d);
+    arena_free(&a);
+    return s;
+}
+
+/* Until every task streams; whoever started the job may have to start it again. */
+static status MUST_CHECK repair_wait(struct verify *v)
+{
+    struct tw_error none;
+    for (usec told = 0;; os_sleep_ms(100)) {
+        bool running = status_running(v->job), all = running;
+        error_clear(&none);
+        struct stat_page *page = running ? stat_map(v->job->state_dir, false, &none) : NULL;
+        for (int dir = 0; dir < 1 + v->two_way && page; dir++) {
+            const struct stat_task *t = &page->task[dir];
+            all = all && t->state == TASK_Running;
+            if (t->state == TASK_Failed) fail(v->e, TW_ESERVER, "task %s has failed: %s",
+                                              direction_names[dir], t->last_error);
+        }
+        if (page) munmap(page, sizeof *page);
+        if (v->e->code != TW_OK) return v->e->code;
+        if (all && page) return TW_OK;
+        if (stop_flag) return fail(v->e, TW_ESTOP, "stop requested");
+        if (os_now() - told < 30 * USEC_SEC) continue;
+        told = os_now();
+        if (running) log_info("waiting until the tasks run");
+        else log_info("the job does not run here: start it, `twsync run %s`, and the repair goes on",
+                      v->job->path);
+    }
+}
+
+/* Which tasks have stopped at a gap; *forgot: the source lacks what is applied on the target. */
+static bool repair_find_gaps(struct verify *v, bool gap[2], bool *forgot)
+{
+    struct tw_error none;
+    error_clear(&none);
+    struct stat_page *page = stat_map(v->job->state_dir, false, &none);
+    *forgot = false;
+    for (int dir = 0; dir < 2; dir++) {
+        const struct stat_task *t = page ? &page->task[dir] : NULL;
+        gap[dir] = t && v->job->task[dir].enabled && t->state == TASK_Failed &&
+                   t->failed_as == TW_EGAP;
+        if (!gap[dir]) continue;
+        log_info("task %s has stopped at a gap: %s", direction_names[dir], t->last_error);
+        *forgot = *forgot || strstr(t->last_error, "is applied already");
+    }
+    if (page) munmap(page, sizeof *page);
+    return gap[0] || gap[1];
+}
+
+/* What was made on A meanwhile has its place on B. */
+static status MUST_CHECK repair_schema(struct verify *v)
+{
+    bool differ;
+    FILE *nowhere = fopen("/dev/null", "we");
+    if (!nowhere) return fail(v->e, TW_EOS, "could not open /dev/null: %s", strerror(errno));
+    status s = schema_run(v->job, true, nowhere, &differ, v->e);
+    fclose(nowhere);
+    return s;
+}
+
+/* Tasks that stopped at a gap go on after it, before anything is compared. */
+static status MUST_CHECK repair_gaps(struct verify *v)
+{
+    bool running = status_running(v->job), gap[2], forgot;
+    char asked[64] = "resume";
+    if (!repair_find_gaps(v, gap, &forgot)) return TW_OK;
+    if (v->o->dry_run) {
+        log_info("compared as if nothing was on its way: what came after the gap is told as well");
+        v->at_rest = true;
+        return TW_OK;
+    }
+    TRY(repair_side(v, gap, forgot));
+    for (int dir = 0; dir < 2; dir++) {
+        if (!gap[dir]) continue;
+        TRY(repair_ask(v, dir));
+        snprintf(asked + strlen(asked), sizeof asked - strlen(asked), " %s", direction_names[dir]);
+    }
+    if (gap[TW_FORWARD]) TRY(repair_schema(v));
+    if (running) TRY(ctl_ask(v->job, asked, PAUSE_WAIT_S, &running, v->e));
+    return repair_wait(v);
+}
+
+/* Everything is equal: tasks follow their policies again. */
+static status MUST_CHECK repair_mended(struct verify *v)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (int dir = 0; dir < 1 + v->two_way && s == TW_OK; dir++) {
+        struct db *d = &v->db[dir == TW_FORWARD];
+        const char *task = task_name(&a, v->job, (enum tw_direction) dir), *there;
+        s = db_value(d, &a, "look for gaps", "SELECT to_regclass('twsync.mend')", 0, NULL, &there);
+        if (s == TW_OK && there)
+            s = db_exec_params(d, "forget a gap", "DELETE FROM twsync.mend WHERE task = $1", 1,
+                               &task);
+    }
+    arena_free(&a);
+    return s;
 }
 
 /* Sessions that write as the tasks do. */
@@ -27423,7 +27714,7 @@ static status MUST_CHECK verify_probe(struct verify *v)
 /* Latency can be told from a difference only by the streams of the job that runs. */
 static status MUST_CHECK verify_streams(struct verify *v)
 {
-    if (v->o->at_rest) return TW_OK;
+    if (v->at_rest) return TW_OK;
     if (!status_running(v->job)) {
         fail(v->e, TW_EJOB, "job %s does not run on this host: what is only on its way could not be"
              " told from what differs", v->job->name);
@@ -27446,6 +27737,9 @@ static status MUST_CHECK verify_streams(struct verify *v)
 
 static status MUST_CHECK verify_open(struct verify *v)
 {
+    v->at_rest = v->o->at_rest;
+    v->take = v->o->take;
+    if (v->o->repair && !v->at_rest) TRY(repair_gaps(v));
     TRY(verify_streams(v));
     for (int side = 0; side < 2; side++) {
         v->db[side] = (struct db){.node = &v->job->node[side], .e = v->e};
@@ -27454,6 +27748,9 @@ static status MUST_CHECK verify_open(struct verify *v)
     }
     TRY(name_learn(v->job, &v->db[0], &v->arena, NULL, &v->job));
     TRY(verify_probe(v));
+    if (v->o->repair && !v->at_rest) TRY(repair_goes_on(v));
+    if (v->o->repair && v->two_way && !v->take && !settle_has_winner(v->job))
+        return fail(v->e, TW_EJOB, "the job's policies name no winner: add --take a or --take b");
     if (v->o->repair && !v->o->dry_run) TRY(repair_open(v));
     if (!v->o->sql_path) return TW_OK;
     v->sql = fopen(v->o->sql_path, "we");
@@ -27521,6 +27818,9 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     if (s == TW_OK) s = verify_tables(&v);
     if (s == TW_OK && !o->ntables && !o->repair && !verify_over(&v)) s = verify_schema(&v);
     if (s == TW_OK) verify_summary(&v);
+    if (s == TW_OK && o->repair && !o->dry_run && !o->ntables && v.differ == v.repaired &&
+        !v.failed && !v.undecided)
+        s = repair_mended(&v);
     *result = v.differ > v.repaired ? 2 : v.failed || v.undecided;
     return verify_close(&v, s);
 }
