@@ -79,8 +79,9 @@
  *  34  sup        the supervisor
  *  35  release    leaving; sequences, schema, grants and other commands
  *  36  verify     do both sides hold the same rows?
- *  37  tw_        the public API
- *  38  cli        commands and main()
+ *  37  turn       switchover
+ *  38  tw_        the public API
+ *  39  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -9447,54 +9448,113 @@ static status MUST_CHECK shape_sequences_sql(struct db *from, struct arena *a,
 }
 
 /* Which of the sequences the target has: exists[i] for list->items[i]. */
-static status MUST_CHECK shape_sequences_there(struct db *to, struct arena *a,
-                                               const struct job *job,
-                                               const struct sequence_list *list, bool *exists)
+/* What one side has of a sequence now. */
+struct sequence_now {
+    bool there, called, cycle;
+    int64_t last, increment, min, max;
+};
+
+static status MUST_CHECK shape_sequences_now(struct db *d, struct arena *a, const char **names,
+                                             int n, struct sequence_now *out)
 {
     struct buf b = {0};
     PGresult *r;
-    buf_str(&b, "SELECT v.i FROM (VALUES (-1, NULL)");
-    for (int i = 0; i < list->n; i++) {
-        const struct sequence *s = &list->items[i];
-        buf_fmt(&b, ", (%d, ", i);
-        sql_literal(&b, name_quoted(job, a, s->schema, s->name));
-        buf_char(&b, ')');
+    status s = TW_OK;
+    for (int i = 0; i < n && s == TW_OK; i += CAT_SEQUENCE_BATCH) {
+        buf_reset(&b);
+        buf_str(&b, "SELECT v.i, c.oid FROM (VALUES (-1, NULL)");
+        for (int k = i; k < n && k < i + CAT_SEQUENCE_BATCH; k++) {
+            buf_fmt(&b, ", (%d, ", k);
+            sql_literal(&b, names[k]);
+            buf_char(&b, ')');
+        }
+        buf_str(&b, ") v(i, name) JOIN pg_class c ON c.oid = to_regclass(v.name) AND c.relkind ="
+                    " 'S'");
+        s = db_query(d, a, "look for the sequences", b.data, 0, NULL, &r);
+        buf_reset(&b);
+        for (int k = 0; s == TW_OK && k < PQntuples(r); k++)
+            buf_fmt(&b, "%sSELECT %s, s.last_value, s.is_called, q.seqcycle, q.seqincrement,"
+                        " q.seqmin, q.seqmax FROM %s s, pg_sequence q WHERE q.seqrelid = %s",
+                    k ? " UNION ALL " : "", PQgetvalue(r, k, 0), names[db_cell_int(r, k, 0)],
+                    PQgetvalue(r, k, 1));
+        if (s == TW_OK && b.len) s = db_query(d, a, "read the sequences", b.data, 0, NULL, &r);
+        for (int k = 0; s == TW_OK && b.len && k < PQntuples(r); k++)
+            out[db_cell_int(r, k, 0)] = (struct sequence_now){
+                true, db_cell_true(r, k, 2), db_cell_true(r, k, 3), db_cell_int(r, k, 1),
+                db_cell_int(r, k, 4), db_cell_int(r, k, 5), db_cell_int(r, k, 6)};
     }
-    buf_str(&b, ") v(i, name) JOIN pg_class c ON c.oid = to_regclass(v.name) AND c.relkind = 'S'");
-    status s = db_query(to, a, "look for the sequences", b.data, 0, NULL, &r);
     buf_free(&b);
-    TRY(s);
-    for (int i = 0; i < PQntuples(r); i++) exists[db_cell_int(r, i, 0)] = true;
-    return TW_OK;
+    return s;
 }
 
-/* Set the target's sequences to the source's next values; those it lacks are named in the log.  A
- * sequence never goes back: values the target has given out itself would come again. */
-static status MUST_CHECK shape_sequences_apply(struct db *from, struct db *to,
-                                               const struct job *job)
+/* Where a sequence has to stand to have left behind what the other side has used, and so many values
+ * more: in its own steps, so one that counts in odd numbers goes on doing so.  False: it is there. */
+static bool sequence_ahead(const struct sequence_now *from, const struct sequence_now *to,
+                           int64_t headroom, int64_t *out)
+{
+    int sign = to->increment < 0 ? -1 : 1;
+    __int128 step = (__int128) sign * to->increment;
+    __int128 used = sign * ((__int128) from->last - (from->called ? 0 : from->increment));
+    __int128 here = sign * ((__int128) to->last - (to->called ? 0 : to->increment));
+    __int128 end = (__int128) sign * (sign > 0 ? to->max : to->min);
+    __int128 steps = (used + step * headroom - here + step - 1) / step;
+    if (headroom && used < here) steps = headroom;
+    if (here + steps * step > end) steps = (end - here) / step;
+    *out = (int64_t) (sign * (here + steps * step));
+    return steps > 0;
+}
+
+/* The statement for one sequence of `to`, if it has to move. */
+static bool shape_sequence_move(struct buf *b, const char *name, const struct sequence_now *from,
+                                const struct sequence_now *to, int64_t headroom)
+{
+    int64_t value;
+    if (to->cycle) {  /* it has no end to be ahead of */
+        buf_str(b, "SELECT pg_catalog.setval(");
+        sql_literal(b, name);
+        buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ", %s);\n", from->last,
+                from->called ? "true" : "false");
+        return true;
+    }
+    if (!sequence_ahead(from, to, headroom, &value)) return false;
+    buf_str(b, "SELECT pg_catalog.setval(");
+    sql_literal(b, name);
+    buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ") FROM %s WHERE last_value %s %" PRId64
+               " OR (last_value = %" PRId64 " AND NOT is_called);\n", value, name,
+            to->increment > 0 ? "<" : ">", value, value);
+    return true;
+}
+
+/* Move the sequences of one side past what the other side has used; they never go back.  headroom:
+ * so many values more, and as many as a session of the other side may hold in advance.  *n: how many
+ * there are. */
+static status MUST_CHECK shape_sequences_move(struct db *from, struct db *to, const struct job *job,
+                                              int64_t headroom, int *n)
 {
     struct arena a = {0};
     struct buf b = {0};
     struct sequence_list list;
-    status s = cat_sequences(from, &a, job, &list);
-    bool *exists = s == TW_OK ? arena_array(&a, bool, list.n) : NULL;
-    if (s == TW_OK) s = shape_sequences_there(to, &a, job, &list, exists);
-    for (int i = 0; s == TW_OK && i < list.n; i++) {
-        const struct sequence *q = &list.items[i];
-        const char *name = name_quoted(job, &a, q->schema, q->name);
-        if (!exists[i]) {
-            log_warning("sequence %s does not exist on %c", name, to->node->letter);
-            continue;
-        }
-        buf_str(&b, "SELECT setval(");
-        sql_literal(&b, name);
-        buf_fmt(&b, "::regclass, %" PRId64 ", %s) FROM %s", q->last_value,
-                q->is_called ? "true" : "false", name);
-        if (!q->cycle)
-            buf_fmt(&b, " WHERE (last_value %s %" PRId64 ") OR (last_value = %" PRId64
-                        " AND NOT is_called)",
-                    q->increment > 0 ? "<" : ">", q->last_value, q->last_value);
-        buf_str(&b, ";\n");
+    const char **names[2];
+    struct sequence_now *now[2];
+    struct db *side[2] = {from->node->letter == 'a' ? from : to, from->node->letter == 'a' ? to
+                                                                                           : from};
+    status s = cat_sequences(side[0], &a, job, &list);
+    for (int i = 0; i < 2 && s == TW_OK; i++) {
+        names[i] = arena_array(&a, const char *, list.n + 1);
+        now[i] = arena_array(&a, struct sequence_now, list.n + 1);
+        for (int k = 0; k < list.n; k++)
+            names[i][k] = i ? name_quoted(job, &a, list.items[k].schema, list.items[k].name)
+                            : sql_quoted_table(&a, list.items[k].schema, list.items[k].name);
+        s = shape_sequences_now(side[i], &a, names[i], list.n, now[i]);
+    }
+    int x = from == side[1], y = !x;
+    *n = s == TW_OK ? list.n : 0;
+    for (int k = 0; s == TW_OK && k < list.n; k++) {
+        int64_t more = headroom ? headroom + list.items[k].cache - 1 : 0;
+        if (now[x][k].there && now[y][k].there)
+            shape_sequence_move(&b, names[y][k], &now[x][k], &now[y][k], more);
+        else if (now[x][k].there)
+            log_warning("sequence %s does not exist on %c", names[y][k], to->node->letter);
     }
     if (s == TW_OK && b.len) s = db_exec(to, "set the sequences", b.data);
     buf_free(&b);
@@ -19036,9 +19096,10 @@ static status MUST_CHECK task_note_ready(struct task *t)
 /* All tables are of one moment: what ties them together, sequences, and the way back. */
 static status MUST_CHECK task_finish_init(struct task *t)
 {
+    int sequences;
     TRY(task_schema(t, DDL_LAST));
     if (t->conf->copy) {
-        TRY(shape_sequences_apply(&t->from, &t->to, t->job));
+        TRY(shape_sequences_move(&t->from, &t->to, t->job, 0, &sequences));
         TRY(task_analyze(t));
     }
     TRY(task_prepare_reverse(t));
@@ -24706,6 +24767,12 @@ static int release_statements(struct release *r, int node, const char **out)
                             " DELETE FROM twsync.copied WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.conflict WHERE split_part(task, '/', 1) = '%1$s';"
                             " DELETE FROM twsync.moved WHERE split_part(task, '/', 1) = '%1$s';"
+                            " IF to_regclass('twsync.fence') IS NOT NULL THEN EXECUTE coalesce("
+                            "(SELECT format(CASE WHEN had IS NULL THEN 'ALTER DATABASE %%I RESET"
+                            " default_transaction_read_only' ELSE 'ALTER DATABASE %%I SET"
+                            " default_transaction_read_only = %%L' END, current_database(), had)"
+                            " FROM twsync.fence WHERE job = '%1$s'), 'SELECT 1'); DELETE FROM"
+                            " twsync.fence WHERE job = '%1$s'; END IF;"
                             " IF to_regclass('twsync.mend') IS NOT NULL THEN DELETE FROM"
                             " twsync.mend WHERE split_part(task, '/', 1) = '%1$s'; END IF;"
                             " IF to_regclass('twsync.lease') IS NOT NULL THEN"
@@ -24968,9 +25035,10 @@ static status MUST_CHECK orphans_run(const struct job *job, const char *remove, 
 
 /* ---- sequences ---- */
 
-static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool apply, FILE *out,
-                                       struct tw_error *e)
+static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool apply,
+                                       int64_t headroom, FILE *out, struct tw_error *e)
 {
+    int n;
     struct arena a = {0};
     struct buf b = {0};
     struct db from = {.node = &job->node[1 - to_node], .e = e};
@@ -24983,7 +25051,7 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
     if (s == TW_OK) fputs(buf_cstr(&b), out);
     if (s == TW_OK && apply) {
         s = db_open(&to, false);
-        if (s == TW_OK) s = shape_sequences_apply(&from, &to, job);
+        if (s == TW_OK) s = shape_sequences_move(&from, &to, job, headroom, &n);
     }
     db_close(&from);
     db_close(&to);
@@ -27825,7 +27893,363 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     return verify_close(&v, s);
 }
 
-/* ==== 37. tw_ ==============================================================
+/* ==== 37. turn =============================================================
+ * Switchover: applications that wrote to one side go on writing to the other.
+ *
+ * Everything that must be true is a gate.  Those that can be seen beforehand come first, and change
+ * nothing.  Then writers leave the old side: they are asked to, or fenced out (the database's
+ * default becomes read only, and its sessions are ended).  A mark is written there after the last of
+ * them, and once the new side has passed it, it has everything.  Its sequences move past what the
+ * old side has used.  Where a gate fails after the fence, the fence is taken away again.
+ *
+ * The fence is a setting of the database, so it outlives this process; twsync.fence, written in the
+ * same transaction, says that it is ours and what was there before. */
+
+enum { TURN_QUIET_MS = 1000 };
+
+struct turn_options {
+    int to;               /* node: 0 is A */
+    bool fence, dry_run, no_verify, undo;
+    int64_t timeout_s, headroom;
+};
+
+struct turn {
+    const struct job *job;
+    const struct turn_options *o;
+    struct db db[2];
+    struct stat_page *page;
+    enum tw_direction dir;   /* from the old side to the new one */
+    FILE *out;
+    int failed;
+    bool fenced;             /* by us, now */
+    usec since_us;           /* no application has written since: how long it lasts */
+    struct arena arena;
+    struct tw_error *e;
+};
+
+static bool PRINTF(3, 4) turn_gate(struct turn *t, bool open, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fputs(open ? "  ok     " : "  FAILS  ", t->out);
+    vfprintf(t->out, fmt, args);
+    fputc('\n', t->out);
+    fflush(t->out);
+    va_end(args);
+    t->failed += !open;
+    return open;
+}
+
+/* ---- gates that are seen beforehand ---- */
+
+static void turn_tasks(struct turn *t)
+{
+    for (int dir = 0; dir < 2; dir++) {
+        const struct stat_task *s = &t->page->task[dir];
+        const char *name = direction_names[dir], *phase = s->phase;
+        if (!t->job->task[dir].enabled)
+            turn_gate(t, false, "task %s is enabled: without it there is no way back", name);
+        else if (s->state != TASK_Running)
+            turn_gate(t, false, "task %s runs: it is %s", name, task_state_name(s->state));
+        else if (dir == TW_FORWARD && !s->ready)
+            turn_gate(t, false, "task %s has everything: it is in phase %s", name, phase);
+        else if (s->mending)
+            turn_gate(t, false, "task %s has no gap: `twsync repair` has not come to its end", name);
+        else
+            turn_gate(t, true, "task %s runs, %.1f s behind", name,
+                      (double) stat_delay_us(s) / USEC_SEC);
+    }
+}
+
+/* How many rows a query has; $1 is the task whose target it is. */
+static status MUST_CHECK turn_count(struct turn *t, int node, const char *sql, int64_t *n)
+{
+    const char *task = task_name(&t->arena, t->job, node ? TW_FORWARD : TW_REVERSE);
+    PGresult *r;
+    TRY(db_query(&t->db[node], &t->arena, "look at a gate", sql, 1, &task, &r));
+    *n = db_cell_int(r, 0, 0);
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_conflicts(struct turn *t)
+{
+    int64_t n[2];
+    for (int node = 0; node < 2; node++)
+        TRY(turn_count(t, node, "SELECT count(*) FROM twsync.conflict WHERE task = $1 AND (settled"
+                                " IS NULL OR settled IN ('open', 'failed')) AND outcome <>"
+                                " 'stopped'", &n[node]));
+    if (n[0] + n[1])
+        turn_gate(t, false, "no conflict is open: %" PRId64 " are (`twsync conflicts %s --open`)",
+                  n[0] + n[1], t->job->path);
+    else
+        turn_gate(t, true, "no conflict is open");
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_tables(struct turn *t)
+{
+    int64_t n;
+    TRY(turn_count(t, 1, "SELECT count(*) FROM twsync.parked WHERE task = $1", &n));
+    if (n)
+        turn_gate(t, false, "every table is carried: %" PRId64 " are left out (`twsync status`)", n);
+    else turn_gate(t, true, "every table is carried");
+    TRY(turn_count(t, 1 - t->o->to, "SELECT count(*) FROM pg_prepared_xacts WHERE database ="
+                                    " current_database() AND $1 IS NOT NULL", &n));
+    if (n) turn_gate(t, false, "no prepared transaction on %c: %" PRId64 " are there",
+                     "ab"[1 - t->o->to], n);
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_verify(struct turn *t)
+{
+    struct verify_options o = {.sample = 100, .most = 1};
+    int result = 0;
+    usec began = os_now();
+    if (t->o->no_verify) {
+        fputs("  --     verification is left out\n", t->out);
+        return TW_OK;
+    }
+    FILE *nowhere = fopen("/dev/null", "we");
+    if (!nowhere) return fail(t->e, TW_EOS, "could not open /dev/null: %s", strerror(errno));
+    status s = verify_run(t->job, &o, nowhere, &result, t->e);
+    fclose(nowhere);
+    TRY(s);
+    turn_gate(t, result == 0, result == 0 ? "both sides are equal, as seen in %.1f s"
+              : result == 2 ? "both sides are equal: they are not (`twsync verify`), seen in %.1f s"
+                            : "both sides are equal: not all could be compared (`twsync verify`),"
+                              " in %.1f s", (double) (os_now() - began) / USEC_SEC);
+    return TW_OK;
+}
+
+/* ---- the fence ---- */
+
+/* Sessions of applications end; those that come find the database as it is now. */
+static status MUST_CHECK turn_end_sessions(struct turn *t, int node)
+{
+    static const char sql[] =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname ="
+        " current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND"
+        " NOT starts_with(application_name, 'twsync:') AND backend_start < $1::timestamptz";
+    struct db *d = &t->db[node];
+    const char *now, *text;
+    usec until = os_now() + t->o->timeout_s * USEC_SEC;
+    TRY(db_value(d, &t->arena, "read the clock", "SELECT clock_timestamp()", 0, NULL, &now));
+    for (int quiet = 0; quiet < 2;) {
+        TRY(db_value(d, &t->arena, "end the sessions of applications", sql, 1, &now, &text));
+        quiet = text && str_is(text, "0") ? quiet + 1 : 0;
+        if (os_now() > until)
+            return fail(t->e, TW_ESERVER, "sessions on %c do not end", d->node->letter);
+        os_sleep_ms(20);
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_fence(struct turn *t, int node)
+{
+    struct db *d = &t->db[node];
+    TRY(db_exec(d, "begin", "BEGIN"));
+    TRY(db_exec(d, "create table twsync.fence",
+                "CREATE TABLE IF NOT EXISTS twsync.fence (job text PRIMARY KEY, had text,"
+                " since timestamptz NOT NULL DEFAULT clock_timestamp());"
+                " REVOKE ALL ON twsync.fence FROM PUBLIC"));
+    TRY(db_exec_params(d, "note the fence", "INSERT INTO twsync.fence (job, had) SELECT $1, (SELECT"
+                       " substr(c, 31) FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE"
+                       " s.setrole = 0 AND s.setdatabase = (SELECT oid FROM pg_database WHERE"
+                       " datname = current_database()) AND starts_with(c,"
+                       " 'default_transaction_read_only=')) ON CONFLICT (job) DO NOTHING", 1,
+                       &t->job->name));
+    TRY(db_exec(d, "fence the database", "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET"
+                   " default_transaction_read_only = on', current_database()); END $$"));
+    TRY(db_exec(d, "commit", "COMMIT"));
+    t->fenced = true;
+    return turn_end_sessions(t, node);
+}
+
+/* Take a fence of ours away.  Sessions that found it keep it, so they end. */
+static status MUST_CHECK turn_unfence(struct turn *t, int node, bool *was)
+{
+    struct db *d = &t->db[node];
+    const char *there;
+    *was = false;
+    TRY(db_value(d, &t->arena, "look for a fence", "SELECT to_regclass('twsync.fence')", 0, NULL,
+                 &there));
+    if (there)
+        TRY(db_value(d, &t->arena, "look for a fence", "SELECT 1 FROM twsync.fence WHERE job = $1",
+                     1, &t->job->name, &there));
+    if (!there) return TW_OK;
+    TRY(db_exec(d, "take the fence away", arena_fmt(&t->arena,
+                "DO $$ DECLARE had text; BEGIN DELETE FROM twsync.fence WHERE job = '%s' RETURNING"
+                " fence.had INTO had; EXECUTE format(CASE WHEN had IS NULL THEN 'ALTER DATABASE %%I"
+                " RESET default_transaction_read_only' ELSE 'ALTER DATABASE %%I SET"
+                " default_transaction_read_only = %%L' END, current_database(), had); END $$",
+                t->job->name)));
+    *was = true;
+    return turn_end_sessions(t, node);
+}
+
+/* ---- over to the other side ---- */
+
+static int64_t turn_written(const struct turn *t)
+{
+    const struct stat_task *s = &t->page->task[t->dir];
+    return s->rows + s->truncates + s->ddl;
+}
+
+/* A mark on the old side, and the new side has passed it. */
+static status MUST_CHECK turn_mark(struct turn *t, usec until, bool *passed)
+{
+    struct db *d = &t->db[1 - t->o->to];
+    const char *text;
+    lsn_t mark;
+    *passed = false;
+    TRY(db_exec(d, "write the end mark", "SELECT txid_current()"));
+    TRY(db_value(d, &t->arena, "read the position", "SELECT pg_current_wal_flush_lsn()", 0, NULL,
+                 &text));
+    if (!lsn_parse(text, &mark)) return fail(t->e, TW_EPROTO, "bad position \"%s\"", text);
+    for (; os_now() < until; os_sleep_ms(5)) {
+        const struct stat_task *s = &t->page->task[t->dir];
+        TRY(db_tick(d));
+        *passed = s->passed_lsn >= mark;
+        if (*passed || (s->state != TASK_Running && s->state != TASK_Retrying)) return TW_OK;
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_drain(struct turn *t)
+{
+    usec until = os_now() + t->o->timeout_s * USEC_SEC;
+    char old = "ab"[1 - t->o->to], new = "ab"[t->o->to];
+    bool passed;
+    TRY(turn_mark(t, until, &passed));
+    if (!turn_gate(t, passed, "%c has everything up to the end mark of %c%s", new, old,
+                   passed ? "" : ": not in time")) return TW_OK;
+    int64_t before = turn_written(t);
+    for (usec quiet = os_now() + TURN_QUIET_MS * 1000; os_now() < quiet; os_sleep_ms(10))
+        TRY(db_tick(&t->db[0]));
+    TRY(turn_mark(t, until + TURN_QUIET_MS * 1000, &passed));
+    bool still = passed && turn_written(t) == before;
+    turn_gate(t, still, "nobody writes to %c any more%s", old, still ? "" : ": somebody does; stop"
+              " the applications there, or add --fence");
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_sequences(struct turn *t)
+{
+    int n = 0;
+    TRY(shape_sequences_move(&t->db[1 - t->o->to], &t->db[t->o->to], t->job, t->o->headroom, &n));
+    turn_gate(t, true, "%d sequences of %c are past those of %c, by %" PRId64 " values and what"
+              " sessions hold in advance", n, "ab"[t->o->to], "ab"[1 - t->o->to], t->o->headroom);
+    return TW_OK;
+}
+
+/* What changes something; a gate that fails ends it. */
+static status MUST_CHECK turn_over(struct turn *t)
+{
+    bool was;
+    char old = "ab"[1 - t->o->to], new = "ab"[t->o->to];
+    t->since_us = os_now();
+    if (t->o->fence) {
+        TRY(turn_fence(t, 1 - t->o->to));
+        turn_gate(t, true, "%c is fenced: its sessions have ended, new ones can only read", old);
+    }
+    TRY(turn_drain(t));
+    if (!t->failed) TRY(turn_conflicts(t));
+    if (!t->failed) TRY(turn_sequences(t));
+    if (t->failed) return TW_OK;
+    TRY(turn_unfence(t, t->o->to, &was));
+    if (was) turn_gate(t, true, "the fence of %c is taken away", new);
+    fprintf(t->out, "%c is the side to write to: %.1f s after the first step\n", new,
+            (double) (os_now() - t->since_us) / USEC_SEC);
+    return TW_OK;
+}
+
+/* As it was: the old side can be written to again. */
+static status turn_back(struct turn *t, status s)
+{
+    struct tw_error why = *t->e;
+    bool was = false;
+    char old = "ab"[1 - t->o->to];
+    stop_flag = 0;
+    error_clear(t->e);
+    if (turn_unfence(t, 1 - t->o->to, &was) != TW_OK)
+        log_warning("could not take the fence of %c away (%s): `twsync switchover %s --undo`", old,
+                    t->e->msg, t->job->path);
+    else if (was)
+        fprintf(t->out, "the fence of %c is taken away: it is the side to write to, as before\n",
+                old);
+    *t->e = why;
+    return s;
+}
+
+static status MUST_CHECK turn_open(struct turn *t)
+{
+    if (!t->o->undo && !status_running(t->job))
+        return fail(t->e, TW_EJOB, "job %s does not run on this host: switch over where it runs",
+                    t->job->name);
+    for (int i = 0; i < 2; i++) {
+        t->db[i] = (struct db){.node = &t->job->node[i], .e = t->e};
+        snprintf(t->db[i].purpose, sizeof t->db[i].purpose, "%s:switchover", t->job->name);
+        TRY(db_open(&t->db[i], false));
+    }
+    TRY(name_learn(t->job, &t->db[0], &t->arena, NULL, &t->job));
+    t->page = stat_map(t->job->state_dir, false, t->e);
+    return t->page || t->o->undo ? TW_OK : t->e->code;
+}
+
+static status MUST_CHECK turn_undo(struct turn *t)
+{
+    for (int node = 0; node < 2; node++) {
+        bool was;
+        TRY(turn_unfence(t, node, &was));
+        fprintf(t->out, was ? "the fence of %c is taken away\n" : "%c is not fenced\n", "ab"[node]);
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK turn_all(struct turn *t)
+{
+    TRY(turn_open(t));
+    if (t->o->undo) return turn_undo(t);
+    turn_tasks(t);
+    TRY(turn_tables(t));
+    TRY(turn_conflicts(t));
+    if (!t->failed) TRY(turn_verify(t));
+    if (t->o->dry_run)
+        fprintf(t->out, "  --     dry run: then %s, wait for the end mark, move the sequences of %c"
+                        "\n", t->o->fence ? "fence the old side" : "writers must have left",
+                "ab"[t->o->to]);
+    if (t->failed || t->o->dry_run) return TW_OK;
+    status s = turn_over(t);
+    return t->fenced && (s != TW_OK || t->failed) ? turn_back(t, s) : s;
+}
+
+static void turn_on_signal(int sig)
+{
+    (void) sig;
+    stop_flag = 1;
+}
+
+/* *failed: a gate is shut, and everything is as it was. */
+static status MUST_CHECK turn_run(const struct job *job, const struct turn_options *o, FILE *out,
+                                  bool *failed, struct tw_error *e)
+{
+    struct turn t = {.job = job, .o = o, .out = out, .e = e,
+                     .dir = o->to ? TW_FORWARD : TW_REVERSE};
+    signal(SIGINT, turn_on_signal);
+    signal(SIGTERM, turn_on_signal);
+    status s = turn_all(&t);
+    *failed = t.failed > 0;
+    if (t.failed)
+        fprintf(out, "not switched over: %d gate%s shut\n", t.failed, t.failed == 1 ? " is"
+                                                                                    : "s are");
+    if (t.page) munmap(t.page, sizeof *t.page);
+    db_close(&t.db[0]);
+    db_close(&t.db[1]);
+    arena_free(&t.arena);
+    return s;
+}
+
+/* ==== 38. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -27905,15 +28329,15 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 38. cli ==============================================================
+/* ==== 39. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 
 struct cli {
     const char *command, *job_path, *table;
-    bool json, connect, apply, quiet, empty, count, at_rest, dry_run;
+    bool json, connect, apply, quiet, empty, count, at_rest, dry_run, fence, no_verify, undo;
     const char *log, *to, *limit, *transaction, *remove;
-    const char *sample, *rate, *most, *time, *sql;
+    const char *sample, *rate, *most, *time, *sql, *timeout, *headroom;
     char **words;  /* what follows the job, from argv; or NULL */
     int nwords;
     struct conflicts_query conflicts;
@@ -27959,11 +28383,6 @@ static int cli_status(struct cli *c)
     return cli_give_up(c, status_run(c->job, c->json, stdout, &c->e));
 }
 
-static int cli_sequences(struct cli *c)
-{
-    int node = c->to && str_is(c->to, "a") ? 0 : 1;
-    return cli_give_up(c, sequences_run(c->job, node, c->apply, stdout, &c->e));
-}
 
 static int cli_schema(struct cli *c)
 {
@@ -27982,6 +28401,23 @@ static int PRINTF(1, 2) cli_wrong(const char *fmt, ...)
     va_end(args);
     fputs("\nTry \"twsync --help\".\n", stderr);
     return EXIT_JOB;
+}
+
+/* A number of an option; false: it is none, or out of range. */
+static bool cli_number(const char *text, int64_t least, int64_t most, int64_t *out)
+{
+    const char *rest;
+    return !text || (job_digits(text, out, &rest) && !*rest && *out >= least && *out <= most);
+}
+
+static int cli_sequences(struct cli *c)
+{
+    int64_t headroom = 0;
+    int to = c->to && str_is(c->to, "a") ? 0 : 1;
+    if (!cli_number(c->headroom, 0, INT32_MAX, &headroom))
+        return cli_wrong("option --headroom takes a number of values, up to %d", INT32_MAX);
+    if (headroom && !c->apply) return cli_wrong("--headroom belongs to --apply");
+    return cli_give_up(c, sequences_run(c->job, to, c->apply, headroom, stdout, &c->e));
 }
 
 /* What the options of `conflicts` say; 0 or the exit code. */
@@ -28074,13 +28510,6 @@ static int cli_throttle(struct cli *c)
     return cli_give_up(c, throttle_run(c->job, c->words, c->nwords, stdout, &c->e));
 }
 
-/* A number of an option; false: it is none, or out of range. */
-static bool cli_number(const char *text, int64_t least, int64_t most, int64_t *out)
-{
-    const char *rest;
-    return !text || (job_digits(text, out, &rest) && !*rest && *out >= least && *out <= most);
-}
-
 static int cli_verify(struct cli *c)
 {
     bool repair = str_is(c->command, "repair");
@@ -28109,6 +28538,21 @@ static int cli_verify(struct cli *c)
     return code ? code : result == 2 ? EXIT_DIFFER : result;
 }
 
+static int cli_switchover(struct cli *c)
+{
+    struct turn_options o = {.fence = c->fence, .dry_run = c->dry_run, .no_verify = c->no_verify,
+                             .undo = c->undo, .timeout_s = 60, .headroom = 1000};
+    bool failed = false;
+    if (!c->to && !c->undo) return cli_wrong("to which side? --to a or --to b");
+    o.to = c->to && str_is(c->to, "a") ? 0 : 1;
+    if (!cli_number(c->timeout, 1, 86400, &o.timeout_s))
+        return cli_wrong("option --timeout takes seconds, from 1 to 86400");
+    if (!cli_number(c->headroom, 0, INT32_MAX, &o.headroom))
+        return cli_wrong("option --headroom takes a number of values, up to %d", INT32_MAX);
+    int code = cli_give_up(c, turn_run(c->job, &o, stdout, &failed, &c->e));
+    return code ? code : failed ? EXIT_CHECK : 0;
+}
+
 static const struct command {
     const char *name;
     int (*run)(struct cli *);
@@ -28125,7 +28569,7 @@ static const struct command {
      "let the tasks of a job rest, or one (forward, reverse), until resume"},
     {"resume", cli_resume, "[--task T]", "let them go on where they were, also after they failed"},
     {"sequences", cli_sequences, "[--to a|b] [--apply]",
-     "print, or set, the next values of sequences for the other side"},
+     "print, or set, the next values of sequences for the other side (--headroom N: and N more)"},
     {"schema", cli_schema, "[--apply]",
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"verify", cli_verify, "[TABLE...] [--json]",
@@ -28140,6 +28584,12 @@ static const struct command {
      "                                             policies, or --take's (--dry-run: tell them only;"
      "\n                                             --json, --rate, --minutes, --most, --at-rest:"
      " as of verify)"},
+    {"switchover", cli_switchover, "--to a|b",
+     "applications that wrote to one side are to write to the other: when every gate is open, move\n"
+     "                                             its sequences past the old side's (--fence: make the"
+     " old side\n                                             read only and end its sessions; --dry-run,"
+     " --no-verify,\n                                             --timeout SECONDS, --headroom VALUES;"
+     " --undo: lift fences)"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
     {"skip", cli_skip, "TABLE",
@@ -28173,7 +28623,7 @@ static void cli_usage(FILE *to)
 {
     fputs("twsync keeps two PostgreSQL databases in step, in both directions.\n\nUsage:\n", to);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        fprintf(to, "  twsync %-9s JOB %-21s %s\n", commands[i].name, commands[i].options,
+        fprintf(to, "  twsync %-10s JOB %-20s %s\n", commands[i].name, commands[i].options,
                 commands[i].what);
     fputs("  twsync --version | --help | help COMMAND\n"
           "  twsync help job | states | man | bash     keys of a job file, states of a task,\n"
@@ -28182,7 +28632,7 @@ static void cli_usage(FILE *to)
           "  --log text|json   form of log lines (default: the job's, text)\n"
           "  --quiet           warnings and errors only\n\n"
           "JOB is a job file; jobs/ has commented examples.\n\n"
-          "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed,\n"
+          "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed, or a gate is shut,\n"
           "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
           "to run is printed), 7 the schemas or the rows differ, 70 internal error,\n"
           "71 out of memory.\n", to);
@@ -28218,7 +28668,12 @@ static const struct cli_opt {
     {"--apply", FLAG(apply), {NULL}, "sequences schema"},
     {"--quiet", FLAG(quiet), {NULL}, NULL},
     {"--log", VALUE(log), {"text", "json", NULL}, NULL},
-    {"--to", VALUE(to), {"a", "b", NULL}, "sequences"},
+    {"--to", VALUE(to), {"a", "b", NULL}, "sequences switchover"},
+    {"--fence", FLAG(fence), {NULL}, "switchover"},
+    {"--no-verify", FLAG(no_verify), {NULL}, "switchover"},
+    {"--undo", FLAG(undo), {NULL}, "switchover"},
+    {"--timeout", VALUE(timeout), {NULL}, "switchover"},
+    {"--headroom", VALUE(headroom), {NULL}, "sequences switchover"},
     {"--task", VALUE(conflicts.task), {"forward", "reverse", NULL},
      "conflicts skip pause resume reset"},
     {"--empty", FLAG(empty), {NULL}, "reset"},
@@ -28230,7 +28685,7 @@ static const struct cli_opt {
     {"--limit", VALUE(limit), {NULL}, "conflicts"},
     {"--resolve", VALUE(conflicts.id), {NULL}, "conflicts"},
     {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts verify repair"},
-    {"--dry-run", FLAG(dry_run), {NULL}, "repair"},
+    {"--dry-run", FLAG(dry_run), {NULL}, "repair switchover"},
     {"--count", FLAG(count), {NULL}, "verify"},
     {"--at-rest", FLAG(at_rest), {NULL}, "verify repair"},
     {"--sample", VALUE(sample), {NULL}, "verify"},

@@ -180,3 +180,51 @@ def test_both_slots_lost(pair, make_job):
     job.wait_synced()
     compare.assert_same(pair)
     assert pair.a.sql("SELECT id, v FROM t WHERE id = 1 OR id >= %s ORDER BY id", (2 * ROWS,)) == [(1, "b"), (2 * ROWS + 1, "b")]
+
+
+@pytest.mark.parametrize("slots", ["on", "off"])
+@pytest.mark.parametrize("take", ["old", "new"])
+@cases((17, "marker", "a"), (18, "origin", "b"))
+def test_source_forgot(own_pair, make_job, standby_of, letter, take, slots):  # noqa: F811 - a fixture
+    """A standby that lacks the newest transactions is promoted: refused, listed, and brought back or let go of."""
+    node, other = own_pair.nodes if letter == "a" else own_pair.nodes[::-1]
+    task = tw.TASKS["ab".index(letter)]
+    standby = standby_of(node, slots)
+    own_pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'x' FROM generate_series(1, 1000) g")
+    job = make_job(own_pair, **{letter: standby.job_keys()}, slots={"retention": "1min"}, **POLICIES).start()
+    job.wait_synced()
+    if slots == "on":
+        standby.wait_slot(job)
+    standby.set(node.server, synchronized_standby_slots="")
+    standby.cut_off()
+    node.sql("INSERT INTO t VALUES (4000, 'forgotten'); UPDATE t SET v = 'forgotten' WHERE id = 1; DELETE FROM t WHERE id = 2")
+    other.sql("INSERT INTO t VALUES (4001, 'of the other side')")
+    wait_for(lambda: other.sql("SELECT 1 FROM t WHERE id = 4000"), "it is carried")
+    wait_for(lambda: node.sql("SELECT 1 FROM t WHERE id = 4001"), "and back")
+    job.wait_synced()
+    standby.take_over(job)
+    wait_for(lambda: job.task(task)["state"] == "Failed", "it is refused", 120)
+    node.sql("INSERT INTO t VALUES (5000, 'after'); UPDATE t SET v = 'after' WHERE id = 10")
+    other.sql("UPDATE t SET v = 'other, after' WHERE id = 20")
+    if slots == "on":
+        code, _, err = job.command("repair", job.path)
+        assert code == BAD_JOB and "whose rows are right" in err and "--at-rest" in err, err
+    code, out, err = job.command("verify", job.path, "--at-rest", "--json")
+    keys = {c[letter if f["found"] != f"missing on {letter}" else other.letter] for f in map(json.loads, out.splitlines())
+            if "found" in f for c in f["columns"] if c["isPrimary"]}
+    assert code == DIFFER and {"4000", "1", "2"} <= keys, (keys, out, err)
+    right = other if take == "old" else node
+    code, found, tables, summary = repair(job, "--take", right.letter)
+    assert code == OK and summary["repaired"] == summary["differences"] >= 3, (summary, tables)
+    job.wait_synced()
+    compare.assert_same(own_pair)
+    have = dict(node.sql("SELECT id, v FROM t WHERE id IN (1, 2, 10, 20, 4000, 4001, 5000)"))
+    assert have[4001] == "of the other side" and have[20] == "other, after"
+    if take == "old":
+        assert have[4000] == have[1] == "forgotten" and 2 not in have
+    else:
+        assert 4000 not in have and have[1] == have[2] == "x" and have[10] == have[5000] == "after"
+    node.sql("INSERT INTO t VALUES (6000, 'goes on')")
+    other.sql("INSERT INTO t VALUES (6001, 'goes on')")
+    job.wait_synced()
+    compare.assert_same(own_pair)
