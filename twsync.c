@@ -16260,7 +16260,8 @@ static status MUST_CHECK settle_read_row(struct settle *s, const struct pending 
     }
     for (int i = 0; i < rel->nident; i++)
         if (key[rel->ident[i]].kind == 'n')
-            return fail(s->e, TW_ESCHEMA, "the conflict's key is not that of %s", rel->quoted);
+            return fail(s->e, TW_ESCHEMA, "rows of %s are found by another key on %c", rel->quoted,
+                        settle_side(s, side)->to->node->letter);
     if (!rel->nident) return fail(s->e, TW_ESCHEMA, "%s has no key", rel->quoted);
     row->c = (struct change){.rel = rel, .m = {.kind = 'D', .old_kind = 'K'}, .seq = ++s->serial,
                              .commit_lsn = s->ahead->applied_lsn, .commit_us = os_wall()};
@@ -25879,9 +25880,9 @@ enum {
     VERIFY_BAG_PARTS = 4096,   /* of a table that is one range */
     VERIFY_FEW = 1000,         /* rows that are listed at once */
     VERIFY_RANGE_FIRST = 10000, VERIFY_RANGE_MOST = 200000, VERIFY_RANGE_MS = 300,
-    VERIFY_BATCH = 200,        /* keys in a question */
+    VERIFY_BATCH = 100,        /* keys in a question */
     VERIFY_SUSPECTS = 5000,    /* that are gathered before they are looked at again */
-    VERIFY_PATIENCE_S = 60,    /* for suspects that do not come to rest */
+    VERIFY_PATIENCE_S = 30,    /* for suspects that do not come to rest */
     VERIFY_SHOWN = 20,         /* differences of a table in the report for people */
     VERIFY_KEYS = 32,          /* columns of an index (INDEX_MAX_KEYS) */
 };
@@ -25903,9 +25904,13 @@ struct verify_options {
 struct verify_column {
     const char *name;      /* on A */
     const char *to;        /* on B */
-    const char *type[2];
+    const char *type[2];   /* with its collation: what a key's text is cast to */
+    const char *declared;  /* on A, with its modifiers */
     const char *value[2];  /* what is compared, of row q */
+    const char *text[2];   /* as its type writes it: a cast to text may say something else */
     const char *equal[2];  /* of key columns: the operator of their index */
+    bool own[2];           /* its type is none of the server's */
+    bool always;           /* GENERATED ALWAYS AS IDENTITY on B: no update gives it a value */
 };
 
 struct verify_table {
@@ -25923,9 +25928,13 @@ struct verify_table {
     int64_t rows[2], differ, missing[2], undecided;
     const char *why;       /* it was not compared, or not to its end */
     bool failed;           /* by an error */
+    bool unfit;            /* the sides have other columns: DDL may be on its way */
+    bool cut;              /* enough was found: the rest was left */
+    bool moved;            /* once more, for rows that were given another key meanwhile */
     int nsuspects;
     usec took_us;
     struct rel *rel[2];    /* to be repaired: as each side writes it */
+    bool referenced;       /* by foreign keys that would change other rows with it */
     int64_t repaired;
     const char *unrepaired;  /* why some were not */
     struct verify_table *next;  /* whose rows were read, but some are still suspect */
@@ -25934,7 +25943,7 @@ struct verify_table {
 /* What one side has under a key. */
 struct seen {
     int n;
-    const char *version;  /* xmin: another one once the row was written */
+    const char *version;  /* xmin and ctid: others once the row was written */
     int64_t hash;
 };
 
@@ -25942,9 +25951,10 @@ struct suspect {
     struct suspect *next;
     struct verify_table *of;
     const char **key;     /* texts; of a bag: the hash */
-    struct seen at[2], now[2];
-    bool gone, told;
-    int tries;            /* to repair it */
+    struct seen at[2], now[2], told_at[2];
+    bool gone, told, refused;
+    int tries;            /* to repair it, while nothing else was repaired either */
+    int writes;           /* of it by repair */
 };
 
 struct verify {
@@ -25967,7 +25977,10 @@ struct verify {
     bool replica[2];          /* foreign keys rest in the session: no write brings others along */
     usec began_us, told_us;
     int64_t done;             /* rows, for the limit */
-    int64_t differ, repaired, undecided, failed, tables;
+    int64_t differ, repaired, undecided, failed, tables, left_out;
+    int64_t left;             /* differences that the last pass did not repair */
+    bool again;               /* another pass: only what differs is told */
+    const char *since[2];     /* when it began, by each side's clock */
     struct tw_error *e;
 };
 
@@ -26013,13 +26026,21 @@ static status MUST_CHECK verify_both(struct verify *v, struct arena *a, const ch
 /* Columns of a table, and what their values are cast to.  A base type's number below 10000 is the
  * same on every server. */
 static const char verify_columns_sql[] =
-    "SELECT a.attname, format_type(a.atttypid, -1), format_type(a.atttypid, CASE WHEN t.typcategory"
-    " IN ('S', 'V') THEN -1 ELSE a.atttypmod END), a.atttypid < 10000,"
-    " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', c.relkind, CASE a.atttypid WHEN"
-    " 'bpchar'::regtype THEN 'b' WHEN 'float4'::regtype THEN '4' WHEN 'float8'::regtype THEN '8'"
-    " END FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT"
-    " a.attisdropped LEFT JOIN pg_type t ON t.oid = a.atttypid WHERE c.oid = to_regclass($1)"
-    " ORDER BY a.attnum";
+    "SELECT a.attname, format_type(a.atttypid, -1) || coalesce(' COLLATE ' || quote_ident(cn.nspname)"
+    " || '.' || quote_ident(co.collname), ''), CASE WHEN t.typtype = 'd' THEN"
+    " format_type(t.typbasetype, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE t.typtypmod END)"
+    " ELSE format_type(a.atttypid, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE a.atttypmod"
+    " END) END, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE a.atttypid END < 10000,"
+    " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', c.relkind, CASE CASE WHEN t.typtype = 'd'"
+    " THEN t.typbasetype ELSE a.atttypid END WHEN 'bpchar'::regtype THEN 'b' WHEN"
+    " 'float4'::regtype THEN '4' WHEN 'float8'::regtype THEN '8' END,"
+    " format_type(a.atttypid, a.atttypmod), a.atttypid >= 10000, a.attidentity = 'a' FROM pg_class c"
+    " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    " LEFT JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation co ON co.oid ="
+    " a.attcollation AND co.collname <> 'default' LEFT JOIN pg_namespace cn ON cn.oid ="
+    " co.collnamespace WHERE c.oid = to_regclass($1) ORDER BY a.attnum";
+enum { VERIFY_NAME, VERIFY_TYPE, VERIFY_BASE, VERIFY_KNOWN, VERIFY_GENERATED, VERIFY_RELKIND,
+       VERIFY_KIND, VERIFY_DECLARED, VERIFY_OWN, VERIFY_ALWAYS };
 
 /* Keys that identify every row, the primary one first: a row for each column. */
 static const char verify_keys_sql[] =
@@ -26030,10 +26051,14 @@ static const char verify_keys_sql[] =
     " a.attnum = i.indkey[k.n - 1] JOIN pg_opclass p ON p.oid = i.indclass[k.n - 1] JOIN pg_amop m"
     " ON m.amopfamily = p.opcfamily AND m.amoplefttype = p.opcintype AND m.amoprighttype ="
     " p.opcintype AND m.amopstrategy = 3 JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace"
-    " s ON s.oid = o.oprnamespace WHERE i.indrelid = to_regclass($1) AND i.indisunique AND"
-    " i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM"
-    " pg_attribute x WHERE x.attrelid = i.indrelid AND NOT x.attnotnull AND x.attnum = ANY"
-    " ((i.indkey::int2[])[0:i.indnkeyatts - 1])) ORDER BY i.indisprimary DESC, i.indexrelid, k.n";
+    " s ON s.oid = o.oprnamespace JOIN pg_am am ON am.oid = p.opcmethod AND am.amname = 'btree' WHERE"
+    " i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND"
+    " i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = i.indrelid"
+    " AND NOT x.attnotnull AND x.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AND NOT"
+    /* Since 18 NOT NULL may be said of columns that hold NULL. */
+    " EXISTS (SELECT FROM pg_constraint l WHERE l.conrelid = i.indrelid AND l.contype = 'n' AND NOT"
+    " l.convalidated AND l.conkey && (i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY"
+    " i.indisprimary DESC, i.indexrelid, k.n";
 
 static int verify_row_of(const PGresult *r, int column, const char *name)
 {
@@ -26052,14 +26077,22 @@ static const char *verify_named(struct verify *v, const char *name)
     return out;
 }
 
+/* As its type writes it.  A type of somebody's own may have a cast to text that says less. */
+static const char *verify_text(struct verify *v, const char *value, bool own)
+{
+    if (!own) return arena_fmt(&v->arena, "(%s)::pg_catalog.text", value);
+    return arena_fmt(&v->arena, "CASE WHEN pg_catalog.num_nulls(%s) = 0 THEN"
+                                " pg_catalog.format('%%s', %s) END", value, value);
+}
+
 /* A value as both servers write it: not padded, and of a float its bits where one of them writes
  * other digits (before 12).  as: the type it is made one of first, or NULL. */
-static const char *verify_value(struct verify *v, const char *name, const char *as,
+static const char *verify_value(struct verify *v, const char *name, const char *as, bool own,
                                 const char *kind)
 {
     bool old = v->db[0].version < 120000 || v->db[1].version < 120000;
     const char *value = verify_named(v, name);
-    if (as) value = arena_fmt(&v->arena, "(%s::pg_catalog.text)::%s", value, as);
+    if (as) value = arena_fmt(&v->arena, "(%s)::%s", verify_text(v, value, own), as);
     if (kind && *kind == 'b') return arena_fmt(&v->arena, "(%s)::pg_catalog.text", value);
     if (kind && old)
         return arena_fmt(&v->arena, "CASE WHEN %s = 'NaN' THEN 'NaN' ELSE pg_catalog.encode("
@@ -26072,36 +26105,42 @@ static void verify_add_column(struct verify *v, struct verify_table *vt, const c
                               const PGresult *on_a, int i, const PGresult *on_b, int k)
 {
     struct verify_column *c = &vt->columns[vt->ncolumns++];
-    c->name = arena_str(&v->arena, PQgetvalue(on_a, i, 0));
+    const PGresult *r[2] = {on_a, on_b};
+    const int row[2] = {i, k};
+    c->name = arena_str(&v->arena, PQgetvalue(on_a, i, VERIFY_NAME));
     c->to = arena_str(&v->arena, to);
-    c->type[0] = arena_str(&v->arena, PQgetvalue(on_a, i, 1));
-    c->type[1] = arena_str(&v->arena, PQgetvalue(on_b, k, 1));
-    bool other = !str_is(PQgetvalue(on_a, i, 2), PQgetvalue(on_b, k, 2)) &&
-                 db_cell_true(on_b, k, 3);
-    const char *kind = db_cell(other ? on_b : on_a, other ? k : i, 6);
-    c->value[0] = verify_value(v, c->name, other ? PQgetvalue(on_b, k, 2) : NULL, kind);
-    c->value[1] = verify_value(v, c->name, NULL, db_cell(on_b, k, 6));
+    c->declared = arena_str(&v->arena, PQgetvalue(on_a, i, VERIFY_DECLARED));
+    c->always = db_cell_true(on_b, k, VERIFY_ALWAYS);
+    const char *as = PQgetvalue(on_b, k, VERIFY_BASE);
+    bool other = db_cell_true(on_b, k, VERIFY_KNOWN) &&
+                 !str_is(PQgetvalue(on_a, i, VERIFY_BASE), as);
+    for (int side = 0; side < 2; side++) {
+        bool cast = side == 0 && other;
+        c->type[side] = arena_str(&v->arena, PQgetvalue(r[side], row[side], VERIFY_TYPE));
+        c->own[side] = db_cell_true(r[side], row[side], VERIFY_OWN);
+        c->value[side] = verify_value(v, c->name, cast ? as : NULL, c->own[side],
+                                      db_cell(cast ? on_b : r[side], cast ? k : row[side],
+                                              VERIFY_KIND));
+        c->text[side] = verify_text(v, c->value[side], c->own[side] && !cast);
+    }
 }
 
 /* Which columns are compared: those that the job carries. */
-static status MUST_CHECK verify_columns(struct verify *v, struct verify_table *vt,
-                                        const struct table_rules *own, PGresult *r[2])
+static void verify_columns(struct verify *v, struct verify_table *vt,
+                           const struct table_rules *own, PGresult *r[2])
 {
     int n = PQntuples(r[0]);
-    if (!PQntuples(r[1])) {
-        vt->why = "b does not have it";
-        return TW_OK;
-    }
+    vt->why = !n ? "a does not have it any more" : !PQntuples(r[1]) ? "b does not have it" : NULL;
     vt->columns = arena_array(&v->arena, struct verify_column, n + 1);
-    for (int i = 0; i < n && !PQgetisnull(r[0], i, 0); i++) {
-        const char *to = name_column(own, PQgetvalue(r[0], i, 0));
-        int k = to ? verify_row_of(r[1], 0, to) : -1;
-        if (!to || db_cell_true(r[0], i, 4)) continue;
-        if (k < 0 && !vt->why)
-            vt->why = arena_fmt(&v->arena, "b lacks its column %s", to);
-        if (k >= 0 && !db_cell_true(r[1], k, 4)) verify_add_column(v, vt, to, r[0], i, r[1], k);
+    for (int i = 0; i < n && !vt->why && !PQgetisnull(r[0], i, VERIFY_NAME); i++) {
+        const char *to = name_column(own, PQgetvalue(r[0], i, VERIFY_NAME));
+        int k = to ? verify_row_of(r[1], VERIFY_NAME, to) : -1;
+        if (!to || db_cell_true(r[0], i, VERIFY_GENERATED)) continue;
+        if (k < 0) vt->why = arena_fmt(&v->arena, "b lacks its column %s", to);
+        else if (!db_cell_true(r[1], k, VERIFY_GENERATED))
+            verify_add_column(v, vt, to, r[0], i, r[1], k);
     }
-    return TW_OK;
+    vt->unfit = vt->why != NULL;
 }
 
 static int verify_column_of(const struct verify_table *vt, const char *name, bool on_b)
@@ -26156,13 +26195,18 @@ static void verify_choose_key(struct verify *v, struct verify_table *vt, const P
         }
 }
 
-/* Of a value that the job makes anew for each change nothing can be said. */
-static void verify_forget_columns(struct verify_table *vt, const struct table_rules *r)
+/* Of a value that the job makes anew for each change nothing can be said, nor of one that it makes on
+ * the way to B alone, if B's values come back. */
+static void verify_forget_columns(struct verify *v, struct verify_table *vt,
+                                  const struct table_rules *r)
 {
     int n = 0;
     for (int i = 0; i < vt->ncolumns; i++) {
         const struct rule_set *set = rules_set_of(r, vt->columns[i].name);
-        if (!set || !rules_of_change(set->expression)) vt->columns[n++] = vt->columns[i];
+        if (!set || (!v->two_way && !rules_of_change(set->expression)))
+            vt->columns[n++] = vt->columns[i];
+        else
+            buf_fmt(&vt->shown, "    not compared: column %s, which the job sets\n", set->column);
     }
     vt->ncolumns = n;
 }
@@ -26173,12 +26217,13 @@ static void verify_from(struct verify *v, struct verify_table *vt, const struct 
 {
     struct buf b = {0};
     bool mine = side == 0 && r;
-    buf_str(&b, "(SELECT xmin AS \"tw:xmin\"");
+    buf_str(&b, "(SELECT xmin::pg_catalog.text || ctid::pg_catalog.text AS \"tw:version\","
+                " xmin::pg_catalog.text::pg_catalog.int8 AS \"tw:xmin\"");
     for (int i = 0; i < vt->ncolumns; i++) {
         const struct verify_column *c = &vt->columns[i];
         const struct rule_set *set = mine ? rules_set_of(r, c->name) : NULL;
         buf_str(&b, ", ");
-        if (set) buf_fmt(&b, "(\n%s\n)::%s", set->expression, c->type[0]);
+        if (set) buf_fmt(&b, "(\n%s\n)::%s", set->expression, c->declared);
         else sql_ident(&b, side ? c->to : c->name);
         buf_str(&b, " AS ");
         sql_ident(&b, c->name);
@@ -26212,10 +26257,11 @@ static void verify_expressions(struct verify *v, struct verify_table *vt, int si
     for (int i = 0; i < vt->nkey; i++) {
         const struct verify_column *c = &vt->columns[vt->key[i]];
         buf_fmt(&key, "%s%s", i ? ", " : "", c->value[side]);
-        buf_fmt(&listed, "%s%s::pg_catalog.text", i ? ", " : "", verify_named(v, c->name));
+        buf_fmt(&listed, "%s%s", i ? ", " : "",
+                verify_text(v, verify_named(v, c->name), c->own[side]));
     }
     bool whole = !v->o->count || !vt->nkey;
-    vt->hash[side] = whole ? verify_hash(v, buf_cstr(&row), v->seed) : "0::pg_catalog.int8";
+    vt->hash[side] = verify_hash(v, whole ? buf_cstr(&row) : buf_cstr(&key), v->seed);
     vt->key_hash[side] = verify_hash(v, vt->nkey ? buf_cstr(&key) : buf_cstr(&row), v->seed + 1);
     vt->listed[side] = arena_str(&v->arena, buf_cstr(&listed));
     vt->sampled[side] = "";
@@ -26232,6 +26278,21 @@ static void verify_expressions(struct verify *v, struct verify_table *vt, int si
 static bool verify_parts_by_kind(const struct job *job, const struct table_rules *r)
 {
     return rules_part(job, r) && (!rules_see_rows(r) || (r->operations[0] | r->operations[1]));
+}
+
+/* Do foreign keys of this table change rows of others? */
+static status MUST_CHECK verify_referenced(struct verify *v, struct verify_table *vt,
+                                           const char *const names[2])
+{
+    for (int side = 0; side < 2 && !vt->referenced; side++) {
+        const char *found;
+        TRY(db_value(&v->db[side], &v->arena, "read foreign keys", "SELECT 1 FROM pg_constraint"
+                     " WHERE contype = 'f' AND confrelid = to_regclass($1) AND (confupdtype IN"
+                     " ('c', 'n', 'd') OR confdeltype IN ('c', 'n', 'd')) LIMIT 1", 1,
+                     &names[side], &found));
+        vt->referenced = found != NULL;
+    }
+    return TW_OK;
 }
 
 static status MUST_CHECK verify_prepare(struct verify *v, struct verify_table *vt)
@@ -26253,18 +26314,16 @@ static status MUST_CHECK verify_prepare(struct verify *v, struct verify_table *v
         TRY(db_query(&v->db[side], &v->arena, "read keys", verify_keys_sql, 1, &names[side],
                      &keys[side]));
     }
-    TRY(verify_columns(v, vt, own, columns));
-    if (vt->why) {
-        vt->failed = true;
-        return TW_OK;
-    }
-    if (r) verify_forget_columns(vt, r);
+    if (v->o->repair) TRY(verify_referenced(v, vt, names));
+    verify_columns(v, vt, own, columns);
+    if (vt->why) return TW_OK;
+    if (r) verify_forget_columns(v, vt, r);
     verify_choose_key(v, vt, (const PGresult **) keys);
     vt->extra_is_fine = r && (r->filter || r->drop);
     for (int i = 0; i < vt->nkey && r; i++)
         if (rules_set_of(r, vt->columns[vt->key[i]].name)) vt->walks = false;
     for (int side = 0; side < 2; side++) {
-        bool partitioned = str_is(PQgetvalue(columns[side], 0, 5), "p");
+        bool partitioned = str_is(PQgetvalue(columns[side], 0, VERIFY_RELKIND), "p");
         verify_from(v, vt, r, side, names[side], partitioned);
         verify_expressions(v, vt, side);
     }
@@ -26302,7 +26361,9 @@ static void verify_drop_gone(struct verify *v)
     struct suspect **p = &v->list;
     while (*p) {
         struct suspect *s = *p;
-        if (s->gone || s->of->failed || verify_enough(v, s->of)) {
+        bool rest = !s->gone && !s->told && verify_enough(v, s->of);
+        s->of->cut = s->of->cut || rest;
+        if (s->gone || s->of->failed || rest) {
             s->of->nsuspects--;
             v->nlist--;
             *p = s->next;
@@ -26364,8 +26425,7 @@ static const char *verify_look_sql(struct arena *a, const struct verify_table *v
                                    const char *more)
 {
     struct buf b = {0};
-    buf_fmt(&b, "SELECT o.n, q.\"tw:xmin\"::pg_catalog.text, %s%s FROM ROWS FROM (", vt->hash[side],
-            more);
+    buf_fmt(&b, "SELECT o.n, q.\"tw:version\", %s%s FROM ROWS FROM (", vt->hash[side], more);
     for (int i = 0; i < vt->nkey; i++)
         buf_fmt(&b, "%spg_catalog.unnest($%d::pg_catalog.text[])", i ? ", " : "", i + 1);
     buf_str(&b, ") WITH ORDINALITY o(");
@@ -26595,8 +26655,9 @@ static void verify_sql_where(const struct verify_table *vt, int side, const stru
         const struct verify_column *c = &vt->columns[vt->key[k]];
         buf_str(b, k ? " AND " : " WHERE ");
         sql_ident(b, side ? c->to : c->name);
-        buf_str(b, " = ");
+        buf_fmt(b, " %s ", c->equal[side]);
         verify_sql_value(b, verify_cell(x, vt->key[k]));
+        buf_fmt(b, "::%s", c->type[side]);
     }
     buf_str(b, ";\n");
 }
@@ -26624,7 +26685,7 @@ static void verify_tell_sql(struct verify *v, const struct verify_table *vt,
     } else {
         buf_fmt(&b, "UPDATE %s SET ", table);
         for (int i = 0; i < vt->ncolumns; i++) {
-            if (!verify_cells_differ(x, i)) continue;
+            if (!verify_cells_differ(x, i) || vt->columns[i].always) continue;
             buf_str(&b, n++ ? ", " : "");
             sql_ident(&b, side ? vt->columns[i].to : vt->columns[i].name);
             buf_str(&b, " = ");
@@ -26632,6 +26693,7 @@ static void verify_tell_sql(struct verify *v, const struct verify_table *vt,
         }
         verify_sql_where(vt, side, &x[side], &b);
     }
+    if (!n && x[0].r && x[1].r) fputs("-- not to be made by an UPDATE: ", v->sql);
     fputs(b.data, v->sql);
     buf_free(&b);
     buf_free(&values);
@@ -26645,13 +26707,15 @@ static void verify_tell(struct verify *v, struct verify_table *vt, const struct 
     if (v->o->json) verify_tell_json(v, vt, kind, x);
     else verify_tell_text(vt, kind, x);
     if (v->sql && vt->nkey) verify_tell_sql(v, vt, x);
+    else if (v->sql) fprintf(v->sql, "-- a row of %s, which has no key: twsync resync\n", vt->name);
 }
 
 /* ---- repair ---- */
 
 static const char verify_resync[] = "twsync resync brings it to b as it is on a";
 
-enum { REPAIR_BATCH = 20, REPAIR_TRIES = 4 };
+enum { REPAIR_BATCH = 20, REPAIR_TRIES = 4, REPAIR_WRITES = 8, REPAIR_STUCK = 1000,
+       REPAIR_PASSES = 5 };
 
 /* Each side's row is made the winner's as after a conflict (chapter 26): both sides' progress is
  * taken first, so no batch of either task is half done; both rows are locked, and must be what was
@@ -26685,6 +26749,7 @@ struct repair_row {
     struct settle_row row[2];
     int side;
     usec at_us;
+    bool referenced;  /* by foreign keys that would change other rows with it */
 };
 
 static status MUST_CHECK repair_decide(struct verify *v, struct verify_table *vt,
@@ -26750,16 +26815,24 @@ static status MUST_CHECK repair_free(struct apply *ap, struct arena *a, struct s
     return TW_OK;
 }
 
-/* Rows that have each other's unique values: all of them leave before they come again; where what
- * refers to them would be taken along, only their values do. */
+/* Would nothing be lost of a row that leaves and comes again?  Not what the job does not carry. */
+static bool repair_is_whole(const struct rel *rel)
+{
+    for (int i = 0; i < rel->ntargets; i++)
+        if (rel->targets[i].source < 0 && !rel->targets[i].generated) return false;
+    return true;
+}
+
+/* Rows that have each other's unique values: all of them leave before they come again, or give up
+ * these values.  Only where foreign keys rest: they would take along what refers to the rows. */
 static status MUST_CHECK repair_remove(struct verify *v, struct arena *a, struct repair_row *m,
                                        int n)
 {
     for (int i = 0; i < n; i++) {
         struct settle_row *row = m[i].side < 0 ? NULL : &m[i].row[m[i].side];
-        if (!row || !row->found) continue;
+        if (!row || !row->found || (!v->replica[m[i].side] && m[i].referenced)) continue;
         struct apply *ap = settle_side(&v->settle, m[i].side);
-        if (!v->replica[m[i].side]) {
+        if (!v->replica[m[i].side] || !repair_is_whole(row->rel)) {
             TRY(repair_free(ap, a, row));
             continue;
         }
@@ -26784,6 +26857,9 @@ static status MUST_CHECK repair_some(struct verify *v, struct verify_table *vt,
         struct pending p = repair_key(v, vt, some[i]);
         for (int side = 0; side < 2 && st == TW_OK; side++) {
             if (!vt->rel[side]) st = settle_rel(s, &p, !side, &a, &vt->rel[side]);
+            if (st == TW_OK && vt->rel[side]->has_deferrable && v->replica[side])
+                st = fail(v->e, TW_ESCHEMA, "%s has a deferrable key, which is not checked in a"
+                          " session like ours", vt->rel[side]->quoted);
             m[i].row[side].rel = vt->rel[side];
             if (st == TW_OK) st = settle_read_row(s, &p, side, &a, &m[i].row[side]);
         }
@@ -26791,26 +26867,27 @@ static status MUST_CHECK repair_some(struct verify *v, struct verify_table *vt,
     if (st == TW_OK) st = verify_look(v, vt, &a, some, n, nothing, r);
     if (st == TW_OK) verify_note(v, some, n, r);
     for (int i = 0; i < n && st == TW_OK; i++) st = repair_decide(v, vt, some[i], &m[i]);
+    for (int i = 0; i < n; i++) m[i].referenced = vt->referenced;
     if (st == TW_OK && remove) st = repair_remove(v, &a, m, n);
     for (int i = 0; i < n && st == TW_OK; i++)
         if (m[i].side >= 0) st = repair_write(v, &a, &m[i]);
     if (st == TW_OK) st = settle_commit(s, until);
+    for (int i = 0; i < n && st == TW_OK; i++) some[i]->writes += m[i].side >= 0;
     arena_free(&a);
     return st;
 }
 
 /* What one is refused with does not keep the others from theirs.  It may go later, when the rows
- * are there that it refers to, or have gone that are in its way; locks are waited for in the next
- * round.  *refused: it was, and by what is in vt->unrepaired. */
+ * are there that it refers to, or have gone that are in its way, or locks have.  *refused: it was,
+ * and by what is in vt->unrepaired. */
 static status MUST_CHECK repair_try(struct verify *v, struct verify_table *vt,
                                     struct suspect *const *some, int n, bool remove, bool *refused)
 {
     status s = repair_some(v, vt, some, n, remove);
-    *refused = false;
+    *refused = s != TW_OK;
     if (s == TW_OK) return TW_OK;
     if (!settle_undo(&v->settle) || (s != TW_ETXN && s != TW_ESERVER && s != TW_ESCHEMA)) return s;
-    *refused = s != TW_ETXN;
-    if (*refused) vt->unrepaired = arena_str(&v->arena, v->e->msg);
+    if (n == 1 || remove) vt->unrepaired = arena_str(&v->arena, v->e->msg);
     error_clear(v->e);
     return TW_OK;
 }
@@ -26818,20 +26895,44 @@ static status MUST_CHECK repair_try(struct verify *v, struct verify_table *vt,
 static status MUST_CHECK repair_rows(struct verify *v, struct verify_table *vt,
                                      struct suspect *const *some, int n)
 {
-    int size = v->settle.origin ? 1 : REPAIR_BATCH, stuck = 0;
-    struct suspect *again[VERIFY_BATCH];
+    int size = v->settle.origin ? 1 : REPAIR_BATCH;
     bool refused;
-    for (int i = 0; i < n; i++)
-        if (some[i]->tries >= REPAIR_TRIES / 2) again[stuck++] = some[i];
-    if (stuck) TRY(repair_try(v, vt, again, stuck, true, &refused));
     for (int i = 0, count; i < n; i += count) {
         count = n - i < size ? n - i : size;
         TRY(repair_try(v, vt, some + i, count, false, &refused));
-        for (int k = i; k < i + count && refused; k++) {
-            bool alone;
-            TRY(repair_try(v, vt, some + k, 1, false, &alone));
-            some[k]->tries += alone;
-        }
+        for (int k = i; k < i + count && refused; k++)
+            TRY(repair_try(v, vt, some + k, 1, false, &some[k]->refused));
+    }
+    return TW_OK;
+}
+
+/* After a round in which nothing moved: rows of a table that stand in each other's way, together.
+ * Under latest each row needs a transaction of its own, for the winner's time. */
+static status MUST_CHECK repair_stuck(struct verify *v)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    for (struct suspect *x = v->list; x && s == TW_OK;) {
+        struct verify_table *vt = x->of;
+        struct suspect **some = arena_array(&a, struct suspect *, REPAIR_STUCK + 1);
+        bool refused;
+        int n = 0;
+        for (; x && x->of == vt; x = x->next)
+            if (x->refused && n < REPAIR_STUCK) some[n++] = x;
+        if (n > 1 && !v->settle.origin) s = repair_try(v, vt, some, n, true, &refused);
+        arena_reset(&a);
+    }
+    arena_free(&a);
+    return s;
+}
+
+/* A round is over; *moved: some were repaired. */
+static status MUST_CHECK repair_round(struct verify *v, bool moved)
+{
+    if (!moved) TRY(repair_stuck(v));
+    for (struct suspect *x = v->list; x; x = x->next) {
+        x->tries += x->refused && !moved;
+        x->refused = false;
     }
     return TW_OK;
 }
@@ -26839,9 +26940,10 @@ static status MUST_CHECK repair_rows(struct verify *v, struct verify_table *vt,
 static bool repair_may(struct verify *v, struct verify_table *vt, const struct suspect *x)
 {
     if (!v->o->repair || v->o->dry_run) return false;
-    if (vt->extra_is_fine || !vt->nkey)
-        vt->unrepaired = verify_resync;
-    return vt->nkey && !vt->extra_is_fine && x->tries < REPAIR_TRIES;
+    if (vt->extra_is_fine || !vt->nkey) vt->unrepaired = verify_resync;
+    if (x->writes >= REPAIR_WRITES)
+        vt->unrepaired = "what is written does not stay so: is there a trigger?";
+    return vt->nkey && !vt->extra_is_fine && x->tries < REPAIR_TRIES && x->writes < REPAIR_WRITES;
 }
 
 /* ---- repair of a gap ---- */
@@ -27004,6 +27106,10 @@ static status MUST_CHECK repair_mended(struct verify *v)
 /* Sessions that write as the tasks do. */
 static status MUST_CHECK repair_open(struct verify *v)
 {
+    const char *free, *name = arena_fmt(&v->arena, "twsync repair %s", v->job->name);
+    TRY(db_value(&v->db[1], &v->arena, "lock the repair", "SELECT 1 WHERE"
+                 " pg_try_advisory_lock(hashtext($1))", 1, &name, &free));
+    if (!free) return fail(v->e, TW_EFENCED, "another repair of job %s is at work", v->job->name);
     struct settle *s = &v->settle;
     struct apply *side[2] = {&s->back, &v->ahead};
     *s = (struct settle){.job = v->job, .page = v->page, .ahead = &v->ahead, .e = v->e,
@@ -27049,6 +27155,16 @@ static void repair_close(struct verify *v)
 
 /* ---- looking again ---- */
 
+/* Has the same row been told under its other side's name?  Keys may be equal and written otherwise. */
+static bool verify_is_double(const struct verify *v, const struct suspect *x)
+{
+    for (const struct suspect *y = v->list; y; y = y->next)
+        if (y->of == x->of && y != x && y->told && seen_is_still(&x->now[0], &y->told_at[0]) &&
+            seen_is_still(&x->now[1], &y->told_at[1]))
+            return true;
+    return false;
+}
+
 /* What is left of these after their rows did not move: tell it, by their values, and repair it.
  * Rows that moved meanwhile, or whose values are the same in spite of their hashes, are not
  * told. */
@@ -27062,7 +27178,7 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
     struct suspect *mend[VERIFY_BATCH];
     for (int side = 0; side < 2; side++)
         for (int i = 0; i < vt->ncolumns; i++)
-            buf_fmt(&more[side], ", (%s)::pg_catalog.text", vt->columns[i].value[side]);
+            buf_fmt(&more[side], ", %s", vt->columns[i].text[side]);
     const char *const columns[2] = {buf_cstr(&more[0]), buf_cstr(&more[1])};
     status s = verify_look(v, vt, &a, some, n, columns, r);
     if (s == TW_OK) verify_note(v, some, n, r);
@@ -27070,8 +27186,9 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
     for (int side = 0; side < 2 && s == TW_OK; side++)
         for (int i = 0; i < PQntuples(r[side]); i++)
             row[db_cell_int(r[side], i, 0) - 1][side] = i;
-    for (int i = 0; i < n && s == TW_OK && !verify_enough(v, vt); i++) {
+    for (int i = 0; i < n && s == TW_OK; i++) {
         struct suspect *x = some[i];
+        if (!x->told && verify_enough(v, vt)) continue;
         struct verify_row rows[2] = {{0}, {0}};
         bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
         if (!still) continue;
@@ -27080,7 +27197,9 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
         for (int side = 0; side < 2; side++)
             if (row[i][side] >= 0) rows[side] = (struct verify_row){r[side], row[i][side], 3};
         for (int c = 0; c < vt->ncolumns && !differ; c++) differ = verify_cells_differ(rows, c);
+        if (differ && !x->told && verify_is_double(v, x)) continue;
         if (differ && !x->told) verify_tell(v, vt, rows);
+        if (differ) memcpy(x->told_at, x->now, sizeof x->now);
         x->told = x->told || differ;
         if (!differ || !repair_may(v, vt, x)) continue;
         x->gone = false;
@@ -27090,6 +27209,23 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
     buf_free(&more[1]);
     arena_free(&a);
     return s == TW_OK && left ? repair_rows(v, vt, mend, left) : s;
+}
+
+/* A commit that waits for a synchronous standby was sent, and is not to be seen where it was made. */
+static status MUST_CHECK verify_hidden(struct verify *v, bool *hidden)
+{
+    struct arena a = {0};
+    status s = TW_OK;
+    *hidden = false;
+    for (int side = 0; side < 2 && s == TW_OK; side++) {
+        const char *waits;
+        s = db_value(&v->db[side], &a, "look for commits that wait", "SELECT 1 FROM pg_stat_activity"
+                     " WHERE datname = current_database() AND wait_event = 'SyncRep' LIMIT 1", 0,
+                     NULL, &waits);
+        *hidden = *hidden || (s == TW_OK && waits);
+    }
+    arena_free(&a);
+    return s;
 }
 
 /* One look at some of them, after the streams passed the last one. */
@@ -27114,6 +27250,9 @@ static status MUST_CHECK verify_judge(struct verify *v, struct verify_table *vt,
         x->at[0] = x->now[0];
         x->at[1] = x->now[1];
     }
+    bool hidden = false;
+    if (s == TW_OK && nleft) s = verify_hidden(v, &hidden);
+    if (hidden) nleft = 0;
     if (s == TW_OK && nleft) s = verify_conflicts(v, vt, &a, left, nleft, waits);
     for (int i = 0; i < nleft && s == TW_OK; i++)
         if (!waits[i]) left[k++] = left[i];
@@ -27135,16 +27274,18 @@ static status MUST_CHECK verify_bag_look(struct verify *v, struct verify_table *
     values[0] = arena_str(a, b.data);
     buf_free(&b);
     for (int side = 0; side < 2; side++)
-        sql[side] = arena_fmt(a, "SELECT o.n, x.n FROM pg_catalog.unnest($1::pg_catalog.int8[])"
-                                 " WITH ORDINALITY o(h, n) JOIN (SELECT %s AS h,"
-                                 " pg_catalog.count(*) AS n FROM %s WHERE %s = ANY"
-                                 " ($1::pg_catalog.int8[]) GROUP BY 1) x ON x.h = o.h", vt->hash[side], vt->from[side], vt->hash[side]);
+        sql[side] = arena_fmt(a, "SELECT o.n, x.n, x.v FROM pg_catalog.unnest("
+                                 "$1::pg_catalog.int8[]) WITH ORDINALITY o(h, n) JOIN (SELECT %s"
+                                 " AS h, pg_catalog.count(*) AS n, pg_catalog.sum(q.\"tw:xmin\") AS"
+                                 " v FROM %s WHERE %s = ANY ($1::pg_catalog.int8[]) GROUP BY 1) x"
+                                 " ON x.h = o.h", vt->hash[side], vt->from[side], vt->hash[side]);
     TRY(verify_both(v, a, "count rows again", sql, 1, values, r));
     for (int side = 0; side < 2; side++) {
         for (int i = 0; i < n; i++) some[i]->now[side] = (struct seen){0};
         for (int i = 0; i < PQntuples(r[side]); i++)
             some[db_cell_int(r[side], i, 0) - 1]->now[side] =
-                (struct seen){(int) db_cell_int(r[side], i, 1), "", 0};
+                (struct seen){(int) db_cell_int(r[side], i, 1),
+                              arena_str(&v->list_arena, PQgetvalue(r[side], i, 2)), 0};
     }
     return TW_OK;
 }
@@ -27158,7 +27299,7 @@ static status MUST_CHECK verify_bag_tell(struct verify *v, struct verify_table *
     struct verify_row rows[2] = {{0}, {0}};
     PGresult *r;
     for (int i = 0; i < vt->ncolumns; i++)
-        buf_fmt(&b, "%s(%s)::pg_catalog.text", i ? ", " : "", vt->columns[i].value[more]);
+        buf_fmt(&b, "%s%s", i ? ", " : "", vt->columns[i].text[more]);
     const char *sql = arena_fmt(a, "SELECT %s FROM %s WHERE %s = $1::pg_catalog.int8 LIMIT 1",
                                 buf_cstr(&b), vt->from[more], vt->hash[more]);
     buf_free(&b);
@@ -27177,7 +27318,7 @@ static status MUST_CHECK verify_bag_judge(struct verify *v, struct verify_table 
     for (int i = 0; i < n && s == TW_OK; i++) {
         struct suspect *x = some[i];
         x->gone = x->now[0].n == x->now[1].n || (vt->extra_is_fine && x->now[0].n < x->now[1].n);
-        bool still = x->at[0].n == x->now[0].n && x->at[1].n == x->now[1].n;
+        bool still = seen_is_still(&x->at[0], &x->now[0]) && seen_is_still(&x->at[1], &x->now[1]);
         x->at[0] = x->now[0];
         x->at[1] = x->now[1];
         if (x->gone || !still) continue;
@@ -27250,19 +27391,21 @@ static void verify_table_text(struct verify *v, const struct verify_table *vt)
 
 static void verify_table_end(struct verify *v, struct verify_table *vt)
 {
-    if (!vt->why && verify_enough(v, vt)) vt->why = "enough differs, the rest was not compared";
+    if (!vt->why && vt->cut) vt->why = "enough differs, the rest was not compared";
     if (!vt->why && vt->unrepaired && vt->repaired < verify_found(vt))
         vt->why = arena_fmt(&v->arena, "not repaired: %s", vt->unrepaired);
     for (int side = 0; side < 2; side++)
         if (vt->rel[side]) rel_free(vt->rel[side]);
-    if (v->o->json) verify_table_json(v, vt);
-    else verify_table_text(v, vt);
+    bool tell = !(v->again || vt->moved) || vt->why || verify_found(vt) || vt->undecided;
+    if (tell && v->o->json) verify_table_json(v, vt);
+    else if (tell) verify_table_text(v, vt);
     fflush(v->out);
-    v->tables++;
+    v->tables += !v->again && !vt->moved;
     v->differ += verify_found(vt);
     v->repaired += vt->repaired;
     v->undecided += vt->undecided;
     v->failed += vt->failed || (vt->why && vt->from[1]);
+    v->left_out += vt->why && !vt->failed && !vt->from[1];
     buf_free(&vt->shown);
 }
 
@@ -27283,8 +27426,9 @@ static status MUST_CHECK verify_round(struct verify *v)
         struct verify_table *vt = x->of;
         struct suspect *some[VERIFY_BATCH];
         int n = 0;
-        for (; x && x->of == vt && n < VERIFY_BATCH; x = x->next) some[n++] = x;
-        if (vt->failed || verify_enough(v, vt)) continue;
+        for (; x && x->of == vt && n < VERIFY_BATCH; x = x->next)
+            if (x->told || !verify_enough(v, vt)) some[n++] = x;
+        if (vt->failed || !n) continue;
         TRY(verify_refused(v, vt, vt->nkey ? verify_judge(v, vt, some, n)
                                            : verify_bag_judge(v, vt, some, n)));
     }
@@ -27309,12 +27453,18 @@ static status MUST_CHECK verify_suspects(struct verify *v)
     for (int round = 0; v->list; round++) {
         lsn_t mark[2] = {0, 0};
         bool passed;
+        int before = v->nlist;
         if (round) os_sleep_ms(round < 10 ? 50 * round : 500);
         TRY(verify_mark(v, mark));
         TRY(verify_wait(v, mark, &passed));
         if (!passed) verify_give_up(v, "a task has not come by what was written before");
         else TRY(verify_round(v));
-        if (os_now() > until) verify_give_up(v, "rows that were written again and again");
+        bool moved = v->nlist < before || !round;
+        if (v->o->repair && v->list) TRY(repair_round(v, moved));
+        if (moved) until = os_now() + VERIFY_PATIENCE_S * USEC_SEC;
+        if (moved && v->o->repair) round = 0;
+        if (os_now() > until)
+            verify_give_up(v, "rows that are written again and again, or locked");
     }
     for (struct verify_table **p = &v->open; *p;) {
         struct verify_table *vt = *p;
@@ -27465,8 +27615,7 @@ static status MUST_CHECK verify_list(struct verify *v, struct verify_table *vt, 
     struct verify_list l[2];
     PGresult *r[2];
     for (int side = 0; side < 2; side++)
-        what[side] = arena_fmt(a, "%s, q.\"tw:xmin\"::pg_catalog.text, %s", vt->listed[side],
-                               vt->hash[side]);
+        what[side] = arena_fmt(a, "%s, q.\"tw:version\", %s", vt->listed[side], vt->hash[side]);
     TRY(verify_ask(v, vt, a, range, what, rest, parts, r));
     for (int side = 0; side < 2; side++) {
         l[side] = (struct verify_list){r[side], NULL, PQntuples(r[side]), vt->nkey};
@@ -27591,7 +27740,8 @@ static status MUST_CHECK verify_walk(struct verify *v, struct verify_table *vt)
         next = other;
         lo = hi;
     } while (s == TW_OK && hi && go_on);
-    if (s == TW_OK && hi && verify_over(v)) vt->why = "the time was over";
+    vt->cut = vt->cut || (hi && verify_enough(v, vt));
+    if (s == TW_OK && hi && !vt->cut) vt->why = "the time was over";
     arena_free(&now);
     arena_free(&next);
     return s;
@@ -27619,7 +27769,7 @@ static status MUST_CHECK verify_bag_list(struct verify *v, struct verify_table *
         if (n[0] != n[1]) {
             struct suspect *s = verify_suspect(v, vt);
             s->key[0] = arena_fmt(&v->list_arena, "%" PRId64, c <= 0 ? x : y);
-            for (int side = 0; side < 2; side++) s->at[side].n = n[side];
+            for (int side = 0; side < 2; side++) s->at[side] = (struct seen){n[side], "", 0};
         }
         i += c <= 0;
         k += c >= 0;
@@ -27648,17 +27798,19 @@ static status MUST_CHECK verify_bag(struct verify *v, struct verify_table *vt)
 /* ---- tables ---- */
 
 /* "public.t" or "t" */
+static bool verify_is_named(const char *word, const struct table *t)
+{
+    size_t n = strlen(t->schema);
+    return str_is(word, t->name) || (!strncmp(word, t->schema, n) && word[n] == '.' &&
+                                     str_is(word + n + 1, t->name));
+}
+
 static bool verify_is_meant(const struct verify *v, const struct table *t)
 {
-    if (!v->o->ntables) return true;
-    for (int i = 0; i < v->o->ntables; i++) {
-        size_t n = strlen(t->schema);
-        const char *word = v->o->tables[i];
-        if (str_is(word, t->name)) return true;
-        if (!strncmp(word, t->schema, n) && word[n] == '.' && str_is(word + n + 1, t->name))
-            return true;
-    }
-    return false;
+    bool meant = !v->o->ntables;
+    for (int i = 0; i < v->o->ntables && !meant; i++)
+        meant = verify_is_named(v->o->tables[i], t);
+    return meant;
 }
 
 /* Has the job put the table aside? */
@@ -27698,6 +27850,15 @@ static status MUST_CHECK verify_one(struct verify *v, const struct table *t)
         error_clear(v->e);
         s = verify_try(v, vt);
     }
+    for (int i = 0; i < 3 && s == TW_OK && vt->unfit; i++) {
+        lsn_t mark[2] = {0, 0};
+        bool passed;
+        TRY(verify_mark(v, mark));
+        TRY(verify_wait(v, mark, &passed));
+        *vt = (struct verify_table){.t = t, .name = vt->name};
+        s = verify_try(v, vt);
+    }
+    vt->failed = vt->failed || vt->unfit;
     vt->took_us = os_now() - began;
     TRY(verify_refused(v, vt, s));
     if (vt->failed) verify_drop_gone(v);
@@ -27710,52 +27871,173 @@ static status MUST_CHECK verify_one(struct verify *v, const struct table *t)
     return TW_OK;
 }
 
+/* Is there a table for every word? */
+static status MUST_CHECK verify_words(struct verify *v, const struct table_list *tables)
+{
+    for (int i = 0; i < v->o->ntables; i++) {
+        bool found = false;
+        for (int k = 0; k < tables->n && !found; k++)
+            found = tables->items[k].relkind == 'r' &&
+                    verify_is_named(v->o->tables[i], &tables->items[k]);
+        if (!found)
+            return fail(v->e, TW_EJOB, "job %s does not carry a table %s (partitioned tables are"
+                        " compared by their partitions)", v->job->name, v->o->tables[i]);
+    }
+    return TW_OK;
+}
+
+/* Rows that were given another key may have moved from what was not read yet to what was.  The tasks
+ * note such keys (settle_note_moves). */
+static status MUST_CHECK verify_moved_rows(struct verify *v, struct verify_table *vt, int side)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    PGresult *r;
+    const char *values[] = {v->since[side], vt->t->schema, vt->t->name};
+    for (int old = 0; old < 2; old++) {
+        buf_str(&b, old ? " UNION SELECT " : "SELECT ");
+        for (int k = 0; k < vt->nkey; k++) {
+            buf_fmt(&b, "%s%s->>", k ? ", " : "", old ? "key" : "new_key");
+            sql_literal(&b, vt->columns[vt->key[k]].name);
+        }
+        buf_str(&b, " FROM twsync.moved WHERE moved_at >= $1::timestamptz AND schema_name = $2 AND"
+                    " table_name = $3");
+    }
+    status s = db_query(&v->db[side], &a, "read moved rows", b.data, 3, values, &r);
+    for (int i = 0; s == TW_OK && i < PQntuples(r); i++) {
+        bool whole = true;
+        for (int k = 0; k < vt->nkey; k++) whole = whole && !PQgetisnull(r, i, k);
+        if (!whole) continue;
+        struct suspect *x = verify_suspect(v, vt);
+        for (int k = 0; k < vt->nkey; k++)
+            x->key[k] = arena_str(&v->list_arena, PQgetvalue(r, i, k));
+    }
+    buf_free(&b);
+    arena_free(&a);
+    return s;
+}
+
+static status MUST_CHECK verify_moved(struct verify *v, const struct table_list *tables)
+{
+    lsn_t mark[2];
+    bool passed;
+    if (!v->page || !v->two_way) return TW_OK;
+    TRY(verify_mark(v, mark));
+    TRY(verify_wait(v, mark, &passed));
+    for (int side = 0; side < 2; side++) {
+        PGresult *r;
+        TRY(db_query(&v->db[side], &v->arena, "read moved rows", "SELECT DISTINCT schema_name,"
+                     " table_name FROM twsync.moved WHERE moved_at >= $1::timestamptz", 1,
+                     &v->since[side], &r));
+        for (int i = 0; i < PQntuples(r); i++)
+            for (int k = 0; k < tables->n; k++) {
+                const struct table *t = &tables->items[k];
+                if (!str_is(t->schema, PQgetvalue(r, i, 0)) || t->relkind != 'r' ||
+                    !str_is(t->name, PQgetvalue(r, i, 1)) || !verify_is_meant(v, t)) continue;
+                struct verify_table *vt = arena_new(&v->arena, struct verify_table);
+                *vt = (struct verify_table){.t = t, .moved = true, .next = v->open};
+                vt->name = arena_fmt(&v->arena, "%s.%s", t->schema, t->name);
+                v->open = vt;
+                TRY(verify_prepare(v, vt));
+                if (!vt->why && vt->nkey) TRY(verify_moved_rows(v, vt, side));
+                else vt->why = NULL;
+            }
+    }
+    return TW_OK;
+}
+
 static status MUST_CHECK verify_tables(struct verify *v)
 {
     struct table_list tables, unsupported;
     struct qname_list missing;
-    int meant = 0;
     TRY(cat_tables(&v->db[0], &v->arena, v->job, &tables, &unsupported, &missing));
-    for (int i = 0; i < tables.n && !verify_over(v); i++) {
-        if (tables.items[i].relkind != 'r' || !verify_is_meant(v, &tables.items[i])) continue;
-        meant++;
-        TRY(verify_one(v, &tables.items[i]));
+    TRY(verify_words(v, &tables));
+    for (int i = 0; i < tables.n; i++) {
+        const struct table *t = &tables.items[i];
+        if (t->relkind != 'r' || !verify_is_meant(v, t)) continue;
+        if (!verify_over(v)) {
+            TRY(verify_one(v, t));
+            continue;
+        }
+        struct verify_table late = {.t = t, .why = "the time was over", .failed = true};
+        late.name = arena_fmt(&v->arena, "%s.%s", t->schema, t->name);
+        verify_table_end(v, &late);
     }
-    TRY(verify_suspects(v));
-    if (!meant && v->o->ntables)
-        return fail(v->e, TW_EJOB, "job %s does not carry a table %s (partitioned tables are"
-                    " compared by their partitions)", v->job->name, v->o->tables[0]);
+    TRY(verify_moved(v, &tables));
+    return verify_suspects(v);
+}
+
+/* After a repair once more, until nothing is found: a write may have taken others along (foreign
+ * keys, triggers), and rows that differ may have moved to where nobody looked any more. */
+static status MUST_CHECK verify_passes(struct verify *v)
+{
+    for (int pass = 0; pass < REPAIR_PASSES; pass++) {
+        int64_t repaired = v->repaired, differ = v->differ;
+        v->failed = v->undecided = v->left_out = 0;
+        v->again = pass > 0;
+        for (int side = 0; side < 2; side++)
+            TRY(db_value(&v->db[side], &v->arena, "read the clock", "SELECT now()", 0, NULL,
+                         &v->since[side]));
+        TRY(verify_tables(v));
+        v->left = v->differ - differ - (v->repaired - repaired);
+        if (v->repaired == repaired || verify_over(v)) break;
+    }
+    v->differ = v->repaired + v->left;
     return TW_OK;
 }
 
 /* ---- the schema, sequences ---- */
 
-static status MUST_CHECK verify_schema(struct verify *v)
+/* What `twsync schema` says; the text is the caller's to free. */
+static status MUST_CHECK verify_schema_text(struct verify *v, char **text, bool *differ)
 {
-    char *text = NULL;
     size_t size = 0;
-    bool differ = false;
-    FILE *to = open_memstream(&text, &size);
+    *text = NULL;
+    FILE *to = open_memstream(text, &size);
     if (!to) return fail(v->e, TW_EOS, "could not write into memory: %s", strerror(errno));
-    status s = schema_run(v->job, false, to, &differ, v->e);
+    status s = schema_run(v->job, false, to, differ, v->e);
     fclose(to);
-    if (s == TW_OK && v->o->json) {
-        struct buf b = {0};
+    return s;
+}
+
+static void verify_schema_tell(struct verify *v, char *text, bool differ)
+{
+    struct buf b = {0};
+    char *save = NULL;
+    if (v->o->json) {
         buf_fmt(&b, "{\"schema\":\"%s\",", differ ? "differs" : "equal");
         json_value(&b, "text", text);
         buf_str(&b, "}\n");
-        fputs(b.data, v->out);
-        buf_free(&b);
-    } else if (s == TW_OK && !differ) {
-        fprintf(v->out, "  the schemas are equal\n");
-    } else if (s == TW_OK) {
-        fprintf(v->out, "  the schemas differ: what b needs to be as a is\n");
-        char *save = NULL;
+    } else if (!differ) {
+        buf_str(&b, "  the schemas are equal\n");
+    } else {
+        buf_str(&b, "  the schemas differ: what b needs to be as a is\n");
         for (char *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
-            fprintf(v->out, "    %s\n", l);
+            buf_fmt(&b, "    %s\n", l);
     }
-    v->differ += differ;
+    fputs(b.data, v->out);
+    buf_free(&b);
+}
+
+/* DDL may be on its way: what differs is what still does when the streams have passed it. */
+static status MUST_CHECK verify_schema(struct verify *v)
+{
+    char *text, *before = NULL;
+    bool differ = false, passed;
+    status s = verify_schema_text(v, &text, &differ);
+    for (int i = 0; i < 5 && s == TW_OK && differ && !(before && str_is(text, before)); i++) {
+        lsn_t mark[2] = {0, 0};
+        free(before);
+        before = text;
+        text = NULL;
+        s = verify_mark(v, mark);
+        if (s == TW_OK) s = verify_wait(v, mark, &passed);
+        if (s == TW_OK) s = verify_schema_text(v, &text, &differ);
+    }
+    if (s == TW_OK) verify_schema_tell(v, text, differ);
+    v->differ += s == TW_OK && differ;
     free(text);
+    free(before);
     return s;
 }
 
@@ -27766,7 +28048,7 @@ static status MUST_CHECK verify_schema(struct verify *v)
 static status MUST_CHECK verify_probe(struct verify *v)
 {
     static const char sql[] =
-        "SELECT pg_catalog.hashtextextended('twsync \xc3\xa4 probes' COLLATE pg_catalog.\"C\", 7),"
+        "SELECT pg_catalog.hashtextextended('twsync probes' COLLATE pg_catalog.\"C\", 7),"
         " pg_catalog.getdatabaseencoding()";
     const char *const both[2] = {sql, sql};
     struct arena a = {0};
@@ -27803,6 +28085,12 @@ static status MUST_CHECK verify_streams(struct verify *v)
     return TW_OK;
 }
 
+/* Values in the file are written as our sessions read them. */
+static const char verify_sql_settings[] =
+    "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET datestyle = 'ISO, YMD';"
+    "\nSET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET array_nulls = on; SET xmloption ="
+    " content;\nSET lc_monetary = 'C'; SET default_transaction_read_only = off;";
+
 static status MUST_CHECK verify_open(struct verify *v)
 {
     v->at_rest = v->o->at_rest;
@@ -27813,6 +28101,8 @@ static status MUST_CHECK verify_open(struct verify *v)
         v->db[side] = (struct db){.node = &v->job->node[side], .e = v->e};
         snprintf(v->db[side].purpose, sizeof v->db[side].purpose, "%s:verify", v->job->name);
         TRY(db_open(&v->db[side], false));
+        /* Whoever locks a table for longer is told of. */
+        TRY(db_exec(&v->db[side], "set up the session", "SET lock_timeout = '60s'"));
     }
     TRY(name_learn(v->job, &v->db[0], &v->arena, NULL, &v->job));
     TRY(verify_probe(v));
@@ -27824,8 +28114,10 @@ static status MUST_CHECK verify_open(struct verify *v)
     v->sql = fopen(v->o->sql_path, "we");
     if (!v->sql)
         return fail(v->e, TW_EOS, "could not write \"%s\": %s", v->o->sql_path, strerror(errno));
-    fprintf(v->sql, "-- Statements for %c of job %s: they make its rows those of %c.\nBEGIN;\n",
-            v->o->take == 'a' ? 'b' : 'a', v->job->name, v->o->take);
+    fprintf(v->sql, "-- Statements for %c of job %s: they make its rows those of %c.  Where foreign"
+                    " keys or\n-- unique keys stand in the way: twsync repair.\n%s\nSET search_path ="
+                    " pg_catalog;\nBEGIN;\n",
+            v->o->take == 'a' ? 'b' : 'a', v->job->name, v->o->take, verify_sql_settings);
     return TW_OK;
 }
 
@@ -27850,8 +28142,9 @@ static void verify_summary_json(struct verify *v, bool differs, bool whole, doub
     const char *word = differs ? "differs" : whole ? "equal" : "incomplete";
     fprintf(v->out, "{\"result\":\"%s\",\"tables\":%" PRId64 ",\"rows\":%" PRId64
                     ",\"differences\":%" PRId64 ",\"repaired\":%" PRId64 ",\"undecided\":%" PRId64
-                    ",\"incomplete\":%" PRId64 ",\"seconds\":%.1f}\n",
-            word, v->tables, v->done, v->differ, v->repaired, v->undecided, v->failed, took);
+                    ",\"incomplete\":%" PRId64 ",\"left_out\":%" PRId64 ",\"seconds\":%.1f}\n",
+            word, v->tables, v->done, v->differ, v->repaired, v->undecided, v->failed, v->left_out,
+            took);
 }
 
 static void verify_summary(struct verify *v)
@@ -27869,6 +28162,9 @@ static void verify_summary(struct verify *v)
         fprintf(v->out, ", %" PRId64 " repaired", v->repaired);
     if (v->differ) fputc('\n', v->out);
     else if (!whole) fputs("nothing differs in what could be compared\n", v->out);
+    else if (v->left_out)
+        fprintf(v->out, "equal, but for %" PRId64 " table%s that the job's rules let differ\n",
+                v->left_out, v->left_out == 1 ? "" : "s");
     else fprintf(v->out, "everything is equal%s\n", v->o->sample < 100 ? " in the sample" : "");
 }
 
@@ -27883,12 +28179,13 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     v.began_us = v.told_us = os_now();
     v.seed = os_wall() & 0x7fffffff;
     status s = verify_open(&v);
-    if (s == TW_OK) s = verify_tables(&v);
-    if (s == TW_OK && !o->ntables && !o->repair && !verify_over(&v)) s = verify_schema(&v);
+    if (s == TW_OK) s = verify_passes(&v);
+    bool schema = !o->ntables && !o->repair;
+    if (s == TW_OK && schema && !verify_over(&v)) s = verify_schema(&v);
+    else v.failed += schema;
     if (s == TW_OK) verify_summary(&v);
-    if (s == TW_OK && o->repair && !o->dry_run && !o->ntables && v.differ == v.repaired &&
-        !v.failed && !v.undecided)
-        s = repair_mended(&v);
+    bool done = !v.left && !v.failed && !v.undecided;
+    if (s == TW_OK && o->repair && !o->dry_run && !o->ntables && done) s = repair_mended(&v);
     *result = v.differ > v.repaired ? 2 : v.failed || v.undecided;
     return verify_close(&v, s);
 }
@@ -27994,7 +28291,7 @@ static status MUST_CHECK turn_tables(struct turn *t)
         turn_gate(t, false, "every table is carried: %" PRId64 " are left out (`twsync status`)", n);
     else turn_gate(t, true, "every table is carried");
     TRY(turn_count(t, 1 - t->o->to, "SELECT count(*) FROM pg_prepared_xacts WHERE database ="
-                                    " current_database() AND $1 IS NOT NULL", &n));
+                                    " current_database() AND $1::text <> ''", &n));
     if (n) turn_gate(t, false, "no prepared transaction on %c: %" PRId64 " are there",
                      "ab"[1 - t->o->to], n);
     return TW_OK;
@@ -28171,7 +28468,10 @@ static status turn_back(struct turn *t, status s)
     char old = "ab"[1 - t->o->to];
     stop_flag = 0;
     error_clear(t->e);
-    if (turn_unfence(t, 1 - t->o->to, &was) != TW_OK)
+    db_close(&t->db[1 - t->o->to]);  /* a question may have been left without its answer */
+    status back = db_open(&t->db[1 - t->o->to], false);
+    if (back == TW_OK) back = turn_unfence(t, 1 - t->o->to, &was);
+    if (back != TW_OK)
         log_warning("could not take the fence of %c away (%s): `twsync switchover %s --undo`", old,
                     t->e->msg, t->job->path);
     else if (was)
