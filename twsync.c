@@ -9487,8 +9487,9 @@ static status MUST_CHECK shape_sequences_now(struct db *d, struct arena *a, cons
     return s;
 }
 
-/* Where a sequence has to stand to have left behind what the other side has used, and so many values
- * more: in its own steps, so one that counts in odd numbers goes on doing so.  False: it is there. */
+/* Where a sequence has to stand to have left behind what the other side has used, and so many
+ * values more: in its own steps, so one that counts in odd numbers goes on doing so.  False: it is
+ * there. */
 static bool sequence_ahead(const struct sequence_now *from, const struct sequence_now *to,
                            int64_t headroom, int64_t *out)
 {
@@ -9526,8 +9527,8 @@ static bool shape_sequence_move(struct buf *b, const char *name, const struct se
 }
 
 /* Move the sequences of one side past what the other side has used; they never go back.  headroom:
- * so many values more, and as many as a session of the other side may hold in advance.  *n: how many
- * there are. */
+ * so many values more, and as many as a session of the other side may hold in advance.  *n: how
+ * many there are. */
 static status MUST_CHECK shape_sequences_move(struct db *from, struct db *to, const struct job *job,
                                               int64_t headroom, int *n)
 {
@@ -18365,8 +18366,9 @@ static status task_gap_hint(struct task *t)
 /* The same one as of a gap that can be repaired: both databases are still those of the job. */
 static status task_lost_hint(struct task *t)
 {
-    fail_hint(&t->e, "`twsync repair %s` goes on with a new slot, compares both sides while they are"
-                     " written to, and mends only what differs (`twsync help repair`).  Or start"
+    fail_hint(&t->e, "`twsync repair %s` goes on with a new slot, compares both sides while they"
+                     " are written to, and mends only what differs (`twsync help repair`).  Or"
+                     " start"
                      " over: stop the job, `twsync reset %s --empty`, existing = keep in [objects],"
                      " run it again.", t->job->path, t->job->path);
     return t->e.code;
@@ -19302,8 +19304,8 @@ static status MUST_CHECK task_cross_gap(struct task *t, const struct slot_info *
     return progress_read(&t->to, t->name, &t->progress);
 }
 
-/* Is all as it was left?  If not, and somebody has asked for it, go on all the same: but only between
- * the two databases that the job began with. */
+/* Is all as it was left?  If not, and somebody has asked for it, go on all the same: but only
+ * between the two databases that the job began with. */
 static status MUST_CHECK task_check_gap(struct task *t, struct slot_info *slot)
 {
     const struct progress *p = &t->progress;
@@ -25954,6 +25956,7 @@ struct suspect {
     struct seen at[2], now[2], told_at[2];
     bool gone, told, refused;
     int tries;            /* to repair it, while nothing else was repaired either */
+    int refusals, rest;   /* while others were: so many, and for so many rounds it sits out */
     int writes;           /* of it by repair */
 };
 
@@ -26026,16 +26029,18 @@ static status MUST_CHECK verify_both(struct verify *v, struct arena *a, const ch
 /* Columns of a table, and what their values are cast to.  A base type's number below 10000 is the
  * same on every server. */
 static const char verify_columns_sql[] =
-    "SELECT a.attname, format_type(a.atttypid, -1) || coalesce(' COLLATE ' || quote_ident(cn.nspname)"
-    " || '.' || quote_ident(co.collname), ''), CASE WHEN t.typtype = 'd' THEN"
-    " format_type(t.typbasetype, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE t.typtypmod END)"
-    " ELSE format_type(a.atttypid, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE a.atttypmod"
+    "SELECT a.attname, format_type(a.atttypid, -1) || coalesce(' COLLATE ' ||"
+    " quote_ident(cn.nspname) || '.' || quote_ident(co.collname), ''), CASE WHEN t.typtype = 'd'"
+    " THEN"
+    " format_type(t.typbasetype, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE t.typtypmod"
+    " END) ELSE format_type(a.atttypid, CASE WHEN t.typcategory IN ('S', 'V') THEN -1 ELSE"
+    " a.atttypmod"
     " END) END, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE a.atttypid END < 10000,"
     " coalesce(to_jsonb(a)->>'attgenerated', '') <> '', c.relkind, CASE CASE WHEN t.typtype = 'd'"
     " THEN t.typbasetype ELSE a.atttypid END WHEN 'bpchar'::regtype THEN 'b' WHEN"
     " 'float4'::regtype THEN '4' WHEN 'float8'::regtype THEN '8' END,"
-    " format_type(a.atttypid, a.atttypmod), a.atttypid >= 10000, a.attidentity = 'a' FROM pg_class c"
-    " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    " format_type(a.atttypid, a.atttypmod), a.atttypid >= 10000, a.attidentity = 'a' FROM pg_class"
+    " c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
     " LEFT JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation co ON co.oid ="
     " a.attcollation AND co.collname <> 'default' LEFT JOIN pg_namespace cn ON cn.oid ="
     " co.collnamespace WHERE c.oid = to_regclass($1) ORDER BY a.attnum";
@@ -26051,8 +26056,9 @@ static const char verify_keys_sql[] =
     " a.attnum = i.indkey[k.n - 1] JOIN pg_opclass p ON p.oid = i.indclass[k.n - 1] JOIN pg_amop m"
     " ON m.amopfamily = p.opcfamily AND m.amoplefttype = p.opcintype AND m.amoprighttype ="
     " p.opcintype AND m.amopstrategy = 3 JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace"
-    " s ON s.oid = o.oprnamespace JOIN pg_am am ON am.oid = p.opcmethod AND am.amname = 'btree' WHERE"
-    " i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND"
+    " s ON s.oid = o.oprnamespace JOIN pg_am am ON am.oid = p.opcmethod AND am.amname = 'btree'"
+    " WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL"
+    " AND"
     " i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = i.indrelid"
     " AND NOT x.attnotnull AND x.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AND NOT"
     /* Since 18 NOT NULL may be said of columns that hold NULL. */
@@ -26195,8 +26201,8 @@ static void verify_choose_key(struct verify *v, struct verify_table *vt, const P
         }
 }
 
-/* Of a value that the job makes anew for each change nothing can be said, nor of one that it makes on
- * the way to B alone, if B's values come back. */
+/* Of a value that the job makes anew for each change nothing can be said, nor of one that it makes
+ * on the way to B alone, if B's values come back. */
 static void verify_forget_columns(struct verify *v, struct verify_table *vt,
                                   const struct table_rules *r)
 {
@@ -26900,6 +26906,7 @@ static status MUST_CHECK repair_rows(struct verify *v, struct verify_table *vt,
     for (int i = 0, count; i < n; i += count) {
         count = n - i < size ? n - i : size;
         TRY(repair_try(v, vt, some + i, count, false, &refused));
+        for (int k = i; k < i + count; k++) some[k]->refused = false;
         for (int k = i; k < i + count && refused; k++)
             TRY(repair_try(v, vt, some + k, 1, false, &some[k]->refused));
     }
@@ -26931,8 +26938,10 @@ static status MUST_CHECK repair_round(struct verify *v, bool moved)
 {
     if (!moved) TRY(repair_stuck(v));
     for (struct suspect *x = v->list; x; x = x->next) {
-        x->tries += x->refused && !moved;
-        x->refused = false;
+        if (!x->refused) continue;
+        x->tries += !moved;
+        x->refusals += moved;
+        x->rest = !moved ? 0 : x->refusals < 6 ? x->refusals : 6;
     }
     return TW_OK;
 }
@@ -26962,8 +26971,8 @@ static status MUST_CHECK repair_side(struct verify *v, const bool gap[2], bool f
         fail_hint(v->e, "--take with the side that forgot lets go of it everywhere, --take with the"
                         " other side brings it back.  `twsync verify JOB --at-rest` lists it.");
     } else if (gap[0] && gap[1] && !job_uses_policy(v->job, POLICY_LATEST)) {
-        fail(v->e, TW_EJOB, "changes of both sides were lost: whose rows are right where they differ?"
-             "  Add --take a or --take b");
+        fail(v->e, TW_EJOB, "changes of both sides were lost: whose rows are right where they"
+             " differ?  Add --take a or --take b");
     } else if (gap[0] != gap[1]) {
         v->take = gap[0] ? 'a' : 'b';
     }
@@ -27029,8 +27038,8 @@ static status MUST_CHECK repair_wait(struct verify *v)
         if (os_now() - told < 30 * USEC_SEC) continue;
         told = os_now();
         if (running) log_info("waiting until the tasks run");
-        else log_info("the job does not run here: start it, `twsync run %s`, and the repair goes on",
-                      v->job->path);
+        else log_info("the job does not run here: start it, `twsync run %s`, and the repair goes"
+                      " on", v->job->path);
     }
 }
 
@@ -27155,7 +27164,8 @@ static void repair_close(struct verify *v)
 
 /* ---- looking again ---- */
 
-/* Has the same row been told under its other side's name?  Keys may be equal and written otherwise. */
+/* Has the same row been told under its other side's name?  Keys may be equal and written
+ * otherwise. */
 static bool verify_is_double(const struct verify *v, const struct suspect *x)
 {
     for (const struct suspect *y = v->list; y; y = y->next)
@@ -27203,7 +27213,8 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
         x->told = x->told || differ;
         if (!differ || !repair_may(v, vt, x)) continue;
         x->gone = false;
-        mend[left++] = x;
+        if (x->rest) x->rest--;
+        else mend[left++] = x;
     }
     buf_free(&more[0]);
     buf_free(&more[1]);
@@ -27211,7 +27222,8 @@ static status MUST_CHECK verify_decide(struct verify *v, struct verify_table *vt
     return s == TW_OK && left ? repair_rows(v, vt, mend, left) : s;
 }
 
-/* A commit that waits for a synchronous standby was sent, and is not to be seen where it was made. */
+/* A commit that waits for a synchronous standby was sent, and is not to be seen where it was
+ * made. */
 static status MUST_CHECK verify_hidden(struct verify *v, bool *hidden)
 {
     struct arena a = {0};
@@ -27219,8 +27231,9 @@ static status MUST_CHECK verify_hidden(struct verify *v, bool *hidden)
     *hidden = false;
     for (int side = 0; side < 2 && s == TW_OK; side++) {
         const char *waits;
-        s = db_value(&v->db[side], &a, "look for commits that wait", "SELECT 1 FROM pg_stat_activity"
-                     " WHERE datname = current_database() AND wait_event = 'SyncRep' LIMIT 1", 0,
+        s = db_value(&v->db[side], &a, "look for commits that wait", "SELECT 1 FROM"
+                     " pg_stat_activity WHERE datname = current_database() AND wait_event ="
+                     " 'SyncRep' LIMIT 1", 0,
                      NULL, &waits);
         *hidden = *hidden || (s == TW_OK && waits);
     }
@@ -27886,8 +27899,8 @@ static status MUST_CHECK verify_words(struct verify *v, const struct table_list 
     return TW_OK;
 }
 
-/* Rows that were given another key may have moved from what was not read yet to what was.  The tasks
- * note such keys (settle_note_moves). */
+/* Rows that were given another key may have moved from what was not read yet to what was.  The
+ * tasks note such keys (settle_note_moves). */
 static status MUST_CHECK verify_moved_rows(struct verify *v, struct verify_table *vt, int side)
 {
     struct arena a = {0};
@@ -28087,8 +28100,9 @@ static status MUST_CHECK verify_streams(struct verify *v)
 
 /* Values in the file are written as our sessions read them. */
 static const char verify_sql_settings[] =
-    "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET datestyle = 'ISO, YMD';"
-    "\nSET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET array_nulls = on; SET xmloption ="
+    "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on;"
+    " SET datestyle = 'ISO, YMD';\nSET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET"
+    " array_nulls = on; SET xmloption ="
     " content;\nSET lc_monetary = 'C'; SET default_transaction_read_only = off;";
 
 static status MUST_CHECK verify_open(struct verify *v)
@@ -28115,8 +28129,8 @@ static status MUST_CHECK verify_open(struct verify *v)
     if (!v->sql)
         return fail(v->e, TW_EOS, "could not write \"%s\": %s", v->o->sql_path, strerror(errno));
     fprintf(v->sql, "-- Statements for %c of job %s: they make its rows those of %c.  Where foreign"
-                    " keys or\n-- unique keys stand in the way: twsync repair.\n%s\nSET search_path ="
-                    " pg_catalog;\nBEGIN;\n",
+                    " keys or\n-- unique keys stand in the way: twsync repair.\n%s\n"
+                    "SET search_path = pg_catalog;\nBEGIN;\n",
             v->o->take == 'a' ? 'b' : 'a', v->job->name, v->o->take, verify_sql_settings);
     return TW_OK;
 }
@@ -28195,9 +28209,9 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
  *
  * Everything that must be true is a gate.  Those that can be seen beforehand come first, and change
  * nothing.  Then writers leave the old side: they are asked to, or fenced out (the database's
- * default becomes read only, and its sessions are ended).  A mark is written there after the last of
- * them, and once the new side has passed it, it has everything.  Its sequences move past what the
- * old side has used.  Where a gate fails after the fence, the fence is taken away again.
+ * default becomes read only, and its sessions are ended).  A mark is written there after the last
+ * of them, and once the new side has passed it, it has everything.  Its sequences move past what
+ * the old side has used.  Where a gate fails after the fence, the fence is taken away again.
  *
  * The fence is a setting of the database, so it outlives this process; twsync.fence, written in the
  * same transaction, says that it is ours and what was there before. */
@@ -28251,7 +28265,8 @@ static void turn_tasks(struct turn *t)
         else if (dir == TW_FORWARD && !s->ready)
             turn_gate(t, false, "task %s has everything: it is in phase %s", name, phase);
         else if (s->mending)
-            turn_gate(t, false, "task %s has no gap: `twsync repair` has not come to its end", name);
+            turn_gate(t, false, "task %s has no gap: `twsync repair` has not come to its end",
+                      name);
         else
             turn_gate(t, true, "task %s runs, %.1f s behind", name,
                       (double) stat_delay_us(s) / USEC_SEC);
@@ -28288,7 +28303,8 @@ static status MUST_CHECK turn_tables(struct turn *t)
     int64_t n;
     TRY(turn_count(t, 1, "SELECT count(*) FROM twsync.parked WHERE task = $1", &n));
     if (n)
-        turn_gate(t, false, "every table is carried: %" PRId64 " are left out (`twsync status`)", n);
+        turn_gate(t, false, "every table is carried: %" PRId64 " are left out (`twsync status`)",
+                  n);
     else turn_gate(t, true, "every table is carried");
     TRY(turn_count(t, 1 - t->o->to, "SELECT count(*) FROM pg_prepared_xacts WHERE database ="
                                     " current_database() AND $1::text <> ''", &n));
@@ -28813,7 +28829,7 @@ static int cli_throttle(struct cli *c)
 static int cli_verify(struct cli *c)
 {
     bool repair = str_is(c->command, "repair");
-    int64_t sample = 100, rate = 0, most = repair ? 0 : 10000, minutes = 0;
+    int64_t sample = 100, rate = 0, most = repair ? 0 : 10000, time_us = 0;
     int result = 0;
     if (!cli_number(c->sample, 1, 100, &sample))
         return cli_wrong("option --sample takes a percentage, from 1 to 100");
@@ -28821,8 +28837,8 @@ static int cli_verify(struct cli *c)
         return cli_wrong("option --rate takes rows per second, from 1 to %d", INT32_MAX);
     if (!cli_number(c->most, 0, INT64_MAX, &most))
         return cli_wrong("option --most takes a number of differences; 0: no limit");
-    if (!cli_number(c->time, 1, 525600, &minutes))
-        return cli_wrong("option --minutes takes a number from 1 to 525600");
+    if (c->time && (!job_parse_amount(c->time, job_time_units, &time_us) || time_us < USEC_SEC))
+        return cli_wrong("option --time takes how long it may take: 90s, 30min, 8h");
     if (repair && !c->job->task[TW_REVERSE].enabled && c->conflicts.take &&
         *c->conflicts.take == 'b')
         return cli_wrong("the job writes nothing on a: without a reverse task a's rows are right");
@@ -28830,7 +28846,7 @@ static int cli_verify(struct cli *c)
         return cli_wrong("--sql FILE and --take a|b belong together: whose rows are right?");
     struct verify_options o = {
         .count = c->count, .json = c->json, .at_rest = c->at_rest, .sample = (int) sample,
-        .rate = rate, .most = most, .time_us = minutes * 60 * USEC_SEC, .sql_path = c->sql,
+        .rate = rate, .most = most, .time_us = time_us, .sql_path = c->sql,
         .repair = repair, .dry_run = c->dry_run,
         .take = c->conflicts.take ? *c->conflicts.take : '\0',
         .tables = c->words, .ntables = c->nwords};
@@ -28853,6 +28869,8 @@ static int cli_switchover(struct cli *c)
     return code ? code : failed ? EXIT_CHECK : 0;
 }
 
+#define CLI_INDENT "                                             "
+
 static const struct command {
     const char *name;
     int (*run)(struct cli *);
@@ -28874,22 +28892,18 @@ static const struct command {
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"verify", cli_verify, "[TABLE...] [--json]",
      "compare the rows of both sides while both are written to; what is only on its way is no\n"
-     "                                             difference (--sample PERCENT, --count: keys alone,"
-     "\n                                             --rate ROWS per second, --minutes N, --most"
-     " DIFFERENCES\n                                             per table, --at-rest, --sql FILE"
-     " --take a|b:\n                                             statements that mend the other"
-     " side)"},
+     CLI_INDENT "difference (--sample PERCENT, --count: keys alone, --rate ROWS per second,\n"
+     CLI_INDENT "--time 8h, --most DIFFERENCES per table, --at-rest, --sql FILE --take a|b:\n"
+     CLI_INDENT "statements that mend the other side)"},
     {"repair", cli_verify, "[TABLE...] [--take a|b]",
      "make rows that differ the winner's on both sides, while both are written to: by the job's\n"
-     "                                             policies, or --take's (--dry-run: tell them only;"
-     "\n                                             --json, --rate, --minutes, --most, --at-rest:"
-     " as of verify)"},
+     CLI_INDENT "policies, or --take's; also after a lost slot (--dry-run: tell them only;\n"
+     CLI_INDENT "--json, --rate, --time, --most, --at-rest)"},
     {"switchover", cli_switchover, "--to a|b",
-     "applications that wrote to one side are to write to the other: when every gate is open, move\n"
-     "                                             its sequences past the old side's (--fence: make the"
-     " old side\n                                             read only and end its sessions; --dry-run,"
-     " --no-verify,\n                                             --timeout SECONDS, --headroom VALUES;"
-     " --undo: lift fences)"},
+     "applications that wrote to one side are to write to the other: when every gate is open,\n"
+     CLI_INDENT "move its sequences past the old side's (--fence: make the old side read only\n"
+     CLI_INDENT "and end its sessions; --dry-run, --no-verify, --timeout SECONDS,\n"
+     CLI_INDENT "--headroom VALUES; --undo: lift fences)"},
     {"resync", cli_resync, "TABLE",
      "copy one table of a running job again: a parked one, or any"},
     {"skip", cli_skip, "TABLE",
@@ -28932,10 +28946,10 @@ static void cli_usage(FILE *to)
           "  --log text|json   form of log lines (default: the job's, text)\n"
           "  --quiet           warnings and errors only\n\n"
           "JOB is a job file; jobs/ has commented examples.\n\n"
-          "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed, or a gate is shut,\n"
-          "4 another twsync works on this job, 5 could not connect, 6 release incomplete (the SQL\n"
-          "to run is printed), 7 the schemas or the rows differ, 70 internal error,\n"
-          "71 out of memory.\n", to);
+          "Exit codes: 0 done, 1 a task failed, 2 job file or usage wrong, 3 precheck failed or a\n"
+          "gate of switchover is shut, 4 another twsync works on this job, 5 could not connect,\n"
+          "6 release incomplete (the SQL to run is printed), 7 the schemas or the rows differ,\n"
+          "70 internal error, 71 out of memory.\n", to);
 }
 
 /* The states of a task, as a graph for Graphviz. */
@@ -28990,7 +29004,7 @@ static const struct cli_opt {
     {"--at-rest", FLAG(at_rest), {NULL}, "verify repair"},
     {"--sample", VALUE(sample), {NULL}, "verify"},
     {"--rate", VALUE(rate), {NULL}, "verify repair"},
-    {"--minutes", VALUE(time), {NULL}, "verify repair"},
+    {"--time", VALUE(time), {NULL}, "verify repair"},
     {"--most", VALUE(most), {NULL}, "verify repair"},
     {"--sql", VALUE(sql), {NULL}, "verify"},
 #undef FLAG

@@ -1,14 +1,19 @@
 """`twsync verify`: finds every difference, and takes nothing for one that is only on its way."""
 
+import contextlib
 import json
 import os
+import subprocess
+import threading
 
 import pytest
 
 import compare
+import tw
 import writers
 from test_05_copy import SCHEMAS, load_everything
 from tw import BAD_JOB, OK
+from wait import wait_for
 
 DIFFER, INCOMPLETE = 7, 1
 POLICIES = {"forward": {"on_conflict": "overwrite"}, "reverse": {"on_conflict": "ignore"}}
@@ -239,3 +244,288 @@ def test_repair_latest(pair, make_job):
     assert times[0] == times[1]
     for node in pair.nodes:
         assert not node.admin("SELECT 1 FROM pg_replication_origin WHERE roname LIKE '%repair'")
+
+
+# ---- what attacks have found, by number
+
+def test_01_table_goes_away(pair, make_job):
+    """A table that is dropped on a while others are compared ended the program."""
+    pair.a.sql("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 60);"
+               "CREATE TABLE z (id int PRIMARY KEY)")
+    job = make_job(pair, forward={**POLICIES["forward"], "ddl": False}, reverse=POLICIES["reverse"]).start()
+    job.wait_synced()
+    process = subprocess.Popen([tw.BINARY, "verify", job.path, "--rate", "20"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: pair.a.admin("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%%:verify' AND query LIKE '%%\"a\"%%'"),
+             "the first table is compared")
+    pair.a.sql("DROP TABLE z")
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode in (INCOMPLETE, DIFFER) and "a does not have it any more" in out, out
+
+
+@pytest.mark.rung("marker")
+def test_02_minutes(pair, make_job):
+    """What the time did not suffice for was called equal."""
+    pair.a.sql("CREATE TABLE a (v text); ALTER TABLE a REPLICA IDENTITY FULL; INSERT INTO a SELECT 'x' FROM generate_series(1, 100);"
+               "CREATE TABLE z (id int PRIMARY KEY)")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    code, found, tables, summary = verify(job, "--time", "4s", "--rate", "10")
+    assert code == INCOMPLETE and tables["public.z"]["note"] == "the time was over" and summary["incomplete"] >= 1
+
+
+@pytest.mark.rung("marker")
+def test_03_count(pair, make_job):
+    """--count found nothing where one key had gone and another had come."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT g * 2 FROM generate_series(1, 3000) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "DELETE FROM t WHERE id = 10", "INSERT INTO t VALUES (11)")
+    code, found, _, _ = verify(job, "--count")
+    assert code == DIFFER and sorted((key_of(f)[0], f["found"]) for f in found) == [("10", "missing on b"), ("11", "missing on a")]
+
+
+@pytest.mark.rung("origin")
+def test_04_own_cast(pair, make_job):
+    """A type's own cast to text may say less than its values."""
+    for node in pair.nodes:
+        node.sql("""CREATE TYPE mood AS ENUM ('sad', 'ok', 'fine');
+                    CREATE FUNCTION mt(mood) RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT CASE WHEN $1 = 'sad' THEN 'bad' ELSE 'good' END$$;
+                    CREATE CAST (mood AS text) WITH FUNCTION mt(mood)""")
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, m mood); INSERT INTO t SELECT g, 'ok' FROM generate_series(1, 10) g;"
+               "CREATE TABLE k (m mood PRIMARY KEY, v int); INSERT INTO k VALUES ('ok', 1), ('fine', 2)")
+    job = make_job(pair, objects={"existing": "keep"}, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET m = 'fine' WHERE id = 7", "UPDATE k SET v = 3 WHERE m = 'ok'")
+    code, found, tables, _ = verify(job, "t", "k")
+    assert code == DIFFER and [(key_of(f), f["columns"][1]["a"], f["columns"][1]["b"]) for f in found] == [
+        (("7",), "ok", "fine"), (("ok",), "1", "3")] or sorted(map(key_of, found)) == [("7",), ("ok",)], (found, tables)
+
+
+@pytest.mark.rung("origin")
+def test_05_commit_that_waits(own_pair, make_job):
+    """A commit that waits for a synchronous standby is on b, and not to be seen on a."""
+    pair = own_pair
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 10) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    pair.a.server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    pair.a.server.sql("SELECT pg_reload_conf()")
+    writer = threading.Thread(target=lambda: pair.a.sql("UPDATE t SET v = 'w' WHERE id = 7"))
+    writer.start()
+    wait_for(lambda: pair.b.sql("SELECT 1 FROM t WHERE v = 'w'"), "it is on b")
+    code, found, tables, _ = verify(job, "t")
+    assert not found and code == INCOMPLETE, (found, tables)
+    pair.a.server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+    pair.a.server.sql("SELECT pg_reload_conf()")
+    writer.join()
+    assert_equal(job, "t")
+
+
+@pytest.mark.parametrize("two_way", [True, False])
+@pytest.mark.rung("marker")
+def test_06_set_columns(pair, make_job, two_way):
+    """A value that the job makes is what the column makes of it; with a way back nothing can be said of it."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, n numeric(10,2), at timestamp(0), v text); INSERT INTO t SELECT g, g, '2026-01-01'::timestamp"
+               " + g * '0.4 s'::interval, 'v' FROM generate_series(1, 50) g")
+    job = make_job(pair, **{**POLICIES, "reverse": {**POLICIES["reverse"], "enabled": two_way}},
+                   **{"table public.t": {"set n": "n / 3", "set at": "at + interval '0.7 s'"}})
+    job.start(wait=tw.TASKS if two_way else ["forward"])
+    job.wait_synced(tw.TASKS if two_way else ["forward"])
+    if two_way:
+        pair.b.sql("INSERT INTO t VALUES (1000, 5, now(), 'b')")
+        job.wait_synced()
+    assert_equal(job, "t")
+    if two_way:
+        plant(job, "b", "UPDATE t SET v = 'w' WHERE id = 5")
+    else:
+        pair.b.sql("UPDATE t SET n = n + 0.01 WHERE id = 5")
+    code, found, _, _ = verify(job, "t")
+    assert code == DIFFER and [key_of(f) for f in found] == [("5",)]
+
+
+def test_07_ddl_on_its_way(pair, make_job):
+    """DDL that b does not have yet is no difference."""
+    if pair.rung == "marker":
+        pytest.skip("needs the right to create event triggers")
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    ended = threading.Event()
+
+    def change():
+        for n in range(1000):
+            if ended.is_set():
+                return
+            pair.a.sql(f"ALTER TABLE t ADD c{n} int")
+            ended.wait(0.4)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(5):
+            code, found, tables, summary = verify(job, timeout=100)
+            assert code == OK, (found, tables, summary)
+    finally:
+        ended.set()
+        changer.join()
+
+
+@pytest.mark.rung("marker")
+def test_08_words(pair, make_job):
+    """A name that is no table of the job was passed over if another one was."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)")
+    job = make_job(pair, **POLICIES).start()
+    code, out, err = job.command("verify", job.path, "u", "nowhere")
+    assert code == BAD_JOB and "nowhere" in err
+
+
+@pytest.mark.rung("marker")
+def test_09_keys_written_otherwise(pair, make_job):
+    """Keys that are equal and written otherwise are one row; keys of domains have their own collation."""
+    pair.a.sql("""CREATE TABLE n (k numeric PRIMARY KEY, v text); INSERT INTO n SELECT g, 'v' FROM generate_series(1, 20) g;
+                  CREATE DOMAIN dom AS text COLLATE "C"; CREATE TABLE d (k dom COLLATE "POSIX" PRIMARY KEY, v text);
+                  INSERT INTO d SELECT 'k' || g, 'v' FROM generate_series(1, 20) g;
+                  CREATE TABLE c (k char(10) PRIMARY KEY, v char(5)); INSERT INTO c SELECT 'k' || g, 'v' FROM generate_series(1, 20) g""")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE n SET k = 7.00 WHERE k = 7", "UPDATE d SET v = 'w' WHERE k = 'k5'", "UPDATE c SET v = 'w' WHERE k = 'k5'")
+    code, found, _, summary = verify(job, "n", "d", "c")
+    assert code == DIFFER and summary["differences"] == 3 and sorted(f["table"] for f in found) == ["public.c", "public.d", "public.n"], found
+
+
+@pytest.mark.rung("marker")
+def test_10_sql_under_odd_settings(pair, make_job):
+    """The statements say what they mean whatever the database's defaults are."""
+    pair.a.sql("CREATE TYPE pairs AS (x int, y text); CREATE TABLE t (k pairs PRIMARY KEY, a text[], n int GENERATED ALWAYS AS IDENTITY);"
+               "INSERT INTO t SELECT ROW(g, 'y')::pairs, ARRAY[NULL, 'x'] FROM generate_series(1, 10) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET a = '{a}' WHERE (k).x = 3", "DELETE FROM t WHERE (k).x = 4")
+    pair.b.set_hostile(0)
+    sql = os.path.join(job.folder, "mend.sql")
+    assert verify(job, "--sql", sql, "--take", "a")[0] == DIFFER
+    with open(sql) as f, contextlib.closing(pair.b.connect()) as conn:
+        conn.cursor().execute("SET array_nulls = off; SET xmloption = document")
+        conn.cursor().execute(f.read())
+    job.wait_synced()
+    assert_equal(job, "t")
+
+
+@pytest.mark.parametrize("version", [18])
+@pytest.mark.rung("marker")
+def test_11_null_in_a_key(pair, make_job, version):
+    """Since 18 a column may be NOT NULL and hold NULL: such a key is none."""
+    pair.a.sql("CREATE TABLE t (id int, v text); INSERT INTO t VALUES (NULL, 'a'), (1, 'b'); CREATE UNIQUE INDEX ON t (id);"
+               "ALTER TABLE t ADD CONSTRAINT c NOT NULL id NOT VALID; ALTER TABLE t REPLICA IDENTITY FULL")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "DELETE FROM t WHERE id IS NULL")
+    code, found, tables, _ = verify(job, "t")
+    assert code == DIFFER and [f["found"] for f in found] == ["missing on b"], (found, tables)
+
+
+@pytest.mark.rung("marker")
+def test_12_rules_left_out(pair, make_job):
+    """A table that was not compared is not called equal."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)")
+    job = make_job(pair, **POLICIES, **{"table public.u": {"operations": "insert"}}).start()
+    job.wait_synced()
+    code, out, _ = job.command("verify", job.path)
+    assert code == OK and "not compared: the job does not carry every kind of change" in out and "but for 1 table" in out, out
+
+
+# ---- the same of repair
+
+@pytest.mark.rung("origin")
+def test_21_columns_of_one_side(pair, make_job):
+    """Rows that swap unique values left and came again without the columns that the job does not carry."""
+    pair.a.sql("CREATE TABLE p (id int PRIMARY KEY, u text UNIQUE, note text); INSERT INTO p VALUES (1, 'x', 'kept'), (2, 'y', 'kept')")
+    job = make_job(pair, **POLICIES, **{"table public.p": {"without": "note"}}).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE p SET u = 'z' WHERE id = 1", "UPDATE p SET u = 'x' WHERE id = 2", "UPDATE p SET u = 'y' WHERE id = 1")
+    code, _, tables, summary = repair(job, "--take", "b")
+    assert code == OK and pair.a.sql("SELECT * FROM p ORDER BY 1") == [(1, "y", "kept"), (2, "x", "kept")], (tables, summary)
+
+
+@pytest.mark.rung("marker")
+def test_22_cascades(pair, make_job):
+    """What foreign keys took along with a repaired row comes back."""
+    pair.a.sql("""CREATE TABLE p (id int PRIMARY KEY, s bigint GENERATED ALWAYS AS IDENTITY);
+                  CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE);
+                  INSERT INTO p SELECT generate_series(1, 5); INSERT INTO c SELECT g, g FROM generate_series(1, 5) g;
+                  CREATE TABLE q (id int PRIMARY KEY, u text UNIQUE); INSERT INTO q VALUES (1, 'x'), (2, 'y');
+                  CREATE TABLE z (id int PRIMARY KEY, q text REFERENCES q (u) ON UPDATE CASCADE); INSERT INTO z VALUES (1, 'y')""")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "ALTER TABLE p ALTER s SET GENERATED BY DEFAULT", "UPDATE p SET s = 99 WHERE id = 2",
+          "ALTER TABLE p ALTER s SET GENERATED ALWAYS", "UPDATE q SET u = 'z' WHERE id = 2", "UPDATE q SET u = 'y' WHERE id = 1",
+          "UPDATE z SET q = 'y'")
+    code, _, tables, summary = repair(job)
+    assert code == OK, (tables, summary)
+    compare.assert_contents(pair)
+
+
+@pytest.mark.rung("marker")
+def test_23_moved_while_read(pair, make_job):
+    """A row that differs was given a key where nobody looked any more."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(100, 3000) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET v = 'b' WHERE id = 2900")
+    process = subprocess.Popen([tw.BINARY, "repair", job.path, "--rate", "1000"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: pair.b.admin("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%%:verify' AND query LIKE '%%> ($1%%'"),
+             "it is past the first rows")
+    pair.a.sql("UPDATE t SET id = 10 WHERE id = 2900")
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == OK and "1 repaired" in out, out
+    job.wait_synced()
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("marker")
+def test_24_one_row_is_locked(pair, make_job):
+    """It keeps nobody else from being repaired, and is said to be locked."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 40) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET v = 'b' WHERE id <= 20")
+    with pair.b.transaction() as cur:
+        cur.execute("SELECT FROM t WHERE id = 5 FOR UPDATE")
+        code, _, tables, summary = repair(job)
+        assert code == DIFFER and summary["repaired"] == 19 and "lock timeout" in tables["public.t"]["note"], (tables, summary)
+    assert repair(job)[0] == OK
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("marker")
+def test_25_shapes(pair, make_job):
+    """Rows that can go only one after the other: references to itself, chains of tables, shifts and rotations of unique values."""
+    pair.a.sql("""CREATE TABLE s (id int PRIMARY KEY, p int REFERENCES s); INSERT INTO s SELECT g, CASE WHEN g < 15 THEN g + 1 END FROM generate_series(1, 15) g;
+                  CREATE TABLE a1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (1)""")
+    for n in range(2, 8):
+        pair.a.sql(f"CREATE TABLE a{n} (id int PRIMARY KEY REFERENCES a{n - 1}); INSERT INTO a{n} VALUES (1)")
+    pair.a.sql("""CREATE TABLE r (id int PRIMARY KEY, u int UNIQUE); INSERT INTO r SELECT g, g FROM generate_series(1, 150) g;
+                  CREATE TABLE m (id int PRIMARY KEY, u int UNIQUE); INSERT INTO m SELECT g, g FROM generate_series(1, 40) g""")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "DELETE FROM s", *(f"DELETE FROM a{n}" for n in range(7, 0, -1)),
+          "UPDATE r SET u = -u", "UPDATE r SET u = id % 150 + 1", "UPDATE m SET u = -u", "UPDATE m SET u = id - 1")
+    code, _, tables, summary = repair(job)
+    assert code == OK and summary["repaired"] == 15 + 7 + 150 + 40, (summary, {t: x["note"] for t, x in tables.items() if x["note"]})
+    compare.assert_same(pair)
+
+
+@pytest.mark.rung("marker")
+def test_26_most(pair, make_job):
+    """So many and no more; those that were repaired are counted."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 100) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET v = 'b' WHERE id <= 40")
+    code, _, _, summary = repair(job, "--most", "10", "--dry-run")
+    assert code == DIFFER and summary["differences"] == 10
+    code, _, _, summary = repair(job, "--take", "a")
+    assert code == OK and summary["repaired"] == 40
+    compare.assert_same(pair)
