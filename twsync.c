@@ -18363,14 +18363,16 @@ static status task_gap_hint(struct task *t)
     return t->e.code;
 }
 
-/* The same one as of a gap that can be repaired: both databases are still those of the job. */
+/* The same of a gap that can be repaired: both databases are still those of the job.  Twice the job
+ * file. */
+#define GAP_TODO                                                                                   \
+    "`twsync repair %s` goes on with a new slot, compares both sides while they are written to,"   \
+    " and mends only what differs.  Or start over: stop the job, `twsync reset %s --empty` (it"    \
+    " empties the job's tables on b), existing = keep in [objects], and run it again."
+
 static status task_lost_hint(struct task *t)
 {
-    fail_hint(&t->e, "`twsync repair %s` goes on with a new slot, compares both sides while they"
-                     " are written to, and mends only what differs (`twsync help repair`).  Or"
-                     " start"
-                     " over: stop the job, `twsync reset %s --empty`, existing = keep in [objects],"
-                     " run it again.", t->job->path, t->job->path);
+    fail_hint(&t->e, GAP_TODO, t->job->path, t->job->path);
     return t->e.code;
 }
 
@@ -22661,9 +22663,7 @@ static void report_warn_slot(struct report *r, int dir)
     struct arena *a = &r->arena;
     char letter = r->job->node[dir].letter;
     bool streams = str_is(t->phase, "stream") || str_is(t->phase, "catchup");
-    const char *over = arena_fmt(a, "To start over: stop the job, `twsync reset %s --empty` (it"
-                                 " empties the job's tables on b), existing = keep in [objects],"
-                                 " and run it again.", r->job->path);
+    const char *over = arena_fmt(a, GAP_TODO, r->job->path, r->job->path);
     const char *more = arena_fmt(a, "Raise max_slot_wal_keep_size on %c, or let the task catch"
                                  " up%s", letter, report_state(r, dir) == TASK_Paused
                                              ? arena_fmt(a, ": twsync resume %s --task %s",

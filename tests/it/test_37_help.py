@@ -62,7 +62,7 @@ def test_manual_page(tmp_path):
 
 
 @pytest.mark.parametrize("line, want", (
-    ("twsync re", {"reload", "resync", "resume", "reset", "release"}), ("twsync pause x.ini --t", {"--task"}),
+    ("twsync re", {"reload", "resync", "resume", "repair", "reset", "release"}), ("twsync pause x.ini --t", {"--task"}),
     ("twsync pause x.ini --task ", {"forward", "reverse"}), ("twsync help ", {"job", "states", "man", "bash"}),
     ("twsync run ", {"one.ini", "folder"}), ("twsync conflicts x.ini --ta", {"--task", "--table", "--take"})))
 def test_completion(tmp_path, line, want):

@@ -27,6 +27,9 @@ pytestmark = pytest.mark.rung("marker")
 RETRY = r"\(attempt \d+, next 2\S+Z, gives up 2\S+Z\)"
 ANEW = (r"^(The two databases may differ now\.  )?To start over: stop the job, `twsync reset JOB --empty` "
         r"\(it empties the job's tables on b\), existing = keep in \[objects\], and run it again\.$")
+MEND = (r"^`twsync repair JOB` goes on with a new slot, compares both sides while they are written to, and mends only what "
+        r"differs\.  Or start over: stop the job, `twsync reset JOB --empty` \(it empties the job's tables on b\), "
+        r"existing = keep in \[objects\], and run it again\.$")
 AGAIN = r"^When {} answers again twsync goes on by itself; it gives up at 2\S+Z\.$"
 ON_B = r"^Mend it on b: it goes on by itself then\.  `twsync schema JOB` shows how b differs from a\.$"
 TEXTS = {
@@ -66,12 +69,12 @@ TEXTS = {
         "!ERROR",
     ],
     "slot dropped while paused": [
-        (r"^the replication slot of forward is gone from a: what was committed since it was last read is lost", ANEW),
+        (r"^the replication slot of forward is gone from a: what was committed since it was last read is lost", MEND),
         "!keeps WAL", "!twsync resume",
     ],
     "slot dropped: gap": [
         (r"^forward has failed: replication slot twsync_NAME_forward is gone from a: what was committed after \S+ is "
-         r"lost", ANEW),
+         r"lost", MEND),
         "!keeps WAL", "!twsync resume",
     ],
     "slot near its limit": [
@@ -85,11 +88,11 @@ TEXTS = {
         (r"^forward rests", "twsync resume JOB --task forward"),
     ],
     "slot lost while paused": [
-        (r"^the replication slot of forward on a is lost", ANEW),
+        (r"^the replication slot of forward on a is lost", MEND),
         "!keeps WAL", "!twsync resume",
     ],
     "slot lost: gap": [
-        (r"^forward has failed: replication slot twsync_NAME_forward on a is lost .*: WAL after \S+ was removed", ANEW),
+        (r"^forward has failed: replication slot twsync_NAME_forward on a is lost .*: WAL after \S+ was removed", MEND),
         "!keeps WAL", "!twsync resume",
     ],
     "locked on B": [
@@ -150,7 +153,7 @@ TEXTS = {
          r"""^`twsync resync JOB '"public"."t"'` brings it to b as it is on the source, """),
     ],
     "A is an older copy": [
-        (r"^forward has failed: a has gone back: ", ANEW),
+        (r"^forward has failed: a has gone back: ", MEND),
         "!twsync resume",
     ],
     "B is another cluster": [

@@ -9,7 +9,7 @@ import pytest
 import compare
 import tw
 import writers
-from test_49_failover import Standby, cases, standby_of, told_of_promoted  # noqa: F401 - standby_of is a fixture
+from test_49_failover import standby_of  # noqa: F401 - a fixture
 from test_52_verify import DIFFER, assert_equal, repair
 from tw import BAD_JOB, OK
 from wait import wait_for
@@ -82,7 +82,7 @@ def assert_kept(job, apps):
             assert not lost, (app.node.letter, node.letter, len(lost), list(lost.items())[:3])
 
 
-@pytest.mark.parametrize("how", ["dropped", "advanced", "made again"])
+@pytest.mark.parametrize("rung, how", [("marker", "dropped"), ("origin", "advanced"), ("origin", "made again")])
 @pytest.mark.parametrize("task", tw.TASKS)
 def test_slot_lost(pair, make_job, task, how):
     """While both sides are written to: exact in the end, by about as many rows as were written in the gap."""
@@ -182,9 +182,9 @@ def test_both_slots_lost(pair, make_job):
     assert pair.a.sql("SELECT id, v FROM t WHERE id = 1 OR id >= %s ORDER BY id", (2 * ROWS,)) == [(1, "b"), (2 * ROWS + 1, "b")]
 
 
-@pytest.mark.parametrize("slots", ["on", "off"])
-@pytest.mark.parametrize("take", ["old", "new"])
-@cases((17, "marker", "a"), (18, "origin", "b"))
+@pytest.mark.parametrize("version, rung, letter, slots, take", [
+    (17, "marker", "a", "on", "old"), (17, "marker", "a", "off", "new"), (18, "origin", "b", "on", "new"),
+    (18, "origin", "b", "off", "old")])
 def test_source_forgot(own_pair, make_job, standby_of, letter, take, slots):  # noqa: F811 - a fixture
     """A standby that lacks the newest transactions is promoted: refused, listed, and brought back or let go of."""
     node, other = own_pair.nodes if letter == "a" else own_pair.nodes[::-1]
