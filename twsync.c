@@ -18365,14 +18365,14 @@ static status task_gap_hint(struct task *t)
 
 /* The same of a gap that can be repaired: both databases are still those of the job.  Twice the job
  * file. */
-#define GAP_TODO                                                                                   \
+#define GAP_ADVICE                                                                                 \
     "`twsync repair %s` goes on with a new slot, compares both sides while they are written to,"   \
     " and mends only what differs.  Or start over: stop the job, `twsync reset %s --empty` (it"    \
     " empties the job's tables on b), existing = keep in [objects], and run it again."
 
 static status task_lost_hint(struct task *t)
 {
-    fail_hint(&t->e, GAP_TODO, t->job->path, t->job->path);
+    fail_hint(&t->e, GAP_ADVICE, t->job->path, t->job->path);
     return t->e.code;
 }
 
@@ -22663,7 +22663,7 @@ static void report_warn_slot(struct report *r, int dir)
     struct arena *a = &r->arena;
     char letter = r->job->node[dir].letter;
     bool streams = str_is(t->phase, "stream") || str_is(t->phase, "catchup");
-    const char *over = arena_fmt(a, GAP_TODO, r->job->path, r->job->path);
+    const char *over = arena_fmt(a, GAP_ADVICE, r->job->path, r->job->path);
     const char *more = arena_fmt(a, "Raise max_slot_wal_keep_size on %c, or let the task catch"
                                  " up%s", letter, report_state(r, dir) == TASK_Paused
                                              ? arena_fmt(a, ": twsync resume %s --task %s",
@@ -26403,11 +26403,12 @@ static bool verify_streams_on(const struct verify *v, int dir)
     return state == TASK_Running || state == TASK_Retrying;
 }
 
-/* Until both streams have passed; *passed: they have.  A commit of ours writes down what lies in
- * front of it, so that it is sent. */
+/* Until both streams have passed, however far behind they are, if only they move; *passed: they
+ * have.  A commit of ours writes down what lies in front of it, so that it is sent. */
 static status MUST_CHECK verify_wait(struct verify *v, const lsn_t mark[2], bool *passed)
 {
-    usec began = os_now(), flushed = began;
+    usec moved = os_now(), flushed = moved;
+    lsn_t before = 0;
     for (*passed = !v->page; !*passed; os_sleep_ms(10)) {
         bool there[2] = {true, true};
         for (int dir = 0; dir < 1 + v->two_way; dir++)
@@ -26415,7 +26416,11 @@ static status MUST_CHECK verify_wait(struct verify *v, const lsn_t mark[2], bool
         *passed = there[0] && there[1];
         for (int dir = 0; dir < 2; dir++)
             if (!there[dir] && !verify_streams_on(v, dir)) return TW_OK;
-        if (os_now() - began > VERIFY_PATIENCE_S * USEC_SEC) return TW_OK;
+        lsn_t now = (there[0] ? 0 : v->page->task[0].passed_lsn) +
+                    (there[1] ? 0 : v->page->task[1].passed_lsn);
+        if (now != before) moved = os_now();
+        before = now;
+        if (os_now() - moved > VERIFY_PATIENCE_S * USEC_SEC) return TW_OK;
         for (int side = 0; side < 2; side++) {
             TRY(db_tick(&v->db[side]));
             if (there[side] || os_now() - flushed < USEC_SEC / 4) continue;

@@ -529,3 +529,18 @@ def test_26_most(pair, make_job):
     code, _, _, summary = repair(job, "--take", "a")
     assert code == OK and summary["repaired"] == 40
     compare.assert_same(pair)
+
+
+@pytest.mark.rung("marker")
+def test_13_stream_stands_still(pair, make_job):
+    """A task that does not come by ends the waiting, also while the other one goes on."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 10) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    with pair.b.transaction() as cur:
+        cur.execute("SELECT FROM t WHERE id = 5 FOR UPDATE")
+        pair.a.sql("UPDATE t SET v = 'w' WHERE id = 5")
+        code, found, tables, _ = verify(job, "t")
+        assert code == INCOMPLETE and not found and "has not come by" in tables["public.t"]["note"], (found, tables)
+    job.wait_synced()
+    assert_equal(job, "t")
