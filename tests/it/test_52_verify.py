@@ -358,14 +358,17 @@ def test_07_ddl_on_its_way(pair, make_job):
             if ended.is_set():
                 return
             pair.a.sql(f"ALTER TABLE t ADD c{n} int")
-            ended.wait(0.4)
+            ended.wait(1)
 
     changer = threading.Thread(target=change)
     changer.start()
     try:
-        for _ in range(5):
+        codes = []
+        for _ in range(6):
             code, found, tables, summary = verify(job, timeout=100)
-            assert code == OK, (found, tables, summary)
+            assert code in (OK, INCOMPLETE) and not found, (found, tables, summary)
+            codes.append(code)
+        assert OK in codes
     finally:
         ended.set()
         changer.join()
