@@ -344,10 +344,9 @@ def test_06_set_columns(pair, make_job, two_way):
     assert code == DIFFER and [key_of(f) for f in found] == [("5",)]
 
 
+@pytest.mark.rung("origin")
 def test_07_ddl_on_its_way(pair, make_job):
     """DDL that b does not have yet is no difference."""
-    if pair.rung == "marker":
-        pytest.skip("needs the right to create event triggers")
     pair.a.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
     job = make_job(pair, **POLICIES).start()
     job.wait_synced()
