@@ -9447,7 +9447,6 @@ static status MUST_CHECK shape_sequences_sql(struct db *from, struct arena *a,
     return TW_OK;
 }
 
-/* Which of the sequences the target has: exists[i] for list->items[i]. */
 /* What one side has of a sequence now. */
 struct sequence_now {
     bool there, called, cycle;
@@ -9506,24 +9505,21 @@ static bool sequence_ahead(const struct sequence_now *from, const struct sequenc
 }
 
 /* The statement for one sequence of `to`, if it has to move. */
-static bool shape_sequence_move(struct buf *b, const char *name, const struct sequence_now *from,
+static void shape_sequence_move(struct buf *b, const char *name, const struct sequence_now *from,
                                 const struct sequence_now *to, int64_t headroom)
 {
-    int64_t value;
-    if (to->cycle) {  /* it has no end to be ahead of */
-        buf_str(b, "SELECT pg_catalog.setval(");
-        sql_literal(b, name);
-        buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ", %s);\n", from->last,
-                from->called ? "true" : "false");
-        return true;
-    }
-    if (!sequence_ahead(from, to, headroom, &value)) return false;
+    int64_t value = 0;
+    bool cycle = to->cycle;  /* it has no end to be ahead of */
+    if (!cycle && !sequence_ahead(from, to, headroom, &value)) return;
     buf_str(b, "SELECT pg_catalog.setval(");
     sql_literal(b, name);
-    buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ") FROM %s WHERE last_value %s %" PRId64
-               " OR (last_value = %" PRId64 " AND NOT is_called);\n", value, name,
-            to->increment > 0 ? "<" : ">", value, value);
-    return true;
+    if (cycle)
+        buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ", %s);\n", from->last,
+                from->called ? "true" : "false");
+    else
+        buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ") FROM %s WHERE last_value %s %" PRId64
+                   " OR (last_value = %" PRId64 " AND NOT is_called);\n", value, name,
+                to->increment > 0 ? "<" : ">", value, value);
 }
 
 /* Move the sequences of one side past what the other side has used; they never go back.  headroom:
@@ -26760,7 +26756,6 @@ struct repair_row {
     struct settle_row row[2];
     int side;
     usec at_us;
-    bool referenced;  /* by foreign keys that would change other rows with it */
 };
 
 static status MUST_CHECK repair_decide(struct verify *v, struct verify_table *vt,
@@ -26836,12 +26831,12 @@ static bool repair_is_whole(const struct rel *rel)
 
 /* Rows that have each other's unique values: all of them leave before they come again, or give up
  * these values.  Only where foreign keys rest: they would take along what refers to the rows. */
-static status MUST_CHECK repair_remove(struct verify *v, struct arena *a, struct repair_row *m,
-                                       int n)
+static status MUST_CHECK repair_remove(struct verify *v, const struct verify_table *vt,
+                                       struct arena *a, struct repair_row *m, int n)
 {
     for (int i = 0; i < n; i++) {
         struct settle_row *row = m[i].side < 0 ? NULL : &m[i].row[m[i].side];
-        if (!row || !row->found || (!v->replica[m[i].side] && m[i].referenced)) continue;
+        if (!row || !row->found || (!v->replica[m[i].side] && vt->referenced)) continue;
         struct apply *ap = settle_side(&v->settle, m[i].side);
         if (!v->replica[m[i].side] || !repair_is_whole(row->rel)) {
             TRY(repair_free(ap, a, row));
@@ -26878,8 +26873,7 @@ static status MUST_CHECK repair_some(struct verify *v, struct verify_table *vt,
     if (st == TW_OK) st = verify_look(v, vt, &a, some, n, nothing, r);
     if (st == TW_OK) verify_note(v, some, n, r);
     for (int i = 0; i < n && st == TW_OK; i++) st = repair_decide(v, vt, some[i], &m[i]);
-    for (int i = 0; i < n; i++) m[i].referenced = vt->referenced;
-    if (st == TW_OK && remove) st = repair_remove(v, &a, m, n);
+    if (st == TW_OK && remove) st = repair_remove(v, vt, &a, m, n);
     for (int i = 0; i < n && st == TW_OK; i++)
         if (m[i].side >= 0) st = repair_write(v, &a, &m[i]);
     if (st == TW_OK) st = settle_commit(s, until);

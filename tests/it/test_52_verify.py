@@ -546,3 +546,31 @@ def test_13_stream_stands_still(pair, make_job):
         assert code == INCOMPLETE and not found and "has not come by" in tables["public.t"]["note"], (found, tables)
     job.wait_synced()
     assert_equal(job, "t")
+
+
+@pytest.mark.rung("marker")
+def test_sample(pair, make_job):
+    """About as many percent of the rows as asked for, others each time; between them all are found."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 4000) g")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    assert_equal(job, "t", "--sample", "30")
+    plant(job, "b", "UPDATE t SET v = 'w' WHERE id % 10 = 0")
+    seen = []
+    for _ in range(2):
+        code, found, tables, _ = verify(job, "t", "--sample", "50")
+        assert code == DIFFER and 1700 < tables["public.t"]["rows"]["a"] < 2300 and 140 < len(found) < 260
+        seen.append({key_of(f) for f in found})
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.rung("origin")
+def test_27_deferrable(pair, make_job):
+    """A key that nobody would check in our session: the table is left as it is, and that is said."""
+    pair.a.sql("CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE DEFERRABLE); INSERT INTO t VALUES (1, 10), (2, 30)")
+    job = make_job(pair, **POLICIES).start()
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET u = 20 WHERE id = 1")
+    code, _, tables, summary = repair(job)
+    assert code == DIFFER and summary["repaired"] == 0 and "deferrable" in tables["public.t"]["note"], (tables, summary)
+    assert pair.b.sql("SELECT u FROM t ORDER BY id") == [(20,), (30,)]
