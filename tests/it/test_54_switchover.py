@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 import compare
+import pg
 import tw
 from tw import BAD_JOB, OK
 from wait import wait_for
@@ -269,3 +270,25 @@ def test_sequences(pair, make_job):
     assert got["fresh"] == 177 and got["t_id_seq"] > 108 and got["t_id_seq"] % 2 == pair.b.one("SELECT nextval('t_id_seq')") % 2
     with pytest.raises(psycopg2.errors.SequenceGeneratorLimitExceeded):
         pair.b.sql("SELECT nextval('small')")
+
+
+def test_prepared_transaction(make_server, make_job):
+    """What it holds is not on the other side: the gate is shut."""
+    servers = [make_server(f"prepared{n}", {"max_prepared_transactions": 5}, template=n) for n in range(2)]
+    pair = pg.make_pair(*servers, "prepared", "marker")
+    try:
+        job = start(pair, make_job)
+        with contextlib.closing(pair.a.connect()) as conn, conn.cursor() as cur:
+            for statement in ("BEGIN", "UPDATE counter SET n = 7 WHERE id = 4", "PREPARE TRANSACTION 'left'"):
+                cur.execute(statement)
+            code, out = switch(job, "--to", "b")
+            assert code == SHUT and "FAILS  no prepared transaction on a: 1 are there" in out, out
+            cur.execute("COMMIT PREPARED 'left'")
+        code, out = switch(job, "--to", "b")
+        assert code == OK, out
+        assert pair.b.one("SELECT n FROM counter WHERE id = 4") == 7
+        job.stop()
+    finally:
+        for job in pair.jobs:
+            job.clean_up()
+        pg.drop_pair(pair)
