@@ -866,7 +866,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775446 };  /* "twTF": changes with the layout */
+enum { STAT_MAGIC = 0x74775447 };  /* "twTG": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -1006,6 +1006,7 @@ struct stat_task {
     _Atomic int64_t pid;           /* of its process */
     _Atomic int64_t failed_as;     /* tw_status of last_error */
     _Atomic int64_t mending;       /* it went on after a gap that is not repaired yet */
+    _Atomic int64_t closed;        /* keys with conflicts that were done with, however they ended */
     char last_error[2048], last_hint[512];
     struct stat_look look;
 };
@@ -16144,6 +16145,7 @@ static status MUST_CHECK settle_done(struct settle *s, struct pending *p)
                                 " AND schema_name = $2 AND table_name = $3 AND key = $4::jsonb"
                                 " AND settled IS NULL AND outcome <> 'stopped'"
                                 " AND id <= $6::bigint", 6, values);
+        s->page->task[side ? TW_FORWARD : TW_REVERSE].closed++;
     }
     arena_free(&a);
     return st;
@@ -22195,7 +22197,7 @@ static status MUST_CHECK watch_conflicts(struct watch *w, int dir)
     struct stat_task *t = &w->page->task[dir];
     struct arena a = {0};
     struct buf b = {0};
-    int64_t now = t->conflicts + t->settled;
+    int64_t now = t->conflicts + t->closed;
     PGresult *r;
     if (now == x->conflicts) return TW_OK;
     const char *values[] = {x->name, arena_fmt(&a, "%d", WATCH_CONFLICTS)};

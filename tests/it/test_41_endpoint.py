@@ -363,6 +363,20 @@ def test_conflicts_are_settled(pair, make_job):
     wait_gained(job, dict.fromkeys(samples(job), 0), {"conflicts forward": 3, "settled forward": 0})
 
 
+def test_28_settled_with_nothing_to_write(pair, make_job):
+    """A conflict that was told before it was settled is told as settled, though no row had to be copied."""
+    pair.a.sql(TABLE)
+    job = with_endpoint(pair, make_job).start()
+    job.wait_synced()
+    say(job, "pause", "--task", "reverse")
+    job.wait_state("reverse", "Paused")
+    make_conflict(job, 5000)
+    settled = lambda: [c["settled"] for c in task_told(job)["recent_conflicts"]]
+    wait_for(lambda: settled() == [None], "it is told")
+    say(job, "resume", "--task", "reverse")
+    wait_for(lambda: settled() == ["equal"], "it is settled")
+
+
 def test_lag_of_a_copy(pair, make_job):
     """What waits while a copy goes on is what was written since it began, not all the source ever wrote."""
     pair.a.sql(TABLE.replace("100", "20000"))
