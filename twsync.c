@@ -73,15 +73,16 @@
  *  28  task       one direction: initialise, stream, retry
  *  29  alert      conditions somebody wants to hear of
  *  30  watch      the lease, heartbeats, and a look at the servers
- *  31  report     what there is to tell: text, JSON, metrics
- *  32  http       the endpoint and its page
- *  33  ctl        what a running job is asked
- *  34  sup        the supervisor
- *  35  release    leaving; sequences, schema, grants and other commands
- *  36  verify     do both sides hold the same rows?
- *  37  turn       switchover
- *  38  tw_        the public API
- *  39  cli        commands and main()
+ *  31  seq        sequences: each side's past the other's, or both in turn
+ *  32  report     what there is to tell: text, JSON, metrics
+ *  33  http       the endpoint and its page
+ *  34  ctl        what a running job is asked
+ *  35  sup        the supervisor
+ *  36  release    leaving; sequences, schema, grants and other commands
+ *  37  verify     do both sides hold the same rows?
+ *  38  turn       switchover
+ *  39  tw_        the public API
+ *  40  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -1020,6 +1021,7 @@ struct stat_page {
     struct stat_task task[2];  /* by enum tw_direction */
     struct stat_node node[2];
     struct stat_copying copying;
+    char sequences[512];  /* why they are not followed */
     struct stat_lease lease;
     struct stat_alert alerts[ALERTS_MAX];
     _Atomic int64_t history_n;    /* points written; the last is at history_us, wall clock */
@@ -1105,6 +1107,7 @@ enum job_tag { TAG_NORMAL, TAG_ONLINE };
 enum slot_end { SLOT_KEEP, SLOT_DROP };
 enum winner { WINNER_NONE, WINNER_A, WINNER_B };
 /* Of names on B; CASE_SERVICE: schemas and tables in small letters, columns as they are. */
+enum sequence_mode { SEQUENCES_FOLLOW, SEQUENCES_INTERLEAVE, SEQUENCES_LEAVE };
 enum letter_case { CASE_SOURCE, CASE_SERVICE, CASE_LOWER, CASE_UPPER };
 
 static const char *const policy_names[] = {"fail", "ignore", "overwrite", "latest", NULL};
@@ -1118,6 +1121,7 @@ static const char *const existing_names[] = {"error", "keep", NULL};
 static const char *const tag_names[] = {"normal", "online", NULL};
 static const char *const slot_end_names[] = {"keep", "drop", NULL};
 static const char *const winner_names[] = {"none", "a", "b", NULL};
+static const char *const sequence_names[] = {"follow", "interleave", "leave", NULL};
 static const char *const case_names[] = {"source", "service", "lower", "upper", NULL};
 static const char *const direction_names[] = {"forward", "reverse"};
 
@@ -1206,6 +1210,7 @@ struct job {
     struct qname_list schemas, tables, exclude;
     enum existing existing;
     enum letter_case letters;  /* of names on B: name_learn() makes rules of it */
+    enum sequence_mode sequences;
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
@@ -2362,6 +2367,9 @@ static const struct job_key job_own_keys[] = {
      "tables found on B at the start: error or keep", false},
     {"objects", "capitalization", &job_enum, AT(letters), "source", case_names, 0, 0,
      "of names on B: source, service (schemas and tables lower), lower or upper", false},
+    {"objects", "sequences", &job_enum, AT(sequences), "follow", sequence_names, 0, 0,
+     "follow: each side's stay past the other's; interleave: both give out numbers in turn, and"
+     " never the same; leave: until `switchover` or `sequences --apply`", false},
     {"forward", "enabled", &job_bool, FORWARD(enabled), "yes", NULL, 0, 0, "yes or no", false},
     {"forward", "schema", &job_bool, FORWARD(schema), "yes", NULL, 0, 0,
      "create the tables on B", false},
@@ -3250,6 +3258,9 @@ static void job_check_tasks(struct job_file *f)
                     "reverse is enabled and forward is not; reverse starts from a running forward");
     if (!forward->enabled && !reverse->enabled)
         job_mistake(f, job_blame(f, "forward", "enabled"), "neither direction is enabled");
+    if (f->job->sequences == SEQUENCES_INTERLEAVE && !reverse->enabled)
+        job_mistake(f, job_blame(f, "objects", "sequences"),
+                    "interleave is for two sides that insert: reverse is not enabled");
 }
 
 static void job_check_rules(struct job_file *f)
@@ -9448,9 +9459,13 @@ static status MUST_CHECK shape_sequences_sql(struct db *from, struct arena *a,
     return TW_OK;
 }
 
+/* Nobody uses the other side's yet; for good, as cycles are; while both sides go on. */
+enum sequence_move { SEQUENCE_FIRST, SEQUENCE_LAST, SEQUENCE_FOLLOW };
+
 /* What one side has of a sequence now. */
 struct sequence_now {
     bool there, called, cycle;
+    const char *oid;
     int64_t last, increment, min, max;
 };
 
@@ -9474,14 +9489,16 @@ static status MUST_CHECK shape_sequences_now(struct db *d, struct arena *a, cons
         buf_reset(&b);
         for (int k = 0; s == TW_OK && k < PQntuples(r); k++)
             buf_fmt(&b, "%sSELECT %s, s.last_value, s.is_called, q.seqcycle, q.seqincrement,"
-                        " q.seqmin, q.seqmax FROM %s s, pg_sequence q WHERE q.seqrelid = %s",
+                        " q.seqmin, q.seqmax, q.seqrelid FROM %s s, pg_sequence q WHERE q.seqrelid"
+                        " = %s",
                     k ? " UNION ALL " : "", PQgetvalue(r, k, 0), names[db_cell_int(r, k, 0)],
                     PQgetvalue(r, k, 1));
         if (s == TW_OK && b.len) s = db_query(d, a, "read the sequences", b.data, 0, NULL, &r);
         for (int k = 0; s == TW_OK && b.len && k < PQntuples(r); k++)
             out[db_cell_int(r, k, 0)] = (struct sequence_now){
-                true, db_cell_true(r, k, 2), db_cell_true(r, k, 3), db_cell_int(r, k, 1),
-                db_cell_int(r, k, 4), db_cell_int(r, k, 5), db_cell_int(r, k, 6)};
+                true, db_cell_true(r, k, 2), db_cell_true(r, k, 3), db_cell(r, k, 7),
+                db_cell_int(r, k, 1), db_cell_int(r, k, 4), db_cell_int(r, k, 5),
+                db_cell_int(r, k, 6)};
     }
     buf_free(&b);
     return s;
@@ -9505,16 +9522,29 @@ static bool sequence_ahead(const struct sequence_now *from, const struct sequenc
     return steps > 0;
 }
 
-/* The statement for one sequence of `to`, if it has to move. */
+enum { SEQUENCE_STEPS = 1000 };
+
+/* The statement for one sequence of `to`, if it has to move.  A short way it goes by steps of its
+ * own, which is as safe as the application's: setval() might overwrite what others take at this
+ * moment, so that is for ways that nobody else goes meanwhile. */
 static void shape_sequence_move(struct buf *b, const char *name, const struct sequence_now *from,
-                                const struct sequence_now *to, int64_t headroom)
+                                const struct sequence_now *to, enum sequence_move how,
+                                int64_t headroom)
 {
-    int64_t value = 0;
-    bool cycle = to->cycle;  /* it has no end to be ahead of */
-    if (!cycle && !sequence_ahead(from, to, headroom, &value)) return;
+    int64_t value = 0, start = to->last - (to->called ? 0 : to->increment);
+    if (to->cycle && how == SEQUENCE_FOLLOW) return;  /* it has no end to be ahead of */
+    if (!to->cycle && !sequence_ahead(from, to, headroom, &value)) return;
+    __int128 steps = ((__int128) value - start) / to->increment;
+    if (!to->cycle && how != SEQUENCE_FIRST && steps <= SEQUENCE_STEPS) {
+        buf_str(b, "SELECT pg_catalog.max(pg_catalog.nextval(");
+        sql_literal(b, name);
+        buf_fmt(b, "::pg_catalog.regclass)) FROM pg_catalog.generate_series(1, %d);\n",
+                (int) steps);
+        return;
+    }
     buf_str(b, "SELECT pg_catalog.setval(");
     sql_literal(b, name);
-    if (cycle)
+    if (to->cycle)
         buf_fmt(b, "::pg_catalog.regclass, %" PRId64 ", %s);\n", from->last,
                 from->called ? "true" : "false");
     else
@@ -9523,42 +9553,66 @@ static void shape_sequence_move(struct buf *b, const char *name, const struct se
                 to->increment > 0 ? "<" : ">", value, value);
 }
 
-/* Move the sequences of one side past what the other side has used; they never go back.  headroom:
- * so many values more, and as many as a session of the other side may hold in advance.  *n: how
- * many there are. */
-static status MUST_CHECK shape_sequences_move(struct db *from, struct db *to, const struct job *job,
-                                              int64_t headroom, int *n)
-{
-    struct arena a = {0};
-    struct buf b = {0};
-    struct sequence_list list;
-    const char **names[2];
+/* The job's sequences as both sides have them now: 0 is A, 1 is B. */
+struct sequences {
+    struct sequence_list list;  /* as A has them */
+    const char **names[2];      /* as SQL writes them */
     struct sequence_now *now[2];
-    struct db *side[2] = {from->node->letter == 'a' ? from : to, from->node->letter == 'a' ? to
-                                                                                           : from};
-    status s = cat_sequences(side[0], &a, job, &list);
-    for (int i = 0; i < 2 && s == TW_OK; i++) {
-        names[i] = arena_array(&a, const char *, list.n + 1);
-        now[i] = arena_array(&a, struct sequence_now, list.n + 1);
-        for (int k = 0; k < list.n; k++)
-            names[i][k] = i ? name_quoted(job, &a, list.items[k].schema, list.items[k].name)
-                            : sql_quoted_table(&a, list.items[k].schema, list.items[k].name);
-        s = shape_sequences_now(side[i], &a, names[i], list.n, now[i]);
+};
+
+static status MUST_CHECK shape_sequences_look(struct db *const side[2], struct arena *a,
+                                              const struct job *job, struct sequences *q)
+{
+    TRY(cat_sequences(side[0], a, job, &q->list));
+    for (int i = 0; i < 2; i++) {
+        q->names[i] = arena_array(a, const char *, q->list.n + 1);
+        q->now[i] = arena_array(a, struct sequence_now, q->list.n + 1);
+        for (int k = 0; k < q->list.n; k++) {
+            const struct sequence *s = &q->list.items[k];
+            q->names[i][k] = i ? name_quoted(job, a, s->schema, s->name)
+                               : sql_quoted_table(a, s->schema, s->name);
+        }
+        TRY(shape_sequences_now(side[i], a, q->names[i], q->list.n, q->now[i]));
     }
-    int x = from == side[1], y = !x;
-    *n = s == TW_OK ? list.n : 0;
-    for (int k = 0; s == TW_OK && k < list.n; k++) {
-        int64_t more = headroom ? headroom + list.items[k].cache - 1 : 0;
-        if (now[x][k].there && now[y][k].there)
-            shape_sequence_move(&b, names[y][k], &now[x][k], &now[y][k], more);
-        else if (now[x][k].there)
-            log_warning("sequence %s does not exist on %c", names[y][k], to->node->letter);
+    return TW_OK;
+}
+
+/* Move the sequences of one side past what the other side has used; they never go back.  headroom:
+ * so many values more, and as many as a session of the other side may hold in advance. */
+static status MUST_CHECK shape_sequences_past(const struct sequences *q, struct db *to,
+                                              enum sequence_move how, int64_t headroom)
+{
+    struct buf b = {0};
+    int y = to->node->letter == 'b', x = !y;
+    for (int k = 0; k < q->list.n; k++) {
+        int64_t more = headroom ? headroom + q->list.items[k].cache - 1 : 0;
+        if (q->now[x][k].there && q->now[y][k].there)
+            shape_sequence_move(&b, q->names[y][k], &q->now[x][k], &q->now[y][k], how, more);
+        else if (q->now[x][k].there && how != SEQUENCE_FOLLOW)
+            log_warning("sequence %s does not exist on %c", q->names[y][k], to->node->letter);
     }
+    status s = TW_OK;
+    /* What our session holds of the last time would be given out first. */
+    if (b.len) s = db_exec(to, "forget values held", "DISCARD SEQUENCES");
     if (s == TW_OK && b.len) s = db_exec(to, "set the sequences", b.data);
     buf_free(&b);
+    return s;
+}
+
+/* Both in one; *n: how many there are. */
+static status MUST_CHECK shape_sequences_move(struct db *from, struct db *to, const struct job *job,
+                                              enum sequence_move how, int64_t headroom, int *n)
+{
+    struct arena a = {0};
+    struct sequences q = {.list.n = 0};
+    struct db *const ab[2] = {from, to}, *const ba[2] = {to, from};
+    status s = shape_sequences_look(from->node->letter == 'a' ? ab : ba, &a, job, &q);
+    if (s == TW_OK) s = shape_sequences_past(&q, to, how, headroom);
+    *n = s == TW_OK ? q.list.n : 0;
     arena_free(&a);
     return s;
 }
+
 /* ==== 23. apply ============================================================
  * Source transactions become target transactions: a batch of whole source transactions is one
  * target transaction, opened by the marker and closed with the progress "applied up to <end_lsn>".
@@ -13980,13 +14034,14 @@ static status check_sequences(struct check *c, struct check_node *n)
                                         check_ident(c, x->column)));
         gather_add(&mend, "\n", check_numbers_remedy(c, x, y));
     }
-    if (!g.n) {
+    if (!g.n || c->job->sequences == SEQUENCES_INTERLEAVE) {
         check_ok(c, "keys made of sequences: %d", a.n);
         return TW_OK;
     }
     const char *names = gather_end(c, &g, ", ");
     check_add(c, CHECK_WARNING, check_text(c, "both sides count alike: %s", names),
-              "numbers of its own for each side, or applications that insert on one side only: two"
+              "numbers of its own for each side (sequences = interleave in [objects] sees to it),"
+              " or applications that insert on one side only: two"
               " rows that get one number are a conflict, and one of them is lost",
               gather_end(c, &mend, "\n"));
     return TW_OK;
@@ -19102,7 +19157,7 @@ static status MUST_CHECK task_finish_init(struct task *t)
     int sequences;
     TRY(task_schema(t, DDL_LAST));
     if (t->conf->copy) {
-        TRY(shape_sequences_move(&t->from, &t->to, t->job, 0, &sequences));
+        TRY(shape_sequences_move(&t->from, &t->to, t->job, SEQUENCE_FIRST, 0, &sequences));
         TRY(task_analyze(t));
     }
     TRY(task_prepare_reverse(t));
@@ -22389,7 +22444,252 @@ static void watch_open_job(struct watch *w, struct arena *a, const struct job *j
     }
 }
 
-/* ==== 31. report ===========================================================
+/* ==== 31. seq ==============================================================
+ * A process beside the tasks: sequences, which no stream carries.  Every few seconds each side's
+ * are moved past what the other side has used, so that whoever goes over to it finds them right.
+ *
+ * Interleaved ones (`sequences = interleave`) count in steps of twice their own, and the two sides
+ * half a step apart: no number is given out twice.  twsync.interleave on each node says what the
+ * steps were, so that release, or another word in the job file, gives them back. */
+
+enum { SEQ_EVERY_S = 10, SEQ_SHARE = 20 };
+
+struct seq {
+    const struct job *job;
+    struct stat_page *page;
+    struct db_owner owner;
+    struct db db[2];
+    struct tw_error e;
+    int interleaved, refused;  /* in this round */
+    char why[512];             /* the first that was refused */
+    char told[512];
+};
+
+static const char seq_table_sql[] =
+    "CREATE TABLE IF NOT EXISTS twsync.interleave (job text, seq oid, increment bigint NOT NULL,"
+    " PRIMARY KEY (job, seq)); REVOKE ALL ON twsync.interleave FROM PUBLIC";
+
+/* Give the steps back, as SQL with the job's name twice. */
+#define SEQ_RESTORE                                                                                \
+    "DO $$ DECLARE r record; BEGIN IF to_regclass('twsync.interleave') IS NOT NULL THEN FOR r IN"  \
+    " DELETE FROM twsync.interleave WHERE job = '%1$s' RETURNING seq, increment LOOP IF EXISTS"    \
+    " (SELECT FROM pg_sequence WHERE seqrelid = r.seq AND seqincrement = 2 * r.increment) THEN"    \
+    " EXECUTE format('ALTER SEQUENCE %%s INCREMENT BY %%s', r.seq::regclass, r.increment); END IF;"\
+    " END LOOP; END IF; END $$"
+
+/* ---- interleaving ---- */
+
+/* Twice its step on one side, in a transaction that holds the sequence; *step: what it was. */
+static status MUST_CHECK seq_widen(struct seq *q, int side, struct arena *a, const char *name,
+                                   const char *oid, int64_t *step)
+{
+    const char *values[] = {q->job->name, oid}, *text;
+    struct db *d = &q->db[side];
+    TRY(db_exec(d, "begin", "BEGIN; SET LOCAL lock_timeout = '1s'"));
+    TRY(db_exec_params(d, "note the steps", "INSERT INTO twsync.interleave SELECT $1, seqrelid,"
+                       " seqincrement FROM pg_sequence WHERE seqrelid = $2::oid ON CONFLICT DO"
+                       " NOTHING", 2, values));
+    TRY(db_value(d, a, "read the steps", "SELECT increment FROM twsync.interleave WHERE job = $1"
+                 " AND seq = $2::oid", 2, values, &text));
+    if (!text) return fail(&q->e, TW_ESCHEMA, "sequence %s is gone", name);
+    *step = (int64_t) strtoll(text, NULL, 10);
+    return db_exec(d, "set the steps of a sequence",
+                   arena_fmt(a, "ALTER SEQUENCE %s INCREMENT BY %" PRId64, name, 2 * *step));
+}
+
+/* Half a step apart, past what both have given out. */
+static status MUST_CHECK seq_part(struct seq *q, struct arena *a, const struct sequences *all,
+                                  int k, int64_t step)
+{
+    __int128 used = 0;
+    for (int side = 0; side < 2; side++) {
+        struct sequence_now now = {0};
+        TRY(shape_sequences_now(&q->db[side], a, &all->names[side][k], 1, &now));
+        if (!now.there) return fail(&q->e, TW_ESCHEMA, "sequence %s is gone", all->names[side][k]);
+        const struct sequence_now *was = &all->now[side][k];
+        __int128 last = (__int128) now.last - (now.called ? 0 : was->increment);
+        if (!side || (step > 0 ? last > used : last < used)) used = last;
+    }
+    for (int side = 1; side >= 0; side--) {
+        __int128 next = used + (__int128) step * (1 + side);
+        if (next > all->now[side][k].max || next < all->now[side][k].min)
+            return fail(&q->e, TW_ESCHEMA, "sequence %s is at its end", all->names[side][k]);
+        const char *values[] = {all->names[side][k], arena_fmt(a, "%" PRId64, (int64_t) next)};
+        TRY(db_exec_params(&q->db[side], "set a sequence", "SELECT pg_catalog.setval("
+                           "$1::pg_catalog.regclass, $2::bigint, false)", 2, values));
+    }
+    return TW_OK;
+}
+
+/* One that is not interleaved; the first is told. */
+static void seq_refuse(struct seq *q, const struct sequence *s, const char *why)
+{
+    if (!q->refused++)
+        snprintf(q->why, sizeof q->why, "%.100s.%.100s: %.280s", s->schema, s->name, why);
+}
+
+static status MUST_CHECK seq_both(struct seq *q, struct arena *a, const struct sequences *all,
+                                  int k)
+{
+    int64_t step[2];
+    for (int side = 1; side >= 0; side--)
+        TRY(seq_widen(q, side, a, all->names[side][k], all->now[side][k].oid, &step[side]));
+    if (step[0] != step[1])
+        return fail(&q->e, TW_ESCHEMA, "sequence %s counts by %" PRId64 " on a and by %" PRId64
+                    " on b", all->names[0][k], step[0], step[1]);
+    TRY(seq_part(q, a, all, k, step[0]));
+    for (int side = 1; side >= 0; side--) TRY(db_exec(&q->db[side], "commit", "COMMIT"));
+    return TW_OK;
+}
+
+/* One that is refused is left as it is, and tried again in the next round. */
+static status MUST_CHECK seq_interleave_one(struct seq *q, const struct sequences *all, int k)
+{
+    struct arena a = {0};
+    status s = seq_both(q, &a, all, k);
+    arena_free(&a);
+    if (s == TW_OK) {
+        q->interleaved++;
+        return TW_OK;
+    }
+    if (s == TW_ECONN || s == TW_ESTOP) return s;
+    seq_refuse(q, &all->list.items[k], q->e.msg);
+    error_clear(&q->e);
+    for (int side = 0; side < 2; side++) TRY(db_exec(&q->db[side], "roll back", "ROLLBACK"));
+    return TW_OK;
+}
+
+/* Which are: '1' for each of the list. */
+static status MUST_CHECK seq_done(struct seq *q, struct arena *a, const struct sequences *all,
+                                  int side, char *done)
+{
+    struct buf oids = {0};
+    PGresult *r;
+    buf_char(&oids, '{');
+    for (int k = 0; k < all->list.n; k++)
+        buf_fmt(&oids, "%s%s", k ? "," : "",
+                all->now[side][k].there ? all->now[side][k].oid : "0");
+    buf_char(&oids, '}');
+    const char *values[] = {q->job->name, buf_cstr(&oids)};
+    status s = db_query(&q->db[side], a, "look for interleaved sequences", "SELECT u.n - 1 FROM"
+                        " unnest($2::oid[]) WITH ORDINALITY u(oid, n) JOIN twsync.interleave i ON"
+                        " i.job = $1 AND i.seq = u.oid", 2, values, &r);
+    for (int i = 0; s == TW_OK && i < PQntuples(r); i++) done[db_cell_int(r, i, 0)]++;
+    buf_free(&oids);
+    return s;
+}
+
+static status MUST_CHECK seq_interleave(struct seq *q, struct arena *a,
+                                        const struct sequences *all)
+{
+    char *done = arena_array(a, char, all->list.n + 1);
+    for (int side = 0; side < 2; side++) {
+        TRY(db_exec(&q->db[side], "create table twsync.interleave", seq_table_sql));
+        TRY(seq_done(q, a, all, side, done));
+    }
+    for (int k = 0; k < all->list.n && !stop_flag; k++) {
+        if (done[k] == 2 || !all->now[0][k].there || !all->now[1][k].there) continue;
+        if (!all->list.items[k].cycle) TRY(seq_interleave_one(q, all, k));
+        else seq_refuse(q, &all->list.items[k], "a cycle begins anew with the same number on both");
+    }
+    return TW_OK;
+}
+
+static status MUST_CHECK seq_restore(struct seq *q, struct arena *a, const struct sequences *all)
+{
+    for (int side = 0; side < 2; side++) {
+        const char *had;
+        TRY(db_value(&q->db[side], a, "look for interleaved sequences",
+                     "SELECT to_regclass('twsync.interleave')", 0, NULL, &had));
+        if (!had) continue;
+        TRY(shape_sequences_past(all, &q->db[side], SEQUENCE_FOLLOW, 0));
+        TRY(db_exec(&q->db[side], "give sequences their steps back",
+                    arena_fmt(a, "SET lock_timeout = '1s'; " SEQ_RESTORE "; RESET lock_timeout",
+                              q->job->name)));
+    }
+    return TW_OK;
+}
+
+/* ---- the round ---- */
+
+static bool seq_streams(const struct seq *q, int dir)
+{
+    const struct stat_task *t = &q->page->task[dir];
+    return t->state == TASK_Running && str_is(t->phase, "stream");
+}
+
+static status MUST_CHECK seq_look(struct seq *q, struct arena *a)
+{
+    const struct job *job;
+    struct sequences all = {.list.n = 0};
+    for (int side = 0; side < 2; side++) {
+        struct db *d = &q->db[side];
+        if (d->pg) continue;
+        *d = (struct db){.node = &q->job->node[side], .e = &q->e};
+        db_name(d, &q->owner, "sequences", "move");
+        TRY(db_open(d, false));
+    }
+    TRY(name_learn(q->job, &q->db[0], a, NULL, &job));
+    TRY(shape_sequences_look((struct db *const[]){&q->db[0], &q->db[1]}, a, job, &all));
+    if (job->sequences == SEQUENCES_INTERLEAVE) TRY(seq_interleave(q, a, &all));
+    else TRY(seq_restore(q, a, &all));
+    /* Interleaved ones keep their places: they move in their own steps. */
+    TRY(shape_sequences_past(&all, &q->db[1], SEQUENCE_FOLLOW, 0));
+    return seq_streams(q, TW_REVERSE) ? shape_sequences_past(&all, &q->db[0], SEQUENCE_FOLLOW, 0)
+                                      : TW_OK;
+}
+
+/* Once, until it is another. */
+static void seq_tell(struct seq *q, const char *what)
+{
+    if (str_is(q->told, what)) return;
+    str_copy(q->told, sizeof q->told, what);
+    if (what[0]) log_warning("%s", what);
+}
+
+static void seq_round(struct seq *q)
+{
+    struct arena a = {0};
+    char what[512] = "";
+    error_clear(&q->e);
+    q->interleaved = q->refused = 0;
+    status s = seq_look(q, &a);
+    if (q->interleaved) log_info("%d sequences give out numbers in turn now", q->interleaved);
+    if (s != TW_OK)
+        snprintf(what, sizeof what, "sequences are not followed: %.400s", q->e.msg);
+    else if (q->refused)
+        snprintf(what, sizeof what, "%d sequence%s not interleaved: %.400s", q->refused,
+                 q->refused == 1 ? " is" : "s are", q->why);
+    if (s != TW_OK)
+        for (int side = 0; side < 2; side++) db_close(&q->db[side]);
+    seq_tell(q, what);
+    str_copy(q->page->sequences, sizeof q->page->sequences, what);
+    arena_free(&a);
+}
+
+/* Until it is told to stop. */
+static status MUST_CHECK seq_run(const struct job *job, struct stat_page *page,
+                                 const char *instance)
+{
+    struct seq q = {.job = job, .page = page,
+                    .owner = {.name = job->name, .lease = &page->lease}};
+    usec due = 0;
+    db_short_name(q.owner.job, job->name);
+    str_copy(q.owner.instance, sizeof q.owner.instance, instance);
+    while (!stop_flag) {
+        usec began = os_now();
+        if (began >= due && page->lease.state == LEASE_HELD && seq_streams(&q, TW_FORWARD)) {
+            seq_round(&q);
+            usec took = os_now() - began, least = SEQ_EVERY_S * USEC_SEC;
+            due = os_now() + (took * SEQ_SHARE > least ? took * SEQ_SHARE : least);
+        }
+        os_sleep_ms(200);
+    }
+    for (int side = 0; side < 2; side++) db_close(&q.db[side]);
+    return TW_OK;
+}
+
+/* ==== 32. report ===========================================================
  * What there is to tell of a job, from its page alone: text for people, JSON, Prometheus metrics.
  * What is wrong comes first, each with what can be done about it. */
 
@@ -22758,6 +23058,7 @@ static void report_warnings(struct report *r)
     const struct stat_page *p = &r->page;
     const char *ago = report_time(&r->arena, os_wall() - p->sup_beat_us);
     for (int node = 0; node < 2; node++) report_warn_node(r, node);
+    if (r->running && r->page.sequences[0]) report_warn(r, false, NULL, "%s", r->page.sequences);
     if (r->running && os_wall() - p->sup_beat_us > REPORT_SILENT_S * USEC_SEC)
         report_warn(r, true, arena_fmt(&r->arena, "It may be stopped (SIGSTOP): kill -CONT %d",
                                        (int) p->supervisor_pid), "the supervisor, process %d, has"
@@ -23245,7 +23546,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
     return TW_OK;
 }
 
-/* ==== 32. http =============================================================
+/* ==== 33. http =============================================================
  * The status endpoint, in a process of its own: it reads the page, and nothing it does can stop
  * the job.  It only answers GET, asks nobody who he is, and therefore listens on this host alone
  * unless the job file says otherwise. */
@@ -23837,7 +24138,7 @@ static status MUST_CHECK http_run(const struct job *job, const struct stat_page 
     return TW_OK;
 }
 
-/* ==== 33. ctl ==============================================================
+/* ==== 34. ctl ==============================================================
  * What is asked of a running job: a socket in the state directory, for its owner alone.  A request
  * is one line, and so is its answer: "ok", or "error CODE TEXT". */
 
@@ -24014,12 +24315,16 @@ static status MUST_CHECK ctl_ask(const struct job *job, const char *request, int
     return s;
 }
 
-/* ==== 34. sup ==============================================================
+/* ==== 35. sup ==============================================================
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
 
-/* Processes beside the tasks: the watcher, and the status endpoint. */
-enum sup_helper { SUP_WATCH, SUP_HTTP, SUP_HELPERS };
+/* Processes beside the tasks: the watcher, the status endpoint, and who follows sequences. */
+enum sup_helper { SUP_WATCH, SUP_HTTP, SUP_SEQ, SUP_HELPERS };
+
+static const struct { const char *process, *does; } sup_helper_names[SUP_HELPERS] = {
+    [SUP_WATCH] = {"twsync:watch", "watching"}, [SUP_HTTP] = {"twsync:http", "status"},
+    [SUP_SEQ] = {"twsync:seq", "sequences"}};
 
 struct sup {
     const struct job *job;
@@ -24244,13 +24549,15 @@ static _Noreturn void sup_helper(struct sup *s, enum sup_helper which, pid_t par
     status st;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(0);
-    prctl(PR_SET_NAME, which == SUP_WATCH ? "twsync:watch" : "twsync:http");
+    prctl(PR_SET_NAME, sup_helper_names[which].process);
     ctl_close(&s->ctl);
     error_clear(&e);
     if (which == SUP_WATCH) {
         struct watch *w = mem_resize(NULL, sizeof *w);
         watch_open_job(w, &a, s->job, s->page, s->instance);
         st = watch_run(w, &e);
+    } else if (which == SUP_SEQ) {
+        st = seq_run(s->job, s->page, s->instance);
     } else {
         st = http_run(s->job, s->page, &e);
     }
@@ -24271,7 +24578,6 @@ static void sup_start_helper(struct sup *s, enum sup_helper which)
 /* A helper has ended: it starts again, ever later; but a watcher that has found the job gone. */
 static void sup_helper_ended(struct sup *s, enum sup_helper which, int st)
 {
-    static const char *const names[] = {"watching", "status"};
     int *crashes = &s->helper[which].crashes;
     if (os_now() - s->helper[which].since_us > 60 * USEC_SEC) *crashes = 0;
     int wait_ms = 100 << (*crashes < 8 ? *crashes : 8);
@@ -24280,14 +24586,23 @@ static void sup_helper_ended(struct sup *s, enum sup_helper which, int st)
     ++*crashes;
     if (which == SUP_WATCH && WIFEXITED(st) && WEXITSTATUS(st) == EXIT_FAILED) s->released = true;
     else if (!stop_flag)
-        log_warning("the %s process ended; starting it again in %d ms", names[which], wait_ms);
+        log_warning("the %s process ended; starting it again in %d ms",
+                    sup_helper_names[which].does, wait_ms);
+}
+
+static bool sup_has_helper(const struct sup *s, int which)
+{
+    switch (which) {
+    case SUP_HTTP: return s->job->listen;
+    case SUP_SEQ: return s->job->sequences != SEQUENCES_LEAVE;
+    default: return true;
+    }
 }
 
 static void sup_helpers(struct sup *s)
 {
     for (int i = 0; i < SUP_HELPERS; i++)
-        if (!s->helper[i].pid && os_now() >= s->helper[i].start_at_us &&
-            (i != SUP_HTTP || s->job->listen))
+        if (!s->helper[i].pid && os_now() >= s->helper[i].start_at_us && sup_has_helper(s, i))
             sup_start_helper(s, (enum sup_helper) i);
 }
 
@@ -24309,10 +24624,11 @@ static void sup_stop_helpers(struct sup *s)
     usec deadline = os_now() + SUP_HELPER_STOP_S * USEC_SEC;
     for (int i = 0; i < SUP_HELPERS; i++)
         if (s->helper[i].pid) kill(s->helper[i].pid, SIGTERM);
-    while ((s->helper[0].pid || s->helper[1].pid) && os_now() < deadline) {
-        sup_reap(s);
-        os_sleep_ms(20);
-    }
+    for (int i = 0; i < SUP_HELPERS; i++)
+        while (s->helper[i].pid && os_now() < deadline) {
+            sup_reap(s);
+            if (s->helper[i].pid) os_sleep_ms(20);
+        }
     for (int i = 0; i < SUP_HELPERS; i++) {
         if (!s->helper[i].pid) continue;
         kill(s->helper[i].pid, SIGKILL);
@@ -24721,7 +25037,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     return st;
 }
 
-/* ==== 35. release ==========================================================
+/* ==== 36. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
  * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
  * status. */
@@ -24762,6 +25078,7 @@ static int release_statements(struct release *r, int node, const char **out)
                                 " roname = 'twsync_%1$s_%2$s') THEN PERFORM"
                                 " pg_replication_origin_drop('twsync_%1$s_%2$s'); END IF; END $$",
                              r->job->name, i ? "repair" : "settle");
+    out[n++] = arena_fmt(a, SEQ_RESTORE, r->job->name);
     out[n++] = arena_fmt(a, "DO $$ BEGIN IF to_regclass('twsync.progress') IS NOT NULL THEN"
                             " DELETE FROM twsync.progress WHERE job = '%1$s';"
                             " DELETE FROM twsync.session WHERE split_part(task, '/', 1) = '%1$s';"
@@ -24865,6 +25182,34 @@ static void release_state(const struct job *job)
     arena_free(&a);
 }
 
+/* Interleaved sequences lose the steps that kept them apart: each goes past the other first. */
+static void release_sequences(struct release *r)
+{
+    struct tw_error e;
+    struct db d[2];
+    struct arena *a = r->arena;
+    const struct job *job;
+    const char *there = NULL;
+    struct sequences all = {.list.n = 0};
+    status s = TW_OK;
+    error_clear(&e);
+    for (int side = 0; side < 2; side++) {
+        d[side] = (struct db){.node = &r->job->node[side], .e = &e};
+        snprintf(d[side].purpose, sizeof d[side].purpose, "%s:release", r->job->name);
+        if (s == TW_OK) s = db_open(&d[side], false);
+    }
+    if (s == TW_OK)
+        s = db_value(&d[0], a, "look for interleaved sequences",
+                     "SELECT to_regclass('twsync.interleave')", 0, NULL, &there);
+    if (s == TW_OK && there) s = name_learn(r->job, &d[0], a, NULL, &job);
+    if (s == TW_OK && there)
+        s = shape_sequences_look((struct db *const[]){&d[0], &d[1]}, a, job, &all);
+    for (int side = 0; side < 2 && s == TW_OK; side++)
+        s = shape_sequences_past(&all, &d[side], SEQUENCE_FOLLOW, 0);
+    if (s != TW_OK) log_warning("sequences may stand behind the other side's: %s", e.msg);
+    for (int side = 0; side < 2; side++) db_close(&d[side]);
+}
+
 static status MUST_CHECK release_run(const struct job *job, FILE *out, int *left,
                                      struct tw_error *e)
 {
@@ -24880,6 +25225,7 @@ static status MUST_CHECK release_run(const struct job *job, FILE *out, int *left
         if (fd >= 0) close(fd);
         return s;
     }
+    release_sequences(&r);
     for (int node = 0; node < 2; node++) release_node(&r, node);
     if (!r.left) release_state(job);
     if (fd >= 0) close(fd);
@@ -25052,7 +25398,7 @@ static status MUST_CHECK sequences_run(const struct job *job, int to_node, bool 
     if (s == TW_OK) fputs(buf_cstr(&b), out);
     if (s == TW_OK && apply) {
         s = db_open(&to, false);
-        if (s == TW_OK) s = shape_sequences_move(&from, &to, job, headroom, &n);
+        if (s == TW_OK) s = shape_sequences_move(&from, &to, job, SEQUENCE_LAST, headroom, &n);
     }
     db_close(&from);
     db_close(&to);
@@ -25854,7 +26200,7 @@ static status MUST_CHECK pause_run(const struct job *job, const char *task, bool
     return TW_OK;
 }
 
-/* ==== 36. verify ===========================================================
+/* ==== 37. verify ===========================================================
  * Do both sides hold the same rows, while both are written to?
  *
  * A table is walked along a key that both sides have, in ranges.  Both servers sum a hash over the
@@ -28207,7 +28553,7 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     return verify_close(&v, s);
 }
 
-/* ==== 37. turn =============================================================
+/* ==== 38. turn =============================================================
  * Switchover: applications that wrote to one side go on writing to the other.
  *
  * Everything that must be true is a gate.  Those that can be seen beforehand come first, and change
@@ -28452,7 +28798,8 @@ static status MUST_CHECK turn_drain(struct turn *t)
 static status MUST_CHECK turn_sequences(struct turn *t)
 {
     int n = 0;
-    TRY(shape_sequences_move(&t->db[1 - t->o->to], &t->db[t->o->to], t->job, t->o->headroom, &n));
+    TRY(shape_sequences_move(&t->db[1 - t->o->to], &t->db[t->o->to], t->job, SEQUENCE_LAST,
+                             t->o->headroom, &n));
     turn_gate(t, true, "%d sequences of %c are past those of %c, by %" PRId64 " values and what"
               " sessions hold in advance", n, "ab"[t->o->to], "ab"[1 - t->o->to], t->o->headroom);
     return TW_OK;
@@ -28568,7 +28915,7 @@ static status MUST_CHECK turn_run(const struct job *job, const struct turn_optio
     return s;
 }
 
-/* ==== 38. tw_ ==============================================================
+/* ==== 39. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -28648,7 +28995,7 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 39. cli ==============================================================
+/* ==== 40. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 
