@@ -68,21 +68,22 @@
  *  24  check      rights and the precheck
  *  25  copy       the full copy
  *  26  settle     after a conflict: the same row on both sides
- *  27  ddl        what DDL changed on A, told by event triggers there and done on B
+ *  27  journal    which keys were written since the last verification
+ *  28  ddl        what DDL changed on A, told by event triggers there and done on B
  *  VI. Running
- *  28  task       one direction: initialise, stream, retry
- *  29  alert      conditions somebody wants to hear of
- *  30  watch      the lease, heartbeats, and a look at the servers
- *  31  seq        sequences: each side's past the other's, or both in turn
- *  32  report     what there is to tell: text, JSON, metrics
- *  33  http       the endpoint and its page
- *  34  ctl        what a running job is asked
- *  35  sup        the supervisor
- *  36  release    leaving; sequences, schema, grants and other commands
- *  37  verify     do both sides hold the same rows?
- *  38  turn       switchover
- *  39  tw_        the public API
- *  40  cli        commands and main()
+ *  29  task       one direction: initialise, stream, retry
+ *  30  alert      conditions somebody wants to hear of
+ *  31  watch      the lease, heartbeats, and a look at the servers
+ *  32  seq        sequences: each side's past the other's, or both in turn
+ *  33  report     what there is to tell: text, JSON, metrics
+ *  34  http       the endpoint and its page
+ *  35  ctl        what a running job is asked
+ *  36  sup        the supervisor
+ *  37  release    leaving; sequences, schema, grants and other commands
+ *  38  verify     do both sides hold the same rows?
+ *  39  turn       switchover
+ *  40  tw_        the public API
+ *  41  cli        commands and main()
  */
 #include "twsync.h"
 
@@ -1211,6 +1212,7 @@ struct job {
     enum existing existing;
     enum letter_case letters;  /* of names on B: name_learn() makes rules of it */
     enum sequence_mode sequences;
+    bool journal;
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
@@ -1432,6 +1434,7 @@ static const struct {
     {"slots", "what the source servers keep for us", false},
     {"retry", "how long to go on trying, counted from the first failure", false},
     {"throttle", "limits per second; -1 is none", false},
+    {"verify", "what `twsync verify` needs to know beforehand", false},
     {"endpoint", "status by HTTP: /healthz /readyz /metrics /status.json and a page at /", false},
     {"alerts", "told once when something holds for a while, and once when it is over", false},
 };
@@ -2446,6 +2449,8 @@ static const struct job_key job_own_keys[] = {
     {"throttle", name, &job_rate, AT(throttle[THROTTLE_##n]), "-1", NULL, 0, 0, help, false},
     THROTTLES(X)
 #undef X
+    {"verify", "journal", &job_bool, AT(journal), "no", NULL, 0, 0,
+     "remember which keys were written: verify --incremental compares those alone", false},
     {"endpoint", "listen", &job_listen, AT(listen), NULL, NULL, 0, 0,
      "PORT, of this host only, or ADDRESS:PORT; nothing is asked of those who look", false},
     {"alerts", "state", &job_bool, AT(alerts.state), "yes", NULL, 0, 0,
@@ -16565,7 +16570,331 @@ static status MUST_CHECK settle_step(struct settle *s)
     return s->list ? settle_steps(s) : TW_OK;
 }
 
-/* ==== 27. ddl ==============================================================
+/* ==== 27. journal ==========================================================
+ * Which keys a task has written since the last verification (`journal = yes` in [verify]): a file
+ * per task in the state directory.  Keys are noted before the batch that writes them is committed,
+ * so whatever is on the target is in the file, or the file says that something is missing:
+ *   its head has the task's epoch and the host's boot.  A session of the task that does not find
+ *   the epoch before its own there, under the same boot, notes a gap: another host has worked
+ *   meanwhile, or this one has crashed, or the journal was switched off.
+ * After a gap, as after more keys than are worth it, everything is to be compared.
+ *
+ * A record is a kind, a count, and so many texts, each with its NUL:
+ *   T  schema, table, columns of the key: those of the records that follow
+ *   K  the values of a key
+ *   W  the table as a whole
+ *   G  a gap
+ * A verification moves all records into the file ".taken", and removes that when both sides have
+ * proved equal.  Both hold the file's lock. */
+
+enum { JOURNAL_HEAD = 64, JOURNAL_MOST = 64 * 1024 * 1024 };
+
+struct journal {
+    int fd;              /* -1: none is kept */
+    const char *path;
+    struct buf b;
+    struct arena arena;  /* of the path */
+};
+
+static const char *journal_path(const struct job *job, struct arena *a, int dir, const char *more)
+{
+    return arena_fmt(a, "%s/journal.%s%s", job->state_dir, direction_names[dir], more);
+}
+
+/* What the head says in a session of this epoch. */
+static void journal_head(char head[JOURNAL_HEAD + 1], int64_t epoch)
+{
+    struct buf boot = {0};
+    struct tw_error ignore;
+    error_clear(&ignore);
+    char text[JOURNAL_HEAD];
+    if (os_read_file("/proc/sys/kernel/random/boot_id", &boot, 64, &ignore) != TW_OK)
+        buf_reset(&boot);
+    if (boot.len && boot.data[boot.len - 1] == '\n') boot.data[--boot.len] = '\0';
+    snprintf(text, sizeof text, "%" PRId64 " %.36s", epoch, buf_cstr(&boot));
+    snprintf(head, JOURNAL_HEAD + 1, "%-*s\n", JOURNAL_HEAD - 1, text);
+    buf_free(&boot);
+}
+
+/* It cannot be kept, and says so itself: what a full disk refuses must not stop the stream. */
+static void journal_lose(struct journal *j, const char *why)
+{
+    static const char lost[] = "lost";
+    if (j->fd < 0) return;
+    log_warning("the journal \"%s\" is not kept on: %s; the next verification compares everything",
+                j->path, why);
+    ssize_t ignored = pwrite(j->fd, lost, sizeof lost - 1, 0);
+    (void) ignored;
+    close(j->fd);
+    j->fd = -1;
+}
+
+static void journal_close(struct journal *j)
+{
+    if (j->fd >= 0) close(j->fd);
+    buf_free(&j->b);
+    arena_free(&j->arena);
+    *j = (struct journal){.fd = -1};
+}
+
+/* Append what was gathered. */
+static void journal_write(struct journal *j)
+{
+    struct tw_error e;
+    error_clear(&e);
+    if (j->fd < 0 || !j->b.len) return;
+    status s = TW_OK;
+    if (flock(j->fd, LOCK_EX)) s = fail(&e, TW_EOS, "%s", strerror(errno));
+    off_t end = s == TW_OK ? lseek(j->fd, 0, SEEK_END) : 0;
+    if (end > JOURNAL_MOST) {
+        buf_reset(&j->b);
+        buf_bytes(&j->b, "G\0", 2);
+        if (ftruncate(j->fd, JOURNAL_HEAD) || lseek(j->fd, 0, SEEK_END) < 0)
+            s = fail(&e, TW_EOS, "%s", strerror(errno));
+    }
+    if (s == TW_OK) s = os_write_all(j->fd, j->b.data, j->b.len, j->path, &e);
+    flock(j->fd, LOCK_UN);
+    buf_reset(&j->b);
+    if (s != TW_OK) journal_lose(j, e.msg);
+}
+
+static void journal_gap(struct journal *j)
+{
+    if (j->fd < 0) return;
+    buf_bytes(&j->b, "G\0", 2);
+    journal_write(j);
+}
+
+/* A session begins.  gap: it does not go on where the last one ended. */
+static void journal_open(struct journal *j, const struct job *job, int dir, int64_t epoch, bool gap)
+{
+    char was[JOURNAL_HEAD + 1] = "", want[JOURNAL_HEAD + 1], head[JOURNAL_HEAD + 1];
+    journal_close(j);
+    if (!job->journal) return;
+    j->path = journal_path(job, &j->arena, dir, "");
+    j->fd = open(j->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (j->fd < 0) {
+        log_warning("could not open \"%s\": %s", j->path, strerror(errno));
+        return;
+    }
+    journal_head(want, epoch - 1);
+    journal_head(head, epoch);
+    if (flock(j->fd, LOCK_EX) || pread(j->fd, was, JOURNAL_HEAD, 0) < 0 ||
+        pwrite(j->fd, head, JOURNAL_HEAD, 0) != JOURNAL_HEAD) {
+        journal_lose(j, strerror(errno));
+        return;
+    }
+    flock(j->fd, LOCK_UN);
+    if (gap || !str_is(was, want)) journal_gap(j);
+}
+
+static void journal_record(struct buf *b, char kind, int n)
+{
+    buf_char(b, kind);
+    buf_char(b, (char) n);
+}
+
+static void journal_text(struct buf *b, const char *text)
+{
+    buf_bytes(b, text, strlen(text) + 1);
+}
+
+static void journal_table(struct buf *b, const struct rel *rel)
+{
+    journal_record(b, 'T', 2 + rel->nident);
+    journal_text(b, rel->a_schema);
+    journal_text(b, rel->a_name);
+    for (int i = 0; i < rel->nident; i++) journal_text(b, rel->a_columns[rel->ident[i]]);
+}
+
+static void journal_key(struct buf *b, const struct change *c, bool after)
+{
+    const struct rel *rel = c->rel;
+    size_t begin = b->len;
+    journal_record(b, 'K', rel->nident);
+    for (int i = 0; i < rel->nident; i++) {
+        const struct value *v = &c->m.new.values[rel->ident[i]];
+        if (!after || v->kind == 'u') v = rel_key_value(&c->m, rel->ident[i]);
+        const char *text = value_text(v);
+        if (text) {
+            journal_text(b, text);
+            continue;
+        }
+        b->len = begin;  /* no such key is looked for */
+        journal_record(b, 'W', 0);
+        return;
+    }
+}
+
+static void journal_whole(struct journal *j, const struct rel *rel)
+{
+    if (j->fd < 0) return;
+    journal_table(&j->b, rel);
+    journal_record(&j->b, 'W', 0);
+    journal_write(j);
+}
+
+/* All keys of a window, before it is committed. */
+static void journal_note(struct journal *j, const struct window *w)
+{
+    const struct rel *of = NULL;
+    if (j->fd < 0) return;
+    for (int i = 0; i < w->n; i++) {
+        const struct change *c = &w->changes[i];
+        if (c->rel != of) journal_table(&j->b, c->rel);
+        of = c->rel;
+        if (!c->rel->nident) {
+            journal_record(&j->b, 'W', 0);
+            continue;
+        }
+        journal_key(&j->b, c, false);
+        if (change_moves(c)) journal_key(&j->b, c, true);
+    }
+    journal_write(j);
+}
+
+/* ---- read by a verification ---- */
+
+struct changed_table {
+    struct changed_table *next;
+    const char *schema, *name;
+    bool whole;
+    int ncolumns;
+    const char **columns;   /* of the key */
+    const char ***keys;
+    int n, cap;
+    bool found;             /* the job has it still */
+};
+
+struct changed {
+    struct arena arena;
+    struct changed_table *tables;
+    bool gap;               /* what it has is not all */
+};
+
+/* Next text of a record, NULL: there is none. */
+static const char *journal_next(const char **p, const char *end)
+{
+    const char *text = *p, *nul = text < end ? memchr(text, 0, (size_t) (end - text)) : NULL;
+    if (nul) *p = nul + 1;
+    return nul ? text : NULL;
+}
+
+static struct changed_table *changed_table(struct changed *c, int n, const char **texts)
+{
+    struct changed_table *t = c->tables;
+    while (t && !(str_is(t->schema, texts[0]) && str_is(t->name, texts[1]))) t = t->next;
+    if (!t) {
+        t = arena_new(&c->arena, struct changed_table);
+        *t = (struct changed_table){.next = c->tables, .schema = arena_str(&c->arena, texts[0]),
+                                    .name = arena_str(&c->arena, texts[1]), .ncolumns = n - 2};
+        t->columns = arena_array(&c->arena, const char *, n - 2 + 1);
+        for (int i = 0; i < n - 2; i++) t->columns[i] = arena_str(&c->arena, texts[2 + i]);
+        c->tables = t;
+    }
+    /* Its key was another one meanwhile. */
+    t->whole = t->whole || t->ncolumns != n - 2;
+    for (int i = 0; i < n - 2 && !t->whole; i++) t->whole = !str_is(t->columns[i], texts[2 + i]);
+    return t;
+}
+
+static void changed_key(struct changed *c, struct changed_table *t, const char **texts)
+{
+    if (t->n == t->cap) {
+        int cap = t->cap ? 2 * t->cap : 64;
+        const char ***more = arena_array(&c->arena, const char **, cap);
+        if (t->n) memcpy(more, t->keys, sizeof *more * (size_t) t->n);
+        t->keys = more;
+        t->cap = cap;
+    }
+    const char **key = arena_array(&c->arena, const char *, t->ncolumns + 1);
+    for (int i = 0; i < t->ncolumns; i++) key[i] = arena_str(&c->arena, texts[i]);
+    t->keys[t->n++] = key;
+}
+
+/* Records; false: they make no sense, as after a crash. */
+static bool changed_read(struct changed *c, const char *p, const char *end)
+{
+    struct changed_table *t = NULL;
+    const char *texts[2 + UINT8_MAX];
+    while (p < end) {
+        if (end - p < 2) return false;
+        char kind = *p++;
+        int n = (unsigned char) *p++;
+        for (int i = 0; i < n; i++)
+            if (!(texts[i] = journal_next(&p, end))) return false;
+        if (kind == 'G' && !n) c->gap = true;
+        else if (kind == 'T' && n >= 2) t = changed_table(c, n, texts);
+        else if (kind == 'W' && !n && t) t->whole = true;
+        else if (kind == 'K' && t && n && (t->whole || n == t->ncolumns)) {
+            if (!t->whole) changed_key(c, t, texts);
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Move what a task has noted into its file ".taken"; *lost: it is not all. */
+static status MUST_CHECK changed_move(const char *from, const char *to, bool *lost,
+                                      struct tw_error *e)
+{
+    struct buf b = {0};
+    struct tw_error ignore;
+    error_clear(&ignore);
+    int fd = open(from, O_RDWR | O_NOFOLLOW | O_CLOEXEC), out = -1;
+    *lost = fd < 0;
+    if (fd < 0) return TW_OK;
+    status s = TW_OK;
+    if (flock(fd, LOCK_EX)) s = fail(e, TW_EOS, "could not lock \"%s\": %s", from, strerror(errno));
+    if (s == TW_OK) s = os_read_file(from, &b, 2 * (size_t) JOURNAL_MOST, e);
+    *lost = b.len < JOURNAL_HEAD || !strncmp(b.data, "lost", 4);
+    if (s == TW_OK && b.len > JOURNAL_HEAD) {
+        out = open(to, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (out < 0)
+            s = fail(e, TW_EOS, "could not write \"%s\": %s", to, strerror(errno));
+        else
+            s = os_write_all(out, b.data + JOURNAL_HEAD, b.len - JOURNAL_HEAD, to, e);
+        if (s == TW_OK && (fsync(out) || ftruncate(fd, JOURNAL_HEAD)))
+            s = fail(e, TW_EOS, "could not write \"%s\": %s", to, strerror(errno));
+        if (out >= 0) close(out);
+    }
+    close(fd);  /* and the lock with it */
+    buf_free(&b);
+    return s;
+}
+
+/* What both tasks have written since the last verification that found both sides equal. */
+static status MUST_CHECK changed_take(struct changed *c, const struct job *job, struct tw_error *e)
+{
+    for (int dir = 0; dir < 2; dir++) {
+        struct buf b = {0};
+        bool lost;
+        if (!job->task[dir].enabled) continue;
+        const char *to = journal_path(job, &c->arena, dir, ".taken");
+        TRY(changed_move(journal_path(job, &c->arena, dir, ""), to, &lost, e));
+        c->gap = c->gap || lost;
+        if (access(to, F_OK)) continue;
+        if (os_read_file(to, &b, 2 * (size_t) JOURNAL_MOST, e) != TW_OK) {
+            error_clear(e);  /* there is more of it than is worth it */
+            c->gap = true;
+        } else if (!changed_read(c, b.data, b.data + b.len)) {
+            c->gap = true;
+        }
+        buf_free(&b);
+    }
+    return TW_OK;
+}
+
+/* Both sides are equal. */
+static void changed_done(const struct job *job)
+{
+    struct arena a = {0};
+    for (int dir = 0; dir < 2; dir++) unlink(journal_path(job, &a, dir, ".taken"));
+    arena_free(&a);
+}
+
+/* ==== 28. ddl ==============================================================
  * DDL from A to B, by shape.
  *
  * On A two event triggers run one function of ours at the end of every DDL command.  It writes what
@@ -18089,7 +18418,7 @@ static bool ddl_parks(const struct ddl_change *c)
     return c->table && c->phase != 36 && (c->phase <= 50 || c->phase == 70 || c->phase == 78);
 }
 
-/* ==== 28. task =============================================================
+/* ==== 29. task =============================================================
  * One direction: from nothing to streaming, and back to streaming after anything.
  *
  * A session opens the connections, fences out any older one, reads what is true from the servers,
@@ -18148,6 +18477,7 @@ struct task {
     bool may_cross;          /* somebody has asked for that */
     usec mend_due_us;
     struct retention retention;
+    struct journal journal;
     /* Of the stream. */
     struct window windows[2];
     struct window *w;        /* the one being filled; the other may be being written */
@@ -19723,6 +20053,7 @@ static status MUST_CHECK task_start_stream(struct task *t)
     t->stat->mending = t->mend != '\0';
     TRY(task_session_setup(t));
     TRY(task_new_epoch(t));
+    journal_open(&t->journal, t->job, t->dir, t->progress.epoch, t->mend || t->past_lsn);
     /* The epoch was committed to disk, and with it all that came before.  From here on a commit
      * need not wait for the disk: the source is told of what is there (apply_hear_wal).  Folded
      * changes find their rows by key: never by reading the whole table. */
@@ -20505,6 +20836,7 @@ static status MUST_CHECK task_resync_one(struct task *t, struct arena *a, const 
     TRY(s);
     if (!later && !refused) {
         t->apply.rows++;
+        journal_gap(&t->journal);
         TRY(apply_commit(&t->apply, false));
         task_relearn(t);
         return TW_OK;
@@ -20595,6 +20927,9 @@ static status MUST_CHECK task_ddl(struct task *t, const struct rel *rel, const s
         return TW_OK;
     }
     if (again) task_ddl_left_out(t, &event);
+    /* It may give rows other values. */
+    if (!strncmp(event.tag, "ALTER ", 6) && !str_is(event.tag, "ALTER SEQUENCE"))
+        journal_gap(&t->journal);
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
     settle_touch_all(&t->page->memory);
     TRY(apply_window(&t->apply, &none, 0, &committed));
@@ -20688,6 +21023,7 @@ static status MUST_CHECK task_truncate(struct task *t, const struct msg *m, enum
     t->counts = true;
     if (!t->apply.first_lsn) t->apply.first_lsn = t->begin.final_lsn;
     settle_touch_all(&t->page->memory);
+    for (int i = 0; i < n; i++) journal_whole(&t->journal, rels[i]);
     return apply_truncate(&t->apply, rels, n, m->options);
 }
 
@@ -20834,6 +21170,7 @@ static status MUST_CHECK task_write_window(struct task *t, struct window *w, boo
 {
     struct apply *ap = &t->apply;
     if (w->raw) TRY(rules_run(w, ap->from));
+    journal_note(&t->journal, w);
     bool marked = !ap->open && commit && !w->settle;
     if (!ap->first_lsn) ap->first_lsn = w->first_lsn;
     if (w->end_lsn) ap->end_lsn = w->end_lsn;
@@ -21174,6 +21511,7 @@ static void task_close(struct task *t, status s)
     db_abandon(&t->to);
     db_abandon(&t->from);
     repl_close(&t->repl);
+    journal_close(&t->journal);
     t->job = t->given;
     arena_reset(&t->session);
 }
@@ -21394,6 +21732,7 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
                       struct stat_page *page, const char *instance, bool leased)
 {
     *t = (struct task){.given = job, .job = job, .dir = dir, .conf = &job->task[dir], .page = page,
+                       .journal.fd = -1,
                        .stat = &page->task[dir],
                        .source = &job->node[dir == TW_FORWARD ? 0 : 1],
                        .target = &job->node[dir == TW_FORWARD ? 1 : 0]};
@@ -21409,7 +21748,7 @@ static void task_open(struct task *t, const struct job *job, enum tw_direction d
     task_restore(t);
 }
 
-/* ==== 29. alert ============================================================
+/* ==== 30. alert ============================================================
  * Conditions that somebody wants to hear of: told once when they have held for long enough, and
  * once when they are over, by a command or an HTTP request.
  *
@@ -21661,7 +22000,7 @@ static void alert_round(struct alert *al)
     }
 }
 
-/* ==== 30. watch ============================================================
+/* ==== 31. watch ============================================================
  * A process beside the tasks, with one session on each node.  It keeps the job's lease, writes
  * heartbeats, and looks at what a task cannot see of itself: slots, locks, other transactions.
  *
@@ -22444,7 +22783,7 @@ static void watch_open_job(struct watch *w, struct arena *a, const struct job *j
     }
 }
 
-/* ==== 31. seq ==============================================================
+/* ==== 32. seq ==============================================================
  * A process beside the tasks: sequences, which no stream carries.  Every few seconds each side's
  * are moved past what the other side has used, so that whoever goes over to it finds them right.
  *
@@ -22689,7 +23028,7 @@ static status MUST_CHECK seq_run(const struct job *job, struct stat_page *page,
     return TW_OK;
 }
 
-/* ==== 32. report ===========================================================
+/* ==== 33. report ===========================================================
  * What there is to tell of a job, from its page alone: text for people, JSON, Prometheus metrics.
  * What is wrong comes first, each with what can be done about it. */
 
@@ -23546,7 +23885,7 @@ static status MUST_CHECK status_run(const struct job *job, bool json, FILE *out,
     return TW_OK;
 }
 
-/* ==== 33. http =============================================================
+/* ==== 34. http =============================================================
  * The status endpoint, in a process of its own: it reads the page, and nothing it does can stop
  * the job.  It only answers GET, asks nobody who he is, and therefore listens on this host alone
  * unless the job file says otherwise. */
@@ -24138,7 +24477,7 @@ static status MUST_CHECK http_run(const struct job *job, const struct stat_page 
     return TW_OK;
 }
 
-/* ==== 34. ctl ==============================================================
+/* ==== 35. ctl ==============================================================
  * What is asked of a running job: a socket in the state directory, for its owner alone.  A request
  * is one line, and so is its answer: "ok", or "error CODE TEXT". */
 
@@ -24315,7 +24654,7 @@ static status MUST_CHECK ctl_ask(const struct job *job, const char *request, int
     return s;
 }
 
-/* ==== 35. sup ==============================================================
+/* ==== 36. sup ==============================================================
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
 
@@ -25037,7 +25376,7 @@ static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
     return st;
 }
 
-/* ==== 36. release ==========================================================
+/* ==== 37. release ==========================================================
  * Leaving: everything the job made on both servers is removed, and what cannot be is printed as
  * SQL.  Also the one-shot commands that print SQL or state: sequences, schema, conflicts,
  * status. */
@@ -25174,7 +25513,9 @@ static void release_node(struct release *r, int node)
 static void release_state(const struct job *job)
 {
     static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "paused",
-                                        "instance", "socket", "lock"};
+                                        "instance", "socket", "lock", "journal.forward",
+                                        "journal.reverse", "journal.forward.taken",
+                                        "journal.reverse.taken"};
     struct arena a = {0};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         unlink(arena_fmt(&a, "%s/%s", job->state_dir, files[i]));
@@ -25976,6 +26317,7 @@ static status MUST_CHECK skip_transaction(const struct job *job, enum tw_directi
     if (s == TW_OK && !done)
         s = fail(e, TW_EJOB, "task %s is past %s already, is not streaming yet, or runs on another"
                  " host", task, lsn);
+    if (s == TW_OK) unlink(journal_path(job, &a, dir, ""));  /* it lacks those keys */
     if (s == TW_OK)
         fprintf(out, "task %s goes on after %s: what it had not applied of what was committed up to"
                 " there is left out.\nStart the job and copy the tables of that transaction again,"
@@ -26200,7 +26542,7 @@ static status MUST_CHECK pause_run(const struct job *job, const char *task, bool
     return TW_OK;
 }
 
-/* ==== 37. verify ===========================================================
+/* ==== 38. verify ===========================================================
  * Do both sides hold the same rows, while both are written to?
  *
  * A table is walked along a key that both sides have, in ranges.  Both servers sum a hash over the
@@ -26236,6 +26578,7 @@ enum {
 struct verify_options {
     bool count;           /* are there the same keys?  The other columns are not compared */
     bool json, at_rest;
+    bool changed;         /* only keys that were written since the last time */
     int sample;           /* percent of rows */
     int64_t rate;         /* rows in a second; 0: no limit */
     int64_t most;         /* differences in a table, then the next; 0: no limit */
@@ -26312,6 +26655,9 @@ struct verify {
     bool two_way, at_rest;
     char take;                /* whose rows are right; '\0': as the job's policies say */
     bool fast;                /* both servers hash texts alike */
+    bool all;                 /* not only what was written */
+    bool takes;               /* the journals: they begin anew when all is found equal */
+    struct changed changed;
     int64_t seed;
     FILE *out, *sql;
     struct arena arena;
@@ -28306,12 +28652,122 @@ static status MUST_CHECK verify_moved(struct verify *v, const struct table_list 
     return TW_OK;
 }
 
+/* ---- only what was written ---- */
+
+static struct changed_table *verify_changed_of(struct verify *v, const struct table *t)
+{
+    struct changed_table *c = v->changed.tables;
+    while (c && !(str_is(c->schema, t->schema) && str_is(c->name, t->name))) c = c->next;
+    return c;
+}
+
+static int verify_key_order(const void *x, const void *y, void *arg)
+{
+    const char **p = *(const char ***) x, **q = *(const char ***) y;
+    int n = *(const int *) arg, order = 0;
+    for (int i = 0; i < n && !order; i++) order = strcmp(p[i], q[i]);
+    return order;
+}
+
+/* Where the key's columns are among those that were noted; false: it has others. */
+static bool verify_changed_key(const struct verify_table *vt, const struct changed_table *c,
+                               int at[VERIFY_KEYS])
+{
+    for (int k = 0; k < vt->nkey; k++) {
+        at[k] = -1;
+        for (int i = 0; i < c->ncolumns; i++)
+            if (str_is(c->columns[i], vt->columns[vt->key[k]].name)) at[k] = i;
+        if (at[k] < 0) return false;
+    }
+    return vt->nkey > 0;
+}
+
+static status MUST_CHECK verify_changed_rows(struct verify *v, struct verify_table *vt,
+                                             struct changed_table *c, const int at[VERIFY_KEYS])
+{
+    bool go_on = true;
+    int i = 0;
+    qsort_r(c->keys, (size_t) c->n, sizeof *c->keys, verify_key_order, &c->ncolumns);
+    for (; i < c->n && go_on; i++) {
+        if (i && !verify_key_order(&c->keys[i - 1], &c->keys[i], &c->ncolumns)) continue;
+        struct suspect *x = verify_suspect(v, vt);
+        for (int k = 0; k < vt->nkey; k++)
+            x->key[k] = arena_str(&v->list_arena, c->keys[i][at[k]]);
+        vt->rows[0]++;
+        TRY(verify_pace(v, vt, 1, &go_on));
+    }
+    if (i < c->n && verify_enough(v, vt)) vt->cut = true;
+    else if (i < c->n) vt->why = "the time was over";
+    return TW_OK;
+}
+
+/* The keys of one table that were written; *whole: it has to be compared as a whole. */
+static status MUST_CHECK verify_changed(struct verify *v, const struct table *t,
+                                        struct changed_table *c, bool *whole)
+{
+    struct verify_table *vt = arena_new(&v->arena, struct verify_table);
+    int at[VERIFY_KEYS];
+    usec began = os_now();
+    vt->t = t;
+    vt->name = arena_fmt(&v->arena, "%s.%s", t->schema, t->name);
+    status s = verify_parked(v, vt);
+    if (s == TW_OK && !vt->why) s = verify_prepare(v, vt);
+    *whole = s == TW_OK && !vt->why && !verify_changed_key(vt, c, at);
+    if (*whole) return TW_OK;
+    if (s == TW_OK && !vt->why) s = verify_changed_rows(v, vt, c, at);
+    vt->failed = vt->failed || vt->unfit;
+    vt->took_us = os_now() - began;
+    TRY(verify_refused(v, vt, s));
+    if (vt->failed) verify_drop_gone(v);
+    if (vt->nsuspects) {
+        vt->next = v->open;
+        v->open = vt;
+    } else {
+        verify_table_end(v, vt);
+    }
+    return TW_OK;
+}
+
+/* Can it be left at those keys?  Not if some are of tables that go by another name now, or of all
+ * partitions of one. */
+static bool verify_changed_will_do(struct verify *v, const struct table_list *tables)
+{
+    bool known = !v->changed.gap;
+    for (int i = 0; i < tables->n; i++) {
+        struct changed_table *c = verify_changed_of(v, &tables->items[i]);
+        if (!c) continue;
+        c->found = true;
+        known = known && !(c->whole && tables->items[i].relkind == 'p');
+    }
+    for (struct changed_table *c = v->changed.tables; c; c = c->next) known = known && c->found;
+    if (!known)
+        log_info("what was written since the last verification is not fully known: everything is"
+                 " compared");
+    return known;
+}
+
+static status MUST_CHECK verify_changed_tables(struct verify *v, const struct table_list *tables)
+{
+    for (int i = 0; i < tables->n; i++) {
+        const struct table *t = &tables->items[i];
+        struct changed_table *c = verify_changed_of(v, t);
+        bool whole = c && c->whole;
+        if (!c) continue;
+        if (!whole) TRY(verify_changed(v, t, c, &whole));
+        if (whole) TRY(verify_one(v, t));
+    }
+    return verify_suspects(v);
+}
+
 static status MUST_CHECK verify_tables(struct verify *v)
 {
     struct table_list tables, unsupported;
     struct qname_list missing;
     TRY(cat_tables(&v->db[0], &v->arena, v->job, &tables, &unsupported, &missing));
     TRY(verify_words(v, &tables));
+    if (v->o->changed && verify_changed_will_do(v, &tables))
+        return verify_changed_tables(v, &tables);
+    v->all = true;
     for (int i = 0; i < tables.n; i++) {
         const struct table *t = &tables.items[i];
         if (t->relkind != 'r' || !verify_is_meant(v, t)) continue;
@@ -28469,6 +28925,8 @@ static status MUST_CHECK verify_open(struct verify *v)
     }
     TRY(name_learn(v->job, &v->db[0], &v->arena, NULL, &v->job));
     TRY(verify_probe(v));
+    v->takes = v->job->journal && !v->o->ntables && !v->o->count && v->o->sample == 100;
+    if (v->takes) TRY(changed_take(&v->changed, v->job, v->e));
     if (v->o->repair && !v->at_rest) TRY(repair_goes_on(v));
     if (v->o->repair && v->two_way && !v->take && !settle_has_winner(v->job))
         return fail(v->e, TW_EJOB, "the job's policies name no winner: add --take a or --take b");
@@ -28495,6 +28953,7 @@ static status MUST_CHECK verify_close(struct verify *v, status s)
     if (v->page) munmap(v->page, sizeof *v->page);
     db_close(&v->db[0]);
     db_close(&v->db[1]);
+    arena_free(&v->changed.arena);
     arena_free(&v->list_arena);
     arena_free(&v->arena);
     return s;
@@ -28503,10 +28962,11 @@ static status MUST_CHECK verify_close(struct verify *v, status s)
 static void verify_summary_json(struct verify *v, bool differs, bool whole, double took)
 {
     const char *word = differs ? "differs" : whole ? "equal" : "incomplete";
-    fprintf(v->out, "{\"result\":\"%s\",\"tables\":%" PRId64 ",\"rows\":%" PRId64
+    fprintf(v->out, "{\"result\":\"%s\",\"incremental\":%s,\"tables\":%" PRId64 ",\"rows\":%" PRId64
                     ",\"differences\":%" PRId64 ",\"repaired\":%" PRId64 ",\"undecided\":%" PRId64
                     ",\"incomplete\":%" PRId64 ",\"left_out\":%" PRId64 ",\"seconds\":%.1f}\n",
-            word, v->tables, v->done, v->differ, v->repaired, v->undecided, v->failed, v->left_out,
+            word, v->all ? "false" : "true", v->tables, v->done, v->differ, v->repaired,
+            v->undecided, v->failed, v->left_out,
             took);
 }
 
@@ -28528,6 +28988,7 @@ static void verify_summary(struct verify *v)
     else if (v->left_out)
         fprintf(v->out, "equal, but for %" PRId64 " table%s that the job's rules let differ\n",
                 v->left_out, v->left_out == 1 ? "" : "s");
+    else if (!v->all) fputs("what was written since the last time is equal\n", v->out);
     else fprintf(v->out, "everything is equal%s\n", v->o->sample < 100 ? " in the sample" : "");
 }
 
@@ -28548,12 +29009,13 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     else v.failed += schema;
     if (s == TW_OK) verify_summary(&v);
     bool done = !v.left && !v.failed && !v.undecided;
+    if (s == TW_OK && done && v.takes) changed_done(job);
     if (s == TW_OK && o->repair && !o->dry_run && !o->ntables && done) s = repair_mended(&v);
     *result = v.differ > v.repaired ? 2 : v.failed || v.undecided;
     return verify_close(&v, s);
 }
 
-/* ==== 38. turn =============================================================
+/* ==== 39. turn =============================================================
  * Switchover: applications that wrote to one side go on writing to the other.
  *
  * Everything that must be true is a gate.  Those that can be seen beforehand come first, and change
@@ -28915,7 +29377,7 @@ static status MUST_CHECK turn_run(const struct job *job, const struct turn_optio
     return s;
 }
 
-/* ==== 39. tw_ ==============================================================
+/* ==== 40. tw_ ==============================================================
  * The public API of twsync.h: thin. */
 
 const char *tw_status_name(tw_status s)
@@ -28995,13 +29457,14 @@ void tw_stop(void)
     stop_flag = 1;
 }
 
-/* ==== 40. cli ==============================================================
+/* ==== 41. cli ==============================================================
  * Commands, options, main(). */
 #ifndef TWSYNC_LIBRARY
 
 struct cli {
     const char *command, *job_path, *table;
-    bool json, connect, apply, quiet, empty, count, at_rest, dry_run, fence, no_verify, undo;
+    bool json, connect, apply, quiet, empty, count, incremental, at_rest, dry_run, fence, no_verify,
+        undo;
     const char *log, *to, *limit, *transaction, *remove;
     const char *sample, *rate, *most, *time, *sql, *timeout, *headroom;
     char **words;  /* what follows the job, from argv; or NULL */
@@ -29192,10 +29655,17 @@ static int cli_verify(struct cli *c)
     if (repair && !c->job->task[TW_REVERSE].enabled && c->conflicts.take &&
         *c->conflicts.take == 'b')
         return cli_wrong("the job writes nothing on a: without a reverse task a's rows are right");
+    if (c->incremental && !c->job->journal)
+        return cli_wrong("--incremental needs to know what was written: journal = yes in [verify],"
+                         " then reload");
+    if (c->incremental && (c->count || c->nwords || sample < 100))
+        return cli_wrong("--incremental compares all that was written: no tables, --count, or"
+                         " --sample");
     if (!repair && !c->sql != !c->conflicts.take)
         return cli_wrong("--sql FILE and --take a|b belong together: whose rows are right?");
     struct verify_options o = {
-        .count = c->count, .json = c->json, .at_rest = c->at_rest, .sample = (int) sample,
+        .count = c->count, .changed = c->incremental, .json = c->json,
+        .at_rest = c->at_rest, .sample = (int) sample,
         .rate = rate, .most = most, .time_us = time_us, .sql_path = c->sql,
         .repair = repair, .dry_run = c->dry_run,
         .take = c->conflicts.take ? *c->conflicts.take : '\0',
@@ -29242,7 +29712,8 @@ static const struct command {
      "what B's schema lacks to be as A's is, as SQL; --apply runs it on B"},
     {"verify", cli_verify, "[TABLE...] [--json]",
      "compare the rows of both sides while both are written to; what is only on its way is no\n"
-     CLI_INDENT "difference (--sample PERCENT, --count: keys alone, --rate ROWS per second,\n"
+     CLI_INDENT "difference (--sample PERCENT, --count: keys alone, --incremental: what was\n"
+     CLI_INDENT "written since the last time, by the job's journal, --rate ROWS per second,\n"
      CLI_INDENT "--time 8h, --most DIFFERENCES per table, --at-rest, --sql FILE --take a|b:\n"
      CLI_INDENT "statements that mend the other side)"},
     {"repair", cli_verify, "[TABLE...] [--take a|b]",
@@ -29351,6 +29822,7 @@ static const struct cli_opt {
     {"--take", VALUE(conflicts.take), {"a", "b", NULL}, "conflicts verify repair"},
     {"--dry-run", FLAG(dry_run), {NULL}, "repair switchover"},
     {"--count", FLAG(count), {NULL}, "verify"},
+    {"--incremental", FLAG(incremental), {NULL}, "verify"},
     {"--at-rest", FLAG(at_rest), {NULL}, "verify repair"},
     {"--sample", VALUE(sample), {NULL}, "verify"},
     {"--rate", VALUE(rate), {NULL}, "verify repair"},
