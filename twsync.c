@@ -868,7 +868,7 @@ static bool task_may_move(int64_t from, enum task_state to)
     return from == to;
 }
 
-enum { STAT_MAGIC = 0x74775447 };  /* "twTG": changes with the layout */
+enum { STAT_MAGIC = 0x74775448 };  /* "twTH": changes with the layout */
 
 /* Limits, by name in the job file's [throttle] and in `twsync throttle`; the first word says whose
  * they are.  Per second, but for full.sessions. */
@@ -1023,6 +1023,12 @@ struct stat_page {
     struct stat_node node[2];
     struct stat_copying copying;
     char sequences[512];  /* why they are not followed */
+    struct stat_verified {  /* by the clock */
+        _Atomic int64_t at_us;        /* wall clock; 0: never */
+        _Atomic int64_t differences;
+        char result[16];              /* as verify says it; "failed": `why` */
+        char why[512];
+    } verified;
     struct stat_lease lease;
     struct stat_alert alerts[ALERTS_MAX];
     _Atomic int64_t history_n;    /* points written; the last is at history_us, wall clock */
@@ -1108,6 +1114,7 @@ enum job_tag { TAG_NORMAL, TAG_ONLINE };
 enum slot_end { SLOT_KEEP, SLOT_DROP };
 enum winner { WINNER_NONE, WINNER_A, WINNER_B };
 /* Of names on B; CASE_SERVICE: schemas and tables in small letters, columns as they are. */
+enum compare_mode { COMPARE_ALL, COMPARE_WRITTEN, COMPARE_KEYS };
 enum sequence_mode { SEQUENCES_FOLLOW, SEQUENCES_INTERLEAVE, SEQUENCES_LEAVE };
 enum letter_case { CASE_SOURCE, CASE_SERVICE, CASE_LOWER, CASE_UPPER };
 
@@ -1122,6 +1129,7 @@ static const char *const existing_names[] = {"error", "keep", NULL};
 static const char *const tag_names[] = {"normal", "online", NULL};
 static const char *const slot_end_names[] = {"keep", "drop", NULL};
 static const char *const winner_names[] = {"none", "a", "b", NULL};
+static const char *const compare_names[] = {"all", "written", "keys", NULL};
 static const char *const sequence_names[] = {"follow", "interleave", "leave", NULL};
 static const char *const case_names[] = {"source", "service", "lower", "upper", NULL};
 static const char *const direction_names[] = {"forward", "reverse"};
@@ -1213,6 +1221,11 @@ struct job {
     enum letter_case letters;  /* of names on B: name_learn() makes rules of it */
     enum sequence_mode sequences;
     bool journal;
+    struct verify_conf {
+        usec every_us;  /* 0: never */
+        enum compare_mode compare;
+        int rate;
+    } verify;
     struct task_conf task[2];  /* by enum tw_direction */
     usec retention_us, heartbeat_us;
     int64_t retention_bytes;
@@ -2451,6 +2464,13 @@ static const struct job_key job_own_keys[] = {
 #undef X
     {"verify", "journal", &job_bool, AT(journal), "no", NULL, 0, 0,
      "remember which keys were written: verify --incremental compares those alone", false},
+    {"verify", "every", &job_time, AT(verify.every_us), "0", NULL, 0, 30 * JOB_DAY,
+     "twsync itself verifies so often, and `status` tells what it found; 0: never", false},
+    {"verify", "compare", &job_enum, AT(verify.compare), "all", compare_names, 0, 0,
+     "by the clock: all, written (with journal = yes: what was, since the last time) or keys alone",
+     false},
+    {"verify", "rate", &job_int, AT(verify.rate), "0", NULL, 0, 1000000000,
+     "by the clock: rows per second; 0: no limit", false},
     {"endpoint", "listen", &job_listen, AT(listen), NULL, NULL, 0, 0,
      "PORT, of this host only, or ADDRESS:PORT; nothing is asked of those who look", false},
     {"alerts", "state", &job_bool, AT(alerts.state), "yes", NULL, 0, 0,
@@ -3263,6 +3283,9 @@ static void job_check_tasks(struct job_file *f)
                     "reverse is enabled and forward is not; reverse starts from a running forward");
     if (!forward->enabled && !reverse->enabled)
         job_mistake(f, job_blame(f, "forward", "enabled"), "neither direction is enabled");
+    if (f->job->verify.compare == COMPARE_WRITTEN && !f->job->journal)
+        job_mistake(f, job_blame(f, "verify", "compare"),
+                    "compare = written needs to know what was: journal = yes");
     if (f->job->sequences == SEQUENCES_INTERLEAVE && !reverse->enabled)
         job_mistake(f, job_blame(f, "objects", "sequences"),
                     "interleave is for two sides that insert: reverse is not enabled");
@@ -23392,11 +23415,42 @@ static void report_warn_off(struct report *r, int dir)
                 r->job->node[dir].letter);
 }
 
+static void report_warn_verified(struct report *r)
+{
+    const struct stat_verified *x = &r->page.verified;
+    const char *when = report_when(r, x->at_us), *path = r->job->path;
+    if (!r->job->verify.every_us || !x->at_us) return;
+    if (str_is(x->result, "differs"))
+        report_warn(r, true, arena_fmt(&r->arena, "Look at them: twsync verify %s; then: twsync"
+                                       " repair %s", path, path), "the verification of %s has found"
+                    " %" PRId64 " differences: %s/verification", when, (int64_t) x->differences,
+                    r->job->state_dir);
+    else if (str_is(x->result, "incomplete"))
+        report_warn(r, false, arena_fmt(&r->arena, "twsync verify %s says what.", path),
+                    "the verification of %s could not compare everything", when);
+    else if (str_is(x->result, "failed"))
+        report_warn(r, false, NULL, "the verification of %s failed: %s", when, x->why);
+}
+
+static void report_verified_json(const struct report *r, struct buf *b)
+{
+    const struct stat_verified *x = &r->page.verified;
+    if (!r->job->verify.every_us || !x->at_us) {
+        buf_str(b, ",\"verification\":null");
+        return;
+    }
+    buf_str(b, ",\"verification\":{\"at\":\"");
+    buf_time(b, x->at_us);
+    buf_fmt(b, "\",\"result\":\"%s\",\"differences\":%" PRId64 "}", x->result,
+            (int64_t) x->differences);
+}
+
 static void report_warnings(struct report *r)
 {
     const struct stat_page *p = &r->page;
     const char *ago = report_time(&r->arena, os_wall() - p->sup_beat_us);
     for (int node = 0; node < 2; node++) report_warn_node(r, node);
+    report_warn_verified(r);
     if (r->running && r->page.sequences[0]) report_warn(r, false, NULL, "%s", r->page.sequences);
     if (r->running && os_wall() - p->sup_beat_us > REPORT_SILENT_S * USEC_SEC)
         report_warn(r, true, arena_fmt(&r->arena, "It may be stopped (SIGSTOP): kill -CONT %d",
@@ -23640,6 +23694,7 @@ static void report_json(const struct report *r, struct buf *b)
         connection = r->job->connection_retry_min;
     if (!other || other > r->job->other_retry_min) other = r->job->other_retry_min;
     buf_fmt(b, ",\"retry_minutes\":{\"connection\":%d,\"other\":%d}", connection, other);
+    report_verified_json(r, b);
     report_copy_json(r, b);
     report_nodes_json(r, b);
     report_alerts_json(r, b);
@@ -24658,16 +24713,21 @@ static status MUST_CHECK ctl_ask(const struct job *job, const char *request, int
  * The supervisor: one process per direction, started, watched, restarted, stopped.  It holds no
  * database connection while they run. */
 
-/* Processes beside the tasks: the watcher, the status endpoint, and who follows sequences. */
-enum sup_helper { SUP_WATCH, SUP_HTTP, SUP_SEQ, SUP_HELPERS };
+/* Processes beside the tasks: the watcher, the status endpoint, who follows sequences, and who
+ * verifies by the clock. */
+enum sup_helper { SUP_WATCH, SUP_HTTP, SUP_SEQ, SUP_VERIFY, SUP_HELPERS };
+
+/* What a process does until it is told to stop. */
+typedef status (*sup_work)(const struct job *job, struct stat_page *page, struct tw_error *e);
 
 static const struct { const char *process, *does; } sup_helper_names[SUP_HELPERS] = {
     [SUP_WATCH] = {"twsync:watch", "watching"}, [SUP_HTTP] = {"twsync:http", "status"},
-    [SUP_SEQ] = {"twsync:seq", "sequences"}};
+    [SUP_SEQ] = {"twsync:seq", "sequences"}, [SUP_VERIFY] = {"twsync:verify", "verifying"}};
 
 struct sup {
     const struct job *job;
     struct job *own;       /* read again; NULL: job is the caller's */
+    sup_work verify;
     struct stat_page *page;
     int lock_fd;
     struct ctl ctl;
@@ -24897,6 +24957,8 @@ static _Noreturn void sup_helper(struct sup *s, enum sup_helper which, pid_t par
         st = watch_run(w, &e);
     } else if (which == SUP_SEQ) {
         st = seq_run(s->job, s->page, s->instance);
+    } else if (which == SUP_VERIFY) {
+        st = s->verify(s->job, s->page, &e);
     } else {
         st = http_run(s->job, s->page, &e);
     }
@@ -24934,6 +24996,7 @@ static bool sup_has_helper(const struct sup *s, int which)
     switch (which) {
     case SUP_HTTP: return s->job->listen;
     case SUP_SEQ: return s->job->sequences != SEQUENCES_LEAVE;
+    case SUP_VERIFY: return s->job->verify.every_us;
     default: return true;
     }
 }
@@ -25351,9 +25414,9 @@ static status MUST_CHECK sup_loop(struct sup *s, struct tw_error *e)
 }
 
 /* `twsync run`: until stopped, or until no task is left that could work. */
-static status MUST_CHECK sup_run(const struct job *job, struct tw_error *e)
+static status MUST_CHECK sup_run(const struct job *job, sup_work verify, struct tw_error *e)
 {
-    struct sup s = {.job = job, .lock_fd = -1};
+    struct sup s = {.job = job, .verify = verify, .lock_fd = -1};
     sup_signals();
     TRY(sup_lock(job, true, &s.lock_fd, e));
     ctl_open(&s.ctl, job->state_dir);
@@ -25513,9 +25576,9 @@ static void release_node(struct release *r, int node)
 static void release_state(const struct job *job)
 {
     static const char *const files[] = {"forward.ckpt", "reverse.ckpt", "page", "paused",
-                                        "instance", "socket", "lock", "journal.forward",
-                                        "journal.reverse", "journal.forward.taken",
-                                        "journal.reverse.taken"};
+                                        "instance", "socket", "lock", "verification",
+                                        "journal.forward", "journal.reverse",
+                                        "journal.forward.taken", "journal.reverse.taken"};
     struct arena a = {0};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         unlink(arena_fmt(&a, "%s/%s", job->state_dir, files[i]));
@@ -29015,6 +29078,101 @@ static status MUST_CHECK verify_run(const struct job *job, const struct verify_o
     return verify_close(&v, s);
 }
 
+/* ---- by the clock ---- */
+
+enum { VERIFY_AGAIN_S = 600, VERIFY_MOST = 1000, VERIFY_REPORT_MAX = 64 * 1024 * 1024 };
+
+/* What the last one found, by the last line of its report; its time is the file's. */
+static bool verify_told(const struct job *job, struct stat_verified *x)
+{
+    struct arena a = {0};
+    struct buf b = {0};
+    struct stat st;
+    struct tw_error ignore;
+    error_clear(&ignore);
+    const char *path = arena_fmt(&a, "%s/verification", job->state_dir), *last = NULL;
+    char result[16] = "";
+    long long found = 0;
+    bool there = !stat(path, &st) && os_read_file(path, &b, VERIFY_REPORT_MAX, &ignore) == TW_OK;
+    for (const char *p = buf_cstr(&b); there && (p = strstr(p, "{\"result\":\"")); p++) last = p;
+    const char *number = last ? strstr(last, "\"differences\":") : NULL;
+    there = number && sscanf(last, "{\"result\":\"%15[a-z]\"", result) == 1 &&
+            sscanf(number, "\"differences\":%lld", &found) == 1;
+    if (there) {
+        str_copy(x->result, sizeof x->result, result);
+        x->differences = found;
+        x->at_us = (usec) st.st_mtim.tv_sec * USEC_SEC + st.st_mtim.tv_nsec / 1000;
+    }
+    buf_free(&b);
+    arena_free(&a);
+    return there;
+}
+
+static status MUST_CHECK verify_once(const struct job *job, struct tw_error *e)
+{
+    struct verify_options o = {.changed = job->verify.compare == COMPARE_WRITTEN,
+                               .count = job->verify.compare == COMPARE_KEYS, .json = true,
+                               .sample = 100, .rate = job->verify.rate, .most = VERIFY_MOST};
+    char *text = NULL;
+    size_t size = 0;
+    int result;
+    FILE *out = open_memstream(&text, &size);
+    if (!out) return fail(e, TW_EOS, "could not write into memory: %s", strerror(errno));
+    status s = verify_run(job, &o, out, &result, e);
+    fclose(out);
+    if (s == TW_OK) s = os_replace_file(job->state_dir, "verification", text, size, e);
+    free(text);
+    return s;
+}
+
+/* Both tasks have to stream: they are waited for. */
+static bool verify_may(const struct job *job, const struct stat_page *page)
+{
+    bool may = page->lease.state == LEASE_HELD;
+    for (int dir = 0; dir < 2; dir++)
+        may = may && (!job->task[dir].enabled || (page->task[dir].state == TASK_Running &&
+                                                  str_is(page->task[dir].phase, "stream")));
+    return may;
+}
+
+static void verify_by_clock_once(const struct job *job, struct stat_page *page)
+{
+    struct stat_verified *x = &page->verified;
+    struct tw_error e;
+    error_clear(&e);
+    status s = verify_once(job, &e);
+    if (s == TW_ESTOP || stop_flag) return;
+    if (s != TW_OK || !verify_told(job, x)) {
+        str_copy(x->why, sizeof x->why, e.msg);
+        str_copy(x->result, sizeof x->result, "failed");
+        x->at_us = os_wall();
+        log_warning("verification failed: %s", e.msg);
+    } else if (str_is(x->result, "differs")) {
+        log_warning("verification has found %" PRId64 " differences: %s/verification",
+                    (int64_t) x->differences, job->state_dir);
+    } else {
+        log_info("verification: %s", x->result);
+    }
+}
+
+/* Until it is told to stop. */
+static status verify_by_clock(const struct job *job, struct stat_page *page, struct tw_error *e)
+{
+    usec every = job->verify.every_us, again = VERIFY_AGAIN_S * USEC_SEC;
+    (void) e;
+    if (!verify_told(job, &page->verified)) page->verified.at_us = 0;
+    usec due = page->verified.at_us ? page->verified.at_us + every : 0;
+    while (!stop_flag) {
+        if (os_wall() >= due && verify_may(job, page)) {
+            verify_by_clock_once(job, page);
+            bool failed = str_is(page->verified.result, "failed");
+            due = os_wall() + (failed && again < every ? again : every);
+        }
+        os_sleep_ms(200);
+    }
+    return TW_OK;
+}
+
 /* ==== 39. turn =============================================================
  * Switchover: applications that wrote to one side go on writing to the other.
  *
@@ -29484,7 +29642,7 @@ static int cli_give_up(struct cli *c, status s)
 
 static int cli_run(struct cli *c)
 {
-    return cli_give_up(c, sup_run(c->job, &c->e));
+    return cli_give_up(c, sup_run(c->job, verify_by_clock, &c->e));
 }
 
 static int cli_check(struct cli *c)

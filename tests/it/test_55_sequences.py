@@ -129,7 +129,7 @@ def test_never_back(pair, make_job):
 def test_left(pair, make_job):
     """`sequences = leave`: nothing moves them, and nobody is there who would."""
     job = start(pair, make_job, objects={"sequences": "leave"})
-    assert "twsync:seq" not in job.processes()
+    assert "seq" not in job.processes()
     pair.a.sql("SELECT nextval('t_id_seq') FROM generate_series(1, 40)")
     assert last(pair.b, "t_id_seq") == 0
     code, out, err = job.command("sequences", job.path, "--apply")

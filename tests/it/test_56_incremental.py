@@ -226,3 +226,66 @@ def test_refused(pair, make_job):
     for more in (["--count"], ["--sample", "50"], ["t"]):
         code, out, err = job.command("verify", job.path, "--incremental", *more)
         assert code == USAGE and "compares all that was written" in err, err
+
+
+def verification(job):
+    """What status says of the last one by the clock."""
+    return job.status()["verification"]
+
+
+def wait_verified(job, since, result):
+    wait_for(lambda: verification(job) and verification(job)["at"] > since and verification(job)["result"] == result,
+             f"a verification after {since or 'the start'} says {result}")
+    return verification(job)["at"]
+
+
+@pytest.mark.parametrize("compare", ["all", "written"])
+def test_by_the_clock(pair, make_job, compare):
+    """twsync verifies by itself, says what it found, and goes on by its report after a restart."""
+    pair.a.sql(TABLES)
+    job = make_job(pair, **{**JOURNAL, "verify": {"journal": "yes", "every": "1s", "compare": compare}}).start()
+    job.wait_synced()
+    at = wait_verified(job, "", "equal")
+    assert not job.status()["warnings"]
+    pair.a.sql("UPDATE t SET n = 1 WHERE id = 4")
+    job.wait_synced()
+    plant(job, "b", "UPDATE t SET v = 'bent' WHERE id = 4")
+    at = wait_verified(job, at, "differs")
+    warnings = job.status()["warnings"]
+    assert any("has found 1 differences" in w["text"] and "twsync repair" in w["what_to_do"] for w in warnings), warnings
+    with open(os.path.join(job.state_dir, "verification")) as f:
+        assert '"found":"differs"' in f.read()
+    job.change(verify={"every": "1h"})
+    code, out, err = job.command("reload", job.path)
+    assert code == OK, err
+    at = verification(job)["at"]
+    job.stop()
+    job.start()
+    job.wait_synced()
+    wait_for(lambda: verification(job), "the report is read")
+    assert verification(job)["at"] >= at and verification(job)["result"] == "differs"
+    code, found, tables, summary = repair(job, "--take", "a")
+    assert code == OK, summary
+    job.change(verify={"every": "1s"})
+    code, out, err = job.command("reload", job.path)
+    assert code == OK, err
+    wait_verified(job, at, "equal")
+    wait_for(lambda: not job.status()["warnings"], "the warning is gone")
+    job.stop()
+
+
+@pytest.mark.rung("marker")
+def test_clock_refused(pair, make_job):
+    pair.a.sql(TABLES)
+    job = make_job(pair, **POLICIES, verify={"every": "1h", "compare": "written"})
+    code, out, err = job.command("check", job.path)
+    assert code == BAD_JOB and "journal = yes" in err, err
+    job.change(verify={"compare": None})
+    job.start()
+    assert verification(job) is None or verification(job)["result"] == "equal"
+    assert "verify" in job.processes()
+    job.change(verify={"every": None})
+    code, out, err = job.command("reload", job.path)
+    assert code == OK, err
+    wait_for(lambda: "verify" not in job.processes(), "nobody verifies any more")
+    job.stop()
